@@ -1,0 +1,17 @@
+//! The nouns of Atoll: ids, hashes, times, sizes, and the versioned encoding that
+//! every file, record and frame uses.
+//!
+//! Everyone depends on this crate, so it holds nouns only: no behaviour that a
+//! second crate might want differently, no I/O, no clock, no randomness.
+
+mod format;
+mod hash;
+mod ids;
+mod size;
+mod time;
+
+pub use format::{Format, FormatError};
+pub use hash::{ChunkHash, Slot};
+pub use ids::{ClusterId, Generation, NodeId, ParseIdError, ReplicaId, Revision, ShardId, TransactionId, Zone};
+pub use size::{ByteSize, ParseByteSizeError};
+pub use time::{Instant, WallTime};
