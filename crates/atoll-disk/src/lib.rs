@@ -1,1 +1,12 @@
+//! Everything durable on one node: the file seam, the shared log, the chunk packs, the
+//! ordered store; each over files that a test can tear, lose, flip and misplace.
+//!
+//! It knows nothing of Raft, of S3 or of the network: a log entry, a chunk and a
+//! stored value are bytes with a name. The only crate that touches a file system, and
+//! the only one with a library that has threads of its own (`fjall`).
 
+mod files;
+mod store;
+
+pub use files::{DiskError, File, Files, Space};
+pub use store::{OrderedStore, Snapshot, StoreError, Table, WriteBatch};
