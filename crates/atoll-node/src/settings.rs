@@ -94,18 +94,19 @@ const SECRET_KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 impl SettingsSource {
     /// From `ATOLL_…` variables, looked up with `variable`.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
-        let address = |name: &'static str, variable_name: &str| -> Result<Option<SocketAddr>, SettingsError> {
-            variable(variable_name)
-                .map(|value| {
-                    value.parse().map_err(|_| SettingsError::Invalid {
-                        name,
-                        from: "environment",
-                        value,
-                        reason: "an address looks like 127.0.0.1:9000".into(),
+        let address =
+            |name: &'static str, variable_name: &str| -> Result<Option<SocketAddr>, SettingsError> {
+                variable(variable_name)
+                    .map(|value| {
+                        value.parse().map_err(|_| SettingsError::Invalid {
+                            name,
+                            from: "environment",
+                            value,
+                            reason: "an address looks like 127.0.0.1:9000".into(),
+                        })
                     })
-                })
-                .transpose()
-        };
+                    .transpose()
+            };
         Ok(Self {
             data: variable("ATOLL_DATA").map(PathBuf::from),
             s3_addr: address("ATOLL_S3_ADDR", "ATOLL_S3_ADDR")?,
@@ -166,7 +167,9 @@ impl SettingsSource {
             return Err(invalid("capacity", "0", "a node offers more than nothing".into()));
         }
         if let Some(address) = &self.advertise_addr
-            && !address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            && !address
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         {
             return Err(invalid("advertise_addr", address, "expected host:port".into()));
         }
@@ -186,7 +189,11 @@ impl SettingsSource {
                     return Err(invalid("root_access_key", &access_key, reason));
                 }
                 if !SECRET_KEY_CHARS.contains(&secret_key.len()) {
-                    return Err(invalid("root_secret_key", "…", "a secret key is 8 to 128 characters".into()));
+                    return Err(invalid(
+                        "root_secret_key",
+                        "…",
+                        "a secret key is 8 to 128 characters".into(),
+                    ));
                 }
                 Some(RootKey { access_key, secret_key })
             }
@@ -224,7 +231,9 @@ pub fn load(flags: SettingsSource, file: Option<PathBuf>) -> Result<Settings, Se
     let path = file.unwrap_or_else(|| "atoll.toml".into());
     let from_file = match std::fs::read_to_string(&path) {
         Ok(text) => SettingsSource::from_toml(path, &text)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => SettingsSource::default(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !must_exist => {
+            SettingsSource::default()
+        }
         Err(source) => return Err(SettingsError::Unreadable { path, source }),
     };
     flags.over(SettingsSource::from_environment(variable)?).over(from_file).complete(home_data(variable))

@@ -61,7 +61,10 @@ impl Procedures {
     /// # Panics
     /// If the name is taken: two crates claim one meaning.
     pub fn command(&mut self, name: &'static str, command: impl Command) -> &mut Self {
-        assert!(self.commands.insert(name, Arc::new(command)).is_none(), "command {name} is registered twice");
+        assert!(
+            self.commands.insert(name, Arc::new(command)).is_none(),
+            "command {name} is registered twice"
+        );
         self
     }
 

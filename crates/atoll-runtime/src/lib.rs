@@ -140,7 +140,11 @@ impl Runtime {
         self.timeout_at(self.now() + limit, future).await
     }
 
-    pub async fn timeout_at<T>(&self, deadline: Instant, future: impl Future<Output = T>) -> Result<T, Elapsed> {
+    pub async fn timeout_at<T>(
+        &self,
+        deadline: Instant,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Elapsed> {
         let sleep = self.executor.sleep_until(deadline);
         match future::select(pin!(future), sleep).await {
             Either::Left((value, _)) => Ok(value),

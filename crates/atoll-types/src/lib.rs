@@ -12,6 +12,8 @@ mod time;
 
 pub use format::{Format, FormatError};
 pub use hash::{ChunkHash, Slot};
-pub use ids::{ClusterId, Generation, NodeId, ParseIdError, ReplicaId, Revision, ShardId, TransactionId, Zone};
+pub use ids::{
+    ClusterId, Generation, NodeId, ParseIdError, ReplicaId, Revision, ShardId, TransactionId, Zone,
+};
 pub use size::{ByteSize, ParseByteSizeError};
 pub use time::{Instant, WallTime};
