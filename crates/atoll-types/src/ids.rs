@@ -111,6 +111,12 @@ number_id!(
     /// Raised at each start of a node, so that the view tells its lives apart.
     Generation, u64
 );
+number_id!(
+    /// One data folder of a node. Drawn at random when the folder is made, and anew when
+    /// it is found emptied or older than what the cluster remembers of it (rule 4): what
+    /// was kept under the former id is then lost to the cluster.
+    DiskId, u64
+);
 
 impl ShardId {
     /// The shard that keeps the cluster's own truths.

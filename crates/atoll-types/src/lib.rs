@@ -7,13 +7,15 @@
 mod format;
 mod hash;
 mod ids;
+mod role;
 mod size;
 mod time;
 
 pub use format::{Format, FormatError};
 pub use hash::{ChunkHash, Slot};
 pub use ids::{
-    ClusterId, Generation, NodeId, ParseIdError, ReplicaId, Revision, ShardId, TransactionId, Zone,
+    ClusterId, DiskId, Generation, NodeId, ParseIdError, ReplicaId, Revision, ShardId, TransactionId, Zone,
 };
+pub use role::{ParseRoleError, Role, Roles};
 pub use size::{ByteSize, ParseByteSizeError};
 pub use time::{Instant, WallTime};
