@@ -112,6 +112,9 @@ mod tests {
     fn roles_are_read_by_their_names() {
         assert_eq!("relay".parse(), Ok(Role::Relay));
         assert!("king".parse::<Role>().is_err());
-        assert_eq!(["edge", "gateway"].iter().filter_map(|name| name.parse().ok()).collect::<Roles>().to_string(), "edge+gateway");
+        assert_eq!(
+            ["edge", "gateway"].iter().filter_map(|name| name.parse().ok()).collect::<Roles>().to_string(),
+            "edge+gateway"
+        );
     }
 }
