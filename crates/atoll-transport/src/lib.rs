@@ -9,7 +9,9 @@
 //! speak which protocol is asked of [`Admission`], where a peer listens is told by
 //! [`Transport::set_addresses`].
 
+pub mod memory;
 mod protocol;
+mod registry;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,12 +34,22 @@ impl Message {
     /// 8 MiB: the largest chunk (4 MiB) or Raft batch, with room.
     pub const BODY_BYTES_MAX: usize = 8 << 20;
 
+    /// 8 MiB, as a body: a datagram is mostly a heartbeat of a hundred bytes, and at
+    /// most a Raft append with its largest batch of entries.
+    pub const DATAGRAM_BYTES_MAX: usize = Self::BODY_BYTES_MAX;
+
     pub fn header(header: impl Into<Bytes>) -> Self {
         Self { header: header.into(), body: Bytes::new() }
     }
 
     pub fn with_body(header: impl Into<Bytes>, body: impl Into<Bytes>) -> Self {
         Self { header: header.into(), body: body.into() }
+    }
+
+    /// Its size, if that is over one of the limits.
+    pub(crate) fn bytes_over_limit(&self) -> Option<usize> {
+        let over = self.header.len() > Self::HEADER_BYTES_MAX || self.body.len() > Self::BODY_BYTES_MAX;
+        over.then(|| self.header.len() + self.body.len())
     }
 }
 
@@ -50,13 +62,37 @@ pub struct Caller {
     pub channel_binding: [u8; 32],
 }
 
+impl Caller {
+    /// A node that calls itself: there is no session to bind anything to.
+    pub(crate) fn own(node: NodeId) -> Self {
+        Self { node, channel_binding: [0; 32] }
+    }
+}
+
 /// A handler's "no": travels to the caller as it is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("refused ({code}): {reason}")]
 pub struct Refusal {
-    /// Stable within its protocol.
+    /// Stable within its protocol; from 0xff00 up they are the transport's own, below.
     pub code: u16,
     pub reason: String,
+}
+
+impl Refusal {
+    /// The callee's [`Admission`] does not let the caller speak this protocol.
+    pub const NOT_ADMITTED: u16 = 0xff00;
+    /// Nobody serves this protocol there (yet).
+    pub const NOT_SERVED: u16 = 0xff01;
+    /// Too many calls of this peer are being handled; nothing was done. Retry later.
+    pub const BUSY: u16 = 0xff02;
+    /// The handler's reply was over the limits; it has acted.
+    pub const REPLY_TOO_LARGE: u16 = 0xff03;
+    /// The handler panicked; what it did is unknown.
+    pub const HANDLER_FAILED: u16 = 0xff04;
+
+    pub(crate) fn not_admitted(protocol: Protocol) -> Self {
+        Self { code: Self::NOT_ADMITTED, reason: format!("not admitted to {}", protocol.name()) }
+    }
 }
 
 /// Why a call brought no reply.
