@@ -2,5 +2,6 @@
 //! controller, and what the admin API asks. The only crate that reads the environment
 //! and files of settings.
 
+mod identity;
 pub mod settings;
 pub mod ticket;
