@@ -46,7 +46,10 @@ pub enum IdentityError {
 impl Identity {
     /// The identity in this folder, one generation on, durable before it is used; a new
     /// one if the folder is empty.
-    pub async fn start(files: &dyn Files, fresh: impl FnOnce() -> Identity) -> Result<Identity, IdentityError> {
+    pub async fn start(
+        files: &dyn Files,
+        fresh: impl FnOnce() -> Identity,
+    ) -> Result<Identity, IdentityError> {
         let mut identity = match read_whole(files, FILE).await? {
             Some(bytes) => Identity::decode(&bytes)?,
             None => fresh(),
