@@ -16,7 +16,7 @@ mod procedure;
 mod records;
 
 pub use map::{ReplicaAddress, ShardMap, ShardReplicas};
-pub use procedure::{Command, Procedures, Query, ReadView, Verdict, WriteView};
+pub use procedure::{Command, Pairs, Procedures, Query, ReadView, Verdict, WriteView};
 pub use records::{Records, RecordsParts};
 
 use atoll_types::{Revision, ShardId};
