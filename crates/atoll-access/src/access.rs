@@ -259,4 +259,3 @@ async fn keep_fresh(inner: Arc<Inner>) {
         inner.runtime.sleep(REFRESH_EVERY).await;
     }
 }
-

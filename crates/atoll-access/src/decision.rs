@@ -38,7 +38,9 @@ impl Decision {
 pub(crate) fn decide(principal: &Principal, action: &str, _resource: Resource<'_>) -> Decision {
     match principal {
         Principal::User { .. } if action.starts_with("s3:") => Decision::Allowed { rule: "root user" },
-        Principal::Operator { .. } if action.starts_with("admin:") => Decision::Allowed { rule: "admin token" },
+        Principal::Operator { .. } if action.starts_with("admin:") => {
+            Decision::Allowed { rule: "admin token" }
+        }
         Principal::Anonymous => Decision::Denied { rule: "anonymous" },
         Principal::User { .. } | Principal::Operator { .. } => Decision::Denied { rule: "wrong door" },
     }

@@ -60,11 +60,25 @@ impl Format for TokenRecord {
 pub(crate) enum Change {
     /// Creates the first key, or finds that there is one: two nodes of a new cluster may
     /// both try.
-    FoundRoot { access_key: String, secret: Secret },
-    PutKey { access_key: String, secret: Secret, user: String },
-    DeleteKey { access_key: String },
-    PutToken { hash: TokenHash, name: String },
-    DeleteToken { name: String },
+    FoundRoot {
+        access_key: String,
+        secret: Secret,
+    },
+    PutKey {
+        access_key: String,
+        secret: Secret,
+        user: String,
+    },
+    DeleteKey {
+        access_key: String,
+    },
+    PutToken {
+        hash: TokenHash,
+        name: String,
+    },
+    DeleteToken {
+        name: String,
+    },
 }
 
 impl Format for Change {
