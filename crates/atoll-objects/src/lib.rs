@@ -1,1 +1,22 @@
+//! Buckets and objects: cutting bodies into chunks, spreading those over their holders,
+//! manifests and listings in the records, and keeping the copies whole.
+//!
+//! It knows nothing of HTTP, of signatures or of who may do what: the gateway translates
+//! and asks, and maps each operation's error enum to S3's codes.
 
+mod conditions;
+mod error;
+mod names;
+mod object;
+mod objects;
+mod request;
+
+pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions, WriteConditions};
+pub use error::*;
+pub use names::{BucketId, BucketName, InvalidBucketName, InvalidKey, ManifestId, ObjectKey, UploadId};
+pub use object::{
+    BodyDigest, ByteRange, Checksum, ChecksumAlgorithm, ETag, ListEntry, ObjectHeaders, ObjectInfo,
+    ParseETagError,
+};
+pub use objects::{Objects, ObjectsParts, ObjectsSettings};
+pub use request::*;

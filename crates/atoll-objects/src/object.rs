@@ -1,0 +1,213 @@
+//! What is known of an object besides its bytes: size, ETag, headers, checksum.
+
+use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr};
+
+use atoll_types::{Revision, WallTime};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::names::ObjectKey;
+
+/// S3's ETag: the MD5 of the content, or for a multipart object the MD5 of the parts'
+/// MD5s with their number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ETag {
+    pub md5: [u8; 16],
+    /// 0 if the object was put in one piece.
+    pub parts: u16,
+}
+
+impl fmt::Display for ETag {
+    /// Without the quotes that HTTP puts around it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.md5 {
+            write!(f, "{byte:02x}")?;
+        }
+        if self.parts > 0 {
+            write!(f, "-{}", self.parts)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ETag({self})")
+    }
+}
+
+/// The text is nobody's ETag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an ETag")]
+pub struct ParseETagError;
+
+impl FromStr for ETag {
+    type Err = ParseETagError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (digits, parts) = match text.split_once('-') {
+            Some((digits, parts)) => (digits, parts.parse().map_err(|_| ParseETagError)?),
+            None => (text, 0),
+        };
+        if digits.len() != 32 || !digits.is_ascii() {
+            return Err(ParseETagError);
+        }
+        let mut md5 = [0; 16];
+        for (byte, pair) in md5.iter_mut().zip(digits.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| ParseETagError)?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| ParseETagError)?;
+        }
+        Ok(Self { md5, parts })
+    }
+}
+
+/// The headers that a client gave with an object and gets back with it. Not looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectHeaders {
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    pub content_disposition: Option<String>,
+    pub content_language: Option<String>,
+    pub cache_control: Option<String>,
+    pub expires: Option<String>,
+    pub website_redirect_location: Option<String>,
+    /// `x-amz-meta-…`, without that prefix.
+    pub user: BTreeMap<String, String>,
+    /// S3's limit of ten tags is the gateway's to enforce.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// S3's additional checksums. They are computed by the gateway's [`BodyDigest`]s and
+/// kept here as they came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ChecksumAlgorithm {
+    Crc32,
+    Crc32c,
+    Crc64Nvme,
+    Sha1,
+    Sha256,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checksum {
+    pub algorithm: ChecksumAlgorithm,
+    pub value: Bytes,
+    /// The number of parts if this is a checksum of the parts' checksums; 0 if of the
+    /// whole content.
+    pub parts: u16,
+}
+
+/// A further hash over a body as it streams in, run off the async threads beside MD5.
+pub trait BodyDigest: Send + 'static {
+    fn update(&mut self, bytes: &[u8]);
+    /// Called after the last byte; a trailer has arrived by then. The checksum to keep,
+    /// or `Err` with the algorithm's name if the client announced another value.
+    fn finish(self: Box<Self>) -> Result<Option<Checksum>, String>;
+}
+
+/// Everything about one object version but its bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectInfo {
+    pub size: u64,
+    pub etag: ETag,
+    pub modified: WallTime,
+    /// The shard's revision that wrote this version: its place among all writes of the
+    /// bucket's range.
+    pub revision: Revision,
+    pub headers: ObjectHeaders,
+    pub checksum: Option<Checksum>,
+    /// Sizes of the parts of a multipart object, by part number; empty otherwise.
+    pub parts: Vec<(u16, u64)>,
+}
+
+/// What a listing says of an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListEntry {
+    pub key: ObjectKey,
+    pub size: u64,
+    pub etag: ETag,
+    pub modified: WallTime,
+}
+
+/// The part of an object that a reader wants (RFC 9110 section 14.1.2, one range only).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteRange {
+    /// `bytes=first-`
+    From(u64),
+    /// `bytes=first-last`, both inclusive.
+    Between(u64, u64),
+    /// `bytes=-count`
+    Last(u64),
+    /// S3's `partNumber`.
+    Part(u16),
+}
+
+impl ByteRange {
+    /// The bytes meant, within an object; `None` if there are none (416).
+    pub fn resolve(self, info: &ObjectInfo) -> Option<Range<u64>> {
+        let size = info.size;
+        match self {
+            ByteRange::From(first) => (first < size).then_some(first..size),
+            ByteRange::Between(first, last) => {
+                (first <= last && first < size).then(|| first..last.saturating_add(1).min(size))
+            }
+            ByteRange::Last(count) => (count > 0 && size > 0).then(|| size.saturating_sub(count)..size),
+            ByteRange::Part(1) if info.parts.is_empty() => Some(0..size),
+            ByteRange::Part(number) => {
+                let mut start = 0;
+                for &(part, bytes) in &info.parts {
+                    if part == number {
+                        return Some(start..start + bytes);
+                    }
+                    start += bytes;
+                }
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(size: u64, parts: &[(u16, u64)]) -> ObjectInfo {
+        ObjectInfo {
+            size,
+            etag: ETag { md5: [0; 16], parts: 0 },
+            modified: WallTime(0),
+            revision: Revision(1),
+            headers: ObjectHeaders::default(),
+            checksum: None,
+            parts: parts.to_vec(),
+        }
+    }
+
+    #[test]
+    fn an_etag_reads_back_what_it_printed() {
+        for etag in [ETag { md5: [0xa7; 16], parts: 0 }, ETag { md5: [1; 16], parts: 10_000 }] {
+            assert_eq!(etag.to_string().parse(), Ok(etag));
+        }
+        assert!("abc".parse::<ETag>().is_err());
+        assert!("\u{e9}".repeat(16).parse::<ETag>().is_err());
+    }
+
+    #[test]
+    fn ranges_are_cut_to_the_object_and_refused_outside_of_it() {
+        let object = info(10, &[]);
+        assert_eq!(ByteRange::From(3).resolve(&object), Some(3..10));
+        assert_eq!(ByteRange::From(10).resolve(&object), None);
+        assert_eq!(ByteRange::Between(2, 4).resolve(&object), Some(2..5));
+        assert_eq!(ByteRange::Between(2, u64::MAX).resolve(&object), Some(2..10));
+        assert_eq!(ByteRange::Between(4, 2).resolve(&object), None);
+        assert_eq!(ByteRange::Last(3).resolve(&object), Some(7..10));
+        assert_eq!(ByteRange::Last(30).resolve(&object), Some(0..10));
+        assert_eq!(ByteRange::Last(0).resolve(&object), None);
+        assert_eq!(ByteRange::Last(1).resolve(&info(0, &[])), None);
+        assert_eq!(ByteRange::Part(1).resolve(&object), Some(0..10));
+        assert_eq!(ByteRange::Part(2).resolve(&object), None);
+        let multipart = info(10, &[(1, 6), (3, 4)]);
+        assert_eq!(ByteRange::Part(3).resolve(&multipart), Some(6..10));
+        assert_eq!(ByteRange::Part(2).resolve(&multipart), None);
+    }
+}
