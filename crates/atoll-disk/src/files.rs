@@ -1,10 +1,14 @@
 //! The file seam: the few things we ask of a file system, each a future, so that the
 //! twin can make them slow, lose them or break them.
 
+mod real;
+
 use std::{io, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+pub use real::{OpenFolderError, RealFiles};
 
 /// What the disk refused. `source` has the system's word; `path` is relative to the
 /// node's data folder.
@@ -15,6 +19,36 @@ pub struct DiskError {
     pub path: String,
     #[source]
     pub source: Arc<io::Error>,
+}
+
+/// The [`DiskError::operation`] of a write that failed before anything was flushed.
+pub(crate) const OP_WRITE: &str = "write";
+/// The [`DiskError::operation`] of a failed flush: what was written before it may be
+/// lost although a later flush succeeds, so nobody may go on as if it were there.
+pub(crate) const OP_SYNC: &str = "sync";
+
+impl DiskError {
+    pub(crate) fn new(operation: &'static str, path: &str, source: io::Error) -> Self {
+        Self { operation, path: path.into(), source: Arc::new(source) }
+    }
+
+    /// The disk has no room; what failed had no effect that a later success could
+    /// build upon, and may be tried again when there is room.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+/// Paths are ours, so a bad one is our bug; it must not become somebody's file.
+/// The empty path is the data folder itself.
+fn check_path(operation: &'static str, path: &str) -> Result<(), DiskError> {
+    let fine = path.is_empty()
+        || path.split('/').all(|name| !matches!(name, "" | "." | "..") && !name.contains('\0'));
+    if fine {
+        return Ok(());
+    }
+    let source = io::Error::new(io::ErrorKind::InvalidInput, "not a path inside the data folder");
+    Err(DiskError::new(operation, path, source))
 }
 
 /// Room on the file system that holds the data folder, in bytes.

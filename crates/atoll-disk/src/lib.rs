@@ -9,6 +9,6 @@ mod files;
 mod store;
 mod whole;
 
-pub use files::{DiskError, File, Files, Space};
+pub use files::{DiskError, File, Files, OpenFolderError, RealFiles, Space};
 pub use store::{OrderedStore, Snapshot, StoreError, Table, WriteBatch};
 pub use whole::{WholeFileError, read_whole, replace_whole};
