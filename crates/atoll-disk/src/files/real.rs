@@ -187,7 +187,11 @@ impl RealFile {
     }
 }
 
-fn write_parts(file: &std::fs::File, mut offset: u64, parts: &[Bytes]) -> Result<(), (&'static str, io::Error)> {
+fn write_parts(
+    file: &std::fs::File,
+    mut offset: u64,
+    parts: &[Bytes],
+) -> Result<(), (&'static str, io::Error)> {
     for part in parts {
         file.write_all_at(part, offset).map_err(|error| (OP_WRITE, error))?;
         offset += part.len() as u64;
