@@ -1,1 +1,25 @@
+//! Who holds what: the layout, the questions asked of it, and the planner that makes the
+//! next one.
+//!
+//! A [`Layout`] is one versioned decision for the whole cluster: the nodes, which replicas
+//! each shard has, and which nodes hold each of the 4,096 slots that chunks fall into. It
+//! is kept in shard 0 and cached by every node. [`plan`] makes the next layout from what
+//! is observed; the steps in [`change`](Layout::drain) advance it when an operator asks
+//! for something or when a move is finished. A layout is never edited in place: each of
+//! these gives a new one with a higher version.
+//!
+//! A pure core: no clock, no randomness, no I/O. The same inputs give the same layout, to
+//! the byte, on every platform. It does not know how chunks are copied or how Raft changes
+//! its members, only what has to be true before and after.
 
+mod change;
+mod layout;
+mod query;
+mod shard;
+mod slot;
+
+pub use change::ChangeError;
+pub use layout::{Layout, LayoutError, LayoutNode, LayoutSettings, NodeState};
+pub use query::{CopyTask, Quorum, ShardMapEntry, SlotsOf, WriteRefused, WriteTargets};
+pub use shard::{Replica, ReplicaSet, ShardPlacement};
+pub use slot::{Holder, SlotProgress};

@@ -1,0 +1,178 @@
+//! Steps that an operator asks for, and steps that finish what the planner began.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_types::{NodeId, ShardId, Slot};
+
+use crate::{
+    layout::{Layout, NodeState},
+    shard::ReplicaSet,
+};
+
+/// Why an operator's step was refused. The layout is unchanged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error("node {node:?} is not in the layout")]
+    UnknownNode { node: NodeId },
+    /// Drain it first, or wait until the drain is done.
+    #[error("node {node:?} still holds something")]
+    NotEmpty { node: NodeId },
+    /// A cluster needs someone to keep it.
+    #[error("node {node:?} is the last storage node")]
+    LastNode { node: NodeId },
+    #[error("node {node:?} is being removed")]
+    BeingRemoved { node: NodeId },
+}
+
+impl Layout {
+    /// The next version of this layout, to be edited before anyone sees it.
+    pub(crate) fn successor(&self) -> Layout {
+        let mut next = self.clone();
+        next.version += 1;
+        next
+    }
+
+    fn require(&self, node: &NodeId) -> Result<NodeState, ChangeError> {
+        self.nodes.get(node).map(|known| known.state).ok_or(ChangeError::UnknownNode { node: *node })
+    }
+
+    fn require_another(&self, node: &NodeId) -> Result<(), ChangeError> {
+        if self.storage_nodes().any(|(other, _)| other != node) {
+            return Ok(());
+        }
+        Err(ChangeError::LastNode { node: *node })
+    }
+
+    /// The node is to leave; the planner moves everything away from it.
+    pub fn drain(&self, node: &NodeId) -> Result<Layout, ChangeError> {
+        if self.require(node)? == NodeState::Removing {
+            return Err(ChangeError::BeingRemoved { node: *node });
+        }
+        self.require_another(node)?;
+        Ok(self.with_state(node, NodeState::Draining))
+    }
+
+    /// The node is to stay after all.
+    pub fn undrain(&self, node: &NodeId) -> Result<Layout, ChangeError> {
+        if self.require(node)? == NodeState::Removing {
+            return Err(ChangeError::BeingRemoved { node: *node });
+        }
+        Ok(self.with_state(node, NodeState::Active))
+    }
+
+    /// The node's key is refused for good. Without `force` it must hold nothing any more;
+    /// with it, what it held is copied from the others, if they have it.
+    pub fn remove(&self, node: &NodeId, force: bool) -> Result<Layout, ChangeError> {
+        self.require(node)?;
+        if self.is_empty(node) {
+            let mut next = self.successor();
+            next.forget(node);
+            return Ok(next);
+        }
+        if !force {
+            return Err(ChangeError::NotEmpty { node: *node });
+        }
+        self.require_another(node)?;
+        Ok(self.with_state(node, NodeState::Removing))
+    }
+
+    fn with_state(&self, node: &NodeId, state: NodeState) -> Layout {
+        let mut next = self.successor();
+        if let Some(properties) = next.nodes.get_mut(node) {
+            properties.state = state;
+        }
+        next.drop_lost_retirees();
+        next
+    }
+
+    pub(crate) fn forget(&mut self, node: &NodeId) {
+        self.nodes.remove(node);
+        self.removed.insert(*node);
+        self.compact_holders();
+    }
+
+    /// Holders that will never report their final pass are not waited for.
+    pub(crate) fn drop_lost_retirees(&mut self) {
+        let serving: Vec<bool> = self.holders.iter().map(|holder| self.is_serving(*holder)).collect();
+        for slot in &mut self.slots {
+            slot.retiring.retain(|number| serving[usize::from(*number)]);
+        }
+    }
+
+    /// Every new holder of these slots has made its complete pass
+    /// ([`Layout::copy_tasks`]): the new holders are the holders, the former ones retire.
+    /// The second of each pair is the task's `changed`; reports on earlier moves are
+    /// ignored. `None` if nothing changes.
+    pub fn slots_moved(&self, finished: &[(Slot, u64)]) -> Option<Layout> {
+        let is_current = |&&(slot, changed): &&(Slot, u64)| {
+            let entry = self.slots.get(usize::from(slot.0));
+            entry.is_some_and(|entry| entry.target.is_some() && entry.changed == changed)
+        };
+        let finished: Vec<Slot> = finished.iter().filter(is_current).map(|(slot, _)| *slot).collect();
+        if finished.is_empty() {
+            return None;
+        }
+        let mut next = self.successor();
+        for slot in finished {
+            let entry = &mut next.slots[usize::from(slot.0)];
+            let Some(target) = entry.target.take() else { continue };
+            let former = std::mem::replace(&mut entry.current, target);
+            for number in former.members {
+                if !entry.current.members.contains(&number) && !entry.retiring.contains(&number) {
+                    entry.retiring.push(number);
+                }
+            }
+            entry.changed = next.version;
+        }
+        next.finish_step();
+        Some(next)
+    }
+
+    /// `node` has made its final pass over these slots and dropped its copies. `None` if
+    /// nothing changes.
+    pub fn slots_released(&self, node: &NodeId, slots: &[Slot]) -> Option<Layout> {
+        let own: BTreeSet<u16> =
+            (0..self.holders.len() as u16).filter(|n| self.holder(*n).node == *node).collect();
+        let mut next = self.successor();
+        let mut changed = false;
+        for slot in slots {
+            let Some(entry) = next.slots.get_mut(usize::from(slot.0)) else { continue };
+            let before = entry.retiring.len();
+            entry.retiring.retain(|number| !own.contains(number));
+            changed |= entry.retiring.len() != before;
+        }
+        next.finish_step();
+        changed.then_some(next)
+    }
+
+    /// The leaders of these shards report what their groups have become. Where that is
+    /// the target, the shard is settled; anything else changes nothing (the report is on a
+    /// target that was replaced). `None` if nothing changes.
+    pub fn shards_changed(&self, reported: &BTreeMap<ShardId, ReplicaSet>) -> Option<Layout> {
+        let mut next = self.successor();
+        let mut changed = false;
+        for (shard, now) in reported {
+            let Some(placement) = next.shards.get_mut(shard) else { continue };
+            if placement.target.as_ref().is_some_and(|target| target.is_same(now)) {
+                placement.current = placement.target.take().unwrap_or_default();
+                placement.leaving.clear();
+                placement.changed = next.version;
+                changed = true;
+            }
+        }
+        next.finish_step();
+        changed.then_some(next)
+    }
+
+    /// What every step ends with: the lost are not waited for, nodes removed by force go
+    /// when nothing names them, unused numbers go.
+    pub(crate) fn finish_step(&mut self) {
+        self.drop_lost_retirees();
+        self.compact_holders();
+        let removing = self.nodes.iter().filter(|(_, node)| node.state == NodeState::Removing);
+        let gone: Vec<NodeId> = removing.map(|(node, _)| *node).filter(|node| self.is_empty(node)).collect();
+        for node in gone {
+            self.forget(&node);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What a layout answers: where to write, where to read, what a node has to do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_types::{NodeId, ReplicaId, ShardId, Slot};
+
+use crate::{
+    layout::Layout,
+    shard::Replica,
+    slot::{Holder, HolderSet, SlotEntry, SlotProgress, WriteRule},
+};
+
+/// `needed` of `members` must answer. Members that cannot answer any more (lost disks,
+/// removed nodes) are left out, but count in what was needed: `needed` may be more than
+/// there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quorum {
+    pub members: Vec<NodeId>,
+    pub needed: usize,
+}
+
+impl Quorum {
+    pub fn is_met(&self, answered: &BTreeSet<NodeId>) -> bool {
+        self.members.iter().filter(|member| answered.contains(member)).count() >= self.needed
+    }
+
+    /// False when too many have failed for it ever to be met.
+    pub fn can_be_met(&self, failed: &BTreeSet<NodeId>) -> bool {
+        self.members.iter().filter(|member| !failed.contains(member)).count() >= self.needed
+    }
+}
+
+/// Where a chunk goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WriteTargets {
+    /// To be sent with the write: holders refuse one under an older layout.
+    pub layout_version: u64,
+    /// Send to all of these at once.
+    pub nodes: Vec<NodeId>,
+    /// Stored when each of these is met: one, or while the slot moves the old holders'
+    /// and the new ones'.
+    pub quorums: Vec<Quorum>,
+}
+
+impl WriteTargets {
+    pub fn is_met(&self, stored: &BTreeSet<NodeId>) -> bool {
+        self.quorums.iter().all(|quorum| quorum.is_met(stored))
+    }
+
+    pub fn can_be_met(&self, failed: &BTreeSet<NodeId>) -> bool {
+        self.quorums.iter().all(|quorum| quorum.can_be_met(failed))
+    }
+}
+
+/// A holder's "no" to a write. Nothing was stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WriteRefused {
+    /// The writer must fetch a layout of at least this version and look again.
+    #[error("the slot's holders changed in layout {changed}, the write came under an older one")]
+    StaleLayout { changed: u64 },
+    /// The writer knows a newer layout: this node must fetch it before it can tell.
+    #[error("this node has layout {have} only")]
+    Behind { have: u64 },
+    #[error("this node does not hold the slot")]
+    NotAHolder,
+}
+
+/// A slot that a node has to fill.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CopyTask {
+    pub slot: Slot,
+    /// Goes with the report ([`Layout::slots_moved`]): a report on an earlier move of the
+    /// same slot changes nothing. A source must know a layout of at least this version
+    /// before its list of the slot's chunks counts.
+    pub changed: u64,
+    /// Whom to copy from, best first; others' copies are as good, if they verify.
+    pub sources: Vec<NodeId>,
+    /// The pass is complete when the lists of these were read: any write that was ever
+    /// acknowledged is in one of them.
+    pub quorum: Quorum,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotsOf {
+    /// Holds, whether or not the slot is moving away.
+    pub current: Vec<Slot>,
+    /// Is getting: takes writes, may lack older chunks.
+    pub arriving: Vec<Slot>,
+    /// Held before, takes no writes, has to make a final pass and report it.
+    pub retiring: Vec<Slot>,
+}
+
+/// A shard in the shape that Raft's driver wants: ids and where they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardMapEntry {
+    pub voters: Vec<(ReplicaId, NodeId)>,
+    /// Catching up, kept without a vote, or on their way out.
+    pub learners: Vec<(ReplicaId, NodeId)>,
+}
+
+impl Layout {
+    fn slot(&self, slot: Slot) -> &SlotEntry {
+        &self.slots[usize::from(slot.0)]
+    }
+
+    fn serving<'a>(&'a self, numbers: impl Iterator<Item = u16> + 'a) -> impl Iterator<Item = Holder> + 'a {
+        numbers.map(|number| self.holder(number)).filter(|holder| self.is_serving(*holder))
+    }
+
+    fn write_quorum(&self, set: &HolderSet) -> Quorum {
+        let (of, needed) = match set.rule {
+            WriteRule::Keeper => (&set.members[..1], 1),
+            WriteRule::Majority => (&set.members[..], set.members.len() / 2 + 1),
+        };
+        Quorum { members: self.serving(of.iter().copied()).map(|holder| holder.node).collect(), needed }
+    }
+
+    /// As many as must be asked so that every acknowledged write is known to one of them.
+    fn copy_quorum(&self, set: &HolderSet) -> Quorum {
+        let (of, needed) = match set.rule {
+            WriteRule::Keeper => (&set.members[..1], 1),
+            // n − (⌊n/2⌋ + 1) + 1: what a majority cannot miss.
+            WriteRule::Majority => (&set.members[..], set.members.len() - set.members.len() / 2),
+        };
+        Quorum { members: self.serving(of.iter().copied()).map(|holder| holder.node).collect(), needed }
+    }
+
+    /// Where a chunk of this slot goes, and when it counts as stored (rule 7).
+    pub fn write_targets(&self, slot: Slot) -> WriteTargets {
+        let entry = self.slot(slot);
+        let mut quorums = vec![self.write_quorum(&entry.current)];
+        quorums.extend(entry.target.as_ref().map(|target| self.write_quorum(target)));
+        let nodes = self.serving(entry.writers()).map(|holder| holder.node).collect();
+        WriteTargets { layout_version: self.version, nodes, quorums }
+    }
+
+    /// Whether `node`, which has this layout, may take a write of this slot that was sent
+    /// under layout `version`.
+    pub fn check_write(&self, node: &NodeId, slot: Slot, version: u64) -> Result<(), WriteRefused> {
+        let entry = self.slot(slot);
+        if version > self.version {
+            return Err(WriteRefused::Behind { have: self.version });
+        }
+        if version < entry.changed {
+            return Err(WriteRefused::StaleLayout { changed: entry.changed });
+        }
+        if !self.serving(entry.writers()).any(|holder| holder.node == *node) {
+            return Err(WriteRefused::NotAHolder);
+        }
+        Ok(())
+    }
+
+    /// Who may have a chunk of this slot, best first for a reader at `near`: itself, its
+    /// zone, complete holders before filling ones, those on their way out last. Whether
+    /// they can be reached is not in the layout.
+    pub fn read_candidates(&self, slot: Slot, near: &NodeId) -> Vec<NodeId> {
+        let entry = self.slot(slot);
+        let zone = self.nodes.get(near).map(|node| &node.zone);
+        let mut ranked: Vec<(u8, bool, usize, NodeId)> = Vec::new();
+        for (at, number) in entry.numbers().enumerate() {
+            let holder = self.holder(number);
+            if ranked.iter().any(|(.., node)| *node == holder.node) || !self.is_serving(holder) {
+                continue;
+            }
+            let complete = entry.current.members.contains(&number);
+            let retiring = entry.retiring.contains(&number);
+            let rank = match () {
+                () if holder.node == *near => 0,
+                () if complete => 1,
+                () if retiring => 2,
+                () => 3,
+            };
+            let far = zone.is_none_or(|zone| self.nodes[&holder.node].zone != *zone);
+            ranked.push((rank, far, at, holder.node));
+        }
+        ranked.sort();
+        ranked.into_iter().map(|(.., node)| node).collect()
+    }
+
+    /// Everyone who holds the slot or is getting it, whether they can be asked or not.
+    pub fn holders(&self, slot: Slot) -> impl Iterator<Item = Holder> + '_ {
+        self.slot(slot).writers().map(|number| self.holder(number))
+    }
+
+    pub fn progress(&self, slot: Slot) -> SlotProgress {
+        self.slot(slot).progress()
+    }
+
+    /// What `node` holds, on the disk it has now.
+    pub fn slots_of(&self, node: &NodeId) -> SlotsOf {
+        let mut found = SlotsOf::default();
+        let Some(disk) = self.nodes.get(node).map(|node| node.disk) else { return found };
+        let holder = Holder { node: *node, disk };
+        let Some(own) = self.holders.iter().position(|other| *other == holder) else { return found };
+        let own = own as u16;
+        for (slot, entry) in Slot::all().zip(&self.slots) {
+            if entry.current.members.contains(&own) {
+                found.current.push(slot);
+            } else if entry.writers().any(|number| number == own) {
+                found.arriving.push(slot);
+            } else if entry.retiring.contains(&own) {
+                found.retiring.push(slot);
+            }
+        }
+        found
+    }
+
+    /// What `node` has to copy so that moves can finish.
+    pub fn copy_tasks(&self, node: &NodeId) -> Vec<CopyTask> {
+        let task = |slot: Slot| {
+            let entry = self.slot(slot);
+            let mut sources = self.read_candidates(slot, node);
+            sources.retain(|source| source != node);
+            CopyTask { slot, changed: entry.changed, sources, quorum: self.copy_quorum(&entry.current) }
+        };
+        self.slots_of(node).arriving.into_iter().map(task).collect()
+    }
+
+    /// Slots per [`SlotProgress`], in its order.
+    pub fn progress_counts(&self) -> BTreeMap<SlotProgress, usize> {
+        let mut counts = BTreeMap::new();
+        for entry in &self.slots {
+            *counts.entry(entry.progress()).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Nothing moves and nothing is left to be dropped.
+    pub fn is_settled(&self) -> bool {
+        self.slots.iter().all(|slot| slot.progress() == SlotProgress::Settled)
+            && self.shards.values().all(|shard| shard.is_settled())
+    }
+
+    /// Nothing in the layout names this node's data: it can be removed without a loss.
+    pub fn is_empty(&self, node: &NodeId) -> bool {
+        !self.holders.iter().enumerate().any(|(number, holder)| {
+            holder.node == *node
+                && self.slots.iter().any(|slot| slot.numbers().any(|other| usize::from(other) == number))
+        }) && self.replicas_on(node).next().is_none()
+    }
+
+    /// The replicas that `node` must have. One that it has and that is not named here is
+    /// to be deleted, once it is sure that its layout is newer than the replica.
+    pub fn replicas_on(&self, node: &NodeId) -> impl Iterator<Item = (ShardId, Replica)> + '_ {
+        let node = *node;
+        self.shards.iter().flat_map(move |(shard, placement)| {
+            placement.all().filter(move |replica| replica.node == node).map(|replica| (*shard, *replica))
+        })
+    }
+
+    /// All shards with their replicas' places.
+    pub fn shard_map(&self) -> BTreeMap<ShardId, ShardMapEntry> {
+        let pair = |replica: &Replica| (replica.id, replica.node);
+        let entry = |placement: &crate::ShardPlacement| {
+            let voters: Vec<_> = placement.current.voters.iter().map(pair).collect();
+            let learners = placement.all().map(pair).filter(|replica| !voters.contains(replica)).collect();
+            ShardMapEntry { voters, learners }
+        };
+        self.shards.iter().map(|(shard, placement)| (*shard, entry(placement))).collect()
+    }
+}
