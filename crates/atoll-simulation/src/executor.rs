@@ -1,0 +1,776 @@
+//! The deterministic executor: one thread, virtual time, and a schedule that the seed
+//! alone decides.
+//!
+//! A step takes one ready task and polls it. When nothing is ready, time leaps to the
+//! next timer. A task belongs to a node, or to the world itself (node 0: the harness,
+//! its clients and faults); a crash drops all of a node's tasks at once, as the end of a
+//! process would.
+//!
+//! What makes it deterministic:
+//! - Tasks and timers are numbered in the order of their creation; ties go by number.
+//! - The tasks woken during one step are queued by number, not in the order in which a
+//!   library happened to wake them: `tokio::sync::watch` spreads its waiters over eight
+//!   lists with a generator that nobody can seed.
+//! - A wake from another thread fails the run: a library with threads of its own has got
+//!   above its seam.
+//! - `tokio::sync` has no budget outside of a tokio runtime (`Budget::unconstrained` is
+//!   the thread's default), so it never yields by itself.
+//!
+//! Nothing here holds a lock while it polls, wakes or drops what it did not make: all of
+//! these may call back.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::ThreadId,
+    time::Duration,
+};
+
+use atoll_runtime::{AbortTask, Executor, Runtime};
+use atoll_types::{Instant, WallTime};
+use futures_util::{FutureExt, future::BoxFuture};
+use rand::{Rng, RngCore, rngs::StdRng};
+
+use crate::{
+    Seed,
+    clock::WallClock,
+    trace::{Event, Trace, TraceHash},
+};
+
+/// Which of the ready tasks is next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schedule {
+    /// In the order in which they became ready: easiest to follow.
+    Fifo,
+    /// Any, drawn from the seed: finds what depends on the order.
+    Shuffled,
+}
+
+/// A node's number in the simulation, in the order in which nodes were added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeIndex(pub usize);
+
+impl NodeIndex {
+    /// The harness itself: clients, faults, checks. Never crashes.
+    pub const WORLD: NodeIndex = NodeIndex(0);
+}
+
+/// Why a run did not get where it should. Each says when, and with which seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunError {
+    pub seed: Seed,
+    pub at: Instant,
+    pub reason: StopReason,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StopReason {
+    /// A task panicked. In a real process that is a bug wherever it happens.
+    Panicked { node: String, task: &'static str, message: String },
+    /// Nothing is ready and no timer is set, so nothing will ever happen again.
+    Deadlock { waiting: Vec<String> },
+    /// The condition did not come true in time.
+    LimitReached { limit: Duration },
+    /// Tasks keep waking each other and time stands still.
+    Stuck { busy: Vec<String> },
+    /// Something woke a task from outside of the simulation's thread.
+    ForeignThread,
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}, at {:?}: ", self.seed, self.at - Instant::ORIGIN)?;
+        match &self.reason {
+            StopReason::Panicked { node, task, message } => {
+                write!(f, "task {task} of node {node} panicked: {message}")
+            }
+            StopReason::Deadlock { waiting } => {
+                write!(f, "deadlock: nothing is ready and no timer is set; waiting: {}", waiting.join(", "))
+            }
+            StopReason::LimitReached { limit } => write!(f, "not within {limit:?}"),
+            StopReason::Stuck { busy } => {
+                write!(
+                    f,
+                    "time stands still: {STEPS_PER_INSTANT_MAX} steps in one instant; busy: {}",
+                    busy.join(", ")
+                )
+            }
+            StopReason::ForeignThread => {
+                write!(f, "a task was woken from another thread, the run is not deterministic")
+            }
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// A million: a burst of a thousand clients on a thousand replicas is done in fewer.
+const STEPS_PER_INSTANT_MAX: u64 = 1_000_000;
+
+/// How many names a [`StopReason`] lists: enough to see a pattern, few enough to read.
+const NAMES_MAX: usize = 40;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct TaskId(u64);
+
+/// When, and which of those at the same instant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct TimerKey(Instant, u64);
+
+struct Task {
+    name: &'static str,
+    node: NodeIndex,
+    /// `None` while it is being polled.
+    future: Option<BoxFuture<'static, ()>>,
+    waker: Arc<TaskWaker>,
+    /// Set by `abort`; the future is dropped when the task's turn comes.
+    aborted: bool,
+}
+
+struct Node {
+    name: String,
+    /// Raised by each crash: a runtime handed out before it is then good for nothing.
+    incarnation: u64,
+    clock: WallClock,
+    rng: StdRng,
+    paused: bool,
+    /// Tasks that became ready during a pause.
+    backlog: Vec<TaskId>,
+}
+
+struct State {
+    now: Instant,
+    steps: u64,
+    steps_this_instant: u64,
+    schedule: Schedule,
+    rng: StdRng,
+    trace: Trace,
+    nodes: Vec<Node>,
+    tasks: BTreeMap<TaskId, Task>,
+    ready: VecDeque<TaskId>,
+    timers: BTreeMap<TimerKey, Waker>,
+    next_task: u64,
+    next_timer: u64,
+    /// What crashed nodes leave, to be dropped once nobody holds a lock.
+    wreckage: Vec<BoxFuture<'static, ()>>,
+    /// A task is being polled, so dropping others has to wait for the end of its step.
+    polling: bool,
+    failure: Option<RunError>,
+}
+
+struct Core {
+    seed: Seed,
+    wakes: Arc<Wakes>,
+    state: Mutex<State>,
+}
+
+/// The tasks woken since the scheduler last looked.
+struct Wakes {
+    home: ThreadId,
+    woken: Mutex<Vec<TaskId>>,
+    foreign: AtomicBool,
+}
+
+struct TaskWaker {
+    id: TaskId,
+    queued: AtomicBool,
+    wakes: Arc<Wakes>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if std::thread::current().id() != self.wakes.home {
+            self.wakes.foreign.store(true, Ordering::SeqCst);
+        }
+        if !self.queued.swap(true, Ordering::SeqCst) {
+            lock(&self.wakes.woken).push(self.id);
+        }
+    }
+}
+
+/// Locks even after a panic: the run has failed then, and is only being taken down.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One simulated world: its nodes, its time, its schedule. Dropping it drops all tasks.
+pub struct Simulation {
+    core: Arc<Core>,
+}
+
+impl Simulation {
+    pub fn new(seed: Seed, schedule: Schedule) -> Self {
+        let wakes = Arc::new(Wakes {
+            home: std::thread::current().id(),
+            woken: Mutex::default(),
+            foreign: AtomicBool::new(false),
+        });
+        let state = State {
+            now: Instant::ORIGIN,
+            steps: 0,
+            steps_this_instant: 0,
+            schedule,
+            rng: seed.stream("schedule"),
+            trace: Trace::new(),
+            nodes: Vec::new(),
+            tasks: BTreeMap::new(),
+            ready: VecDeque::new(),
+            timers: BTreeMap::new(),
+            next_task: 0,
+            next_timer: 0,
+            wreckage: Vec::new(),
+            polling: false,
+            failure: None,
+        };
+        let simulation = Self { core: Arc::new(Core { seed, wakes, state: Mutex::new(state) }) };
+        simulation.add_node("world");
+        simulation
+    }
+
+    pub fn seed(&self) -> Seed {
+        self.core.seed
+    }
+
+    /// Virtual time since the run began.
+    pub fn now(&self) -> Instant {
+        self.core.state().now
+    }
+
+    /// How many times a task was polled.
+    pub fn steps(&self) -> u64 {
+        self.core.state().steps
+    }
+
+    /// The hash of all that was decided until now.
+    pub fn trace_hash(&self) -> TraceHash {
+        self.core.state().trace.hash()
+    }
+
+    /// Adds something that happened outside of the executor to the trace.
+    pub fn note(&self, what: &[u8]) {
+        self.tracer().note(what);
+    }
+
+    /// For the network and the disks to add what they did to the trace.
+    pub fn tracer(&self) -> Tracer {
+        Tracer { core: Arc::downgrade(&self.core) }
+    }
+
+    pub fn add_node(&self, name: impl Into<String>) -> NodeIndex {
+        let name = name.into();
+        let rng = self.core.seed.stream(&format!("node {name}"));
+        let mut state = self.core.state();
+        state.nodes.push(Node {
+            name,
+            incarnation: 0,
+            clock: WallClock::right(),
+            rng,
+            paused: false,
+            backlog: Vec::new(),
+        });
+        NodeIndex(state.nodes.len() - 1)
+    }
+
+    /// The runtime for `node`'s present life: after its next crash it spawns nothing,
+    /// its sleeps never end, and a new one is to be asked for.
+    pub fn node_runtime(&self, node: NodeIndex) -> Runtime {
+        let incarnation = self.core.state().nodes[node.0].incarnation;
+        Runtime::new(Arc::new(NodeExecutor { core: Arc::clone(&self.core), node, incarnation }))
+    }
+
+    /// The harness's own runtime.
+    pub fn world_runtime(&self) -> Runtime {
+        self.node_runtime(NodeIndex::WORLD)
+    }
+
+    /// A handle with which tasks of the world crash, pause and confuse nodes.
+    pub fn faults(&self) -> Faults {
+        Faults { core: Arc::downgrade(&self.core) }
+    }
+
+    /// Runs until `condition` holds, looking whenever all is done at an instant.
+    pub fn run_until(&self, mut condition: impl FnMut() -> bool, limit: Duration) -> Result<(), RunError> {
+        let deadline = self.now() + limit;
+        loop {
+            self.core.run_instant()?;
+            if condition() {
+                return Ok(());
+            }
+            match self.core.next_timer() {
+                None => return Err(self.core.deadlock()),
+                Some(next) if next > deadline => {
+                    self.core.advance_to(deadline);
+                    return Err(self.core.error(StopReason::LimitReached { limit }));
+                }
+                Some(next) => self.core.advance_to(next),
+            }
+        }
+    }
+
+    /// Runs for exactly this long. Having nothing to do for a while is fine.
+    pub fn run_for(&self, duration: Duration) -> Result<(), RunError> {
+        let deadline = self.now() + duration;
+        loop {
+            self.core.run_instant()?;
+            match self.core.next_timer() {
+                Some(next) if next <= deadline => self.core.advance_to(next),
+                _ => {
+                    self.core.advance_to(deadline);
+                    return self.core.run_instant();
+                }
+            }
+        }
+    }
+
+    /// Runs `future` as a task of the world, and everything else with it, until it is done.
+    pub fn block_on<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, RunError> {
+        let result = Arc::new(Mutex::new(None));
+        let slot = Arc::clone(&result);
+        let task = self.world_runtime().spawn("block_on", async move {
+            let value = future.await;
+            *lock(&slot) = Some(value);
+        });
+        let done = self.run_until(|| lock(&result).is_some(), limit);
+        if done.is_err() {
+            task.abort();
+        }
+        done?;
+        Ok(lock(&result).take().expect("run_until saw it"))
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        // Tasks hold the core through their sleeps and runtimes, in a ring.
+        let tasks: Vec<Task> = {
+            let mut state = self.core.state();
+            for node in &mut state.nodes {
+                node.incarnation += 1;
+            }
+            std::mem::take(&mut state.tasks).into_values().collect()
+        };
+        drop(tasks);
+    }
+}
+
+/// Breaks nodes. May be used from the world's tasks; what it drops is dropped before the
+/// next step.
+#[derive(Clone)]
+pub struct Faults {
+    core: Weak<Core>,
+}
+
+impl Faults {
+    fn core(&self) -> Arc<Core> {
+        self.core.upgrade().expect("the simulation is running")
+    }
+
+    /// Drops all of the node's tasks. What they held is gone; what they told the disk's
+    /// twin is the twin's affair.
+    ///
+    /// # Panics
+    /// If it is the world.
+    pub fn crash(&self, node: NodeIndex) {
+        assert_ne!(node, NodeIndex::WORLD, "the world does not crash");
+        let core = self.core();
+        {
+            let mut state = core.state();
+            let state = &mut *state;
+            state.trace.record(state.now, Event::Crash, node.0 as u64);
+            let place = &mut state.nodes[node.0];
+            place.incarnation += 1;
+            place.paused = false;
+            place.backlog.clear();
+            let ids: Vec<TaskId> =
+                state.tasks.iter().filter(|(_, task)| task.node == node).map(|(&id, _)| id).collect();
+            for id in ids {
+                state.wreckage.extend(state.tasks.remove(&id).and_then(|task| task.future));
+            }
+        }
+        let polling = core.state().polling;
+        if !polling {
+            core.clear_wreckage();
+        }
+    }
+
+    /// Nothing on the node runs until it is resumed, while time goes on: a long stall.
+    pub fn pause(&self, node: NodeIndex) {
+        let core = self.core();
+        let mut state = core.state();
+        let state = &mut *state;
+        state.trace.record(state.now, Event::Pause, node.0 as u64);
+        state.nodes[node.0].paused = true;
+    }
+
+    pub fn resume(&self, node: NodeIndex) {
+        let core = self.core();
+        let mut state = core.state();
+        let state = &mut *state;
+        state.trace.record(state.now, Event::Resume, node.0 as u64);
+        state.nodes[node.0].paused = false;
+        let backlog = std::mem::take(&mut state.nodes[node.0].backlog);
+        state.ready.extend(backlog);
+    }
+
+    /// Sets the node's wall clock forward (or back) at once.
+    pub fn jump_clock(&self, node: NodeIndex, by: Duration, forward: bool) {
+        self.core().state().nodes[node.0].clock.jump(by, forward);
+    }
+
+    /// Makes the node's wall clock run `ppm` millionths too fast (or too slow) from now on.
+    pub fn drift_clock(&self, node: NodeIndex, ppm: i64) {
+        let core = self.core();
+        let mut state = core.state();
+        let now = state.now;
+        state.nodes[node.0].clock.drift(now, ppm);
+    }
+}
+
+/// Adds to the trace.
+#[derive(Clone)]
+pub struct Tracer {
+    core: Weak<Core>,
+}
+
+impl Tracer {
+    pub fn note(&self, what: &[u8]) {
+        if let Some(core) = self.core.upgrade() {
+            let mut state = core.state();
+            let now = state.now;
+            state.trace.record_bytes(now, Event::Note, what);
+        }
+    }
+}
+
+impl Core {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    fn error(&self, reason: StopReason) -> RunError {
+        RunError { seed: self.seed, at: self.state().now, reason }
+    }
+
+    fn next_timer(&self) -> Option<Instant> {
+        self.state().timers.first_key_value().map(|(key, _)| key.0)
+    }
+
+    fn deadlock(&self) -> RunError {
+        let waiting = {
+            let state = self.state();
+            state.tasks.values().take(NAMES_MAX).map(|task| state.describe(task)).collect()
+        };
+        self.error(StopReason::Deadlock { waiting })
+    }
+
+    /// Moves time to `now` and wakes all whose time has come.
+    fn advance_to(&self, now: Instant) {
+        let due: Vec<Waker> = {
+            let mut state = self.state();
+            let state = &mut *state;
+            debug_assert!(now >= state.now, "time does not go back");
+            state.now = now;
+            state.steps_this_instant = 0;
+            let mut due = Vec::new();
+            while let Some(entry) = state.timers.first_entry() {
+                let TimerKey(deadline, number) = *entry.key();
+                if deadline > now {
+                    break;
+                }
+                due.push(entry.remove());
+                state.trace.record(now, Event::Timer, number);
+            }
+            due
+        };
+        for waker in due {
+            waker.wake();
+        }
+    }
+
+    /// Runs all that can run without time going on.
+    fn run_instant(&self) -> Result<(), RunError> {
+        while self.step() {
+            if self.wakes.foreign.load(Ordering::SeqCst) {
+                return Err(self.error(StopReason::ForeignThread));
+            }
+            let mut state = self.state();
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            state.steps_this_instant += 1;
+            if state.steps_this_instant > STEPS_PER_INSTANT_MAX {
+                state.queue_woken(&self.wakes);
+                let busy = state
+                    .ready
+                    .iter()
+                    .filter_map(|id| state.tasks.get(id))
+                    .take(NAMES_MAX)
+                    .map(|task| state.describe(task))
+                    .collect();
+                drop(state);
+                return Err(self.error(StopReason::Stuck { busy }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives one ready task its turn; false if there is none.
+    fn step(&self) -> bool {
+        let (id, turn) = {
+            let mut state = self.state();
+            state.queue_woken(&self.wakes);
+            let Some(id) = state.next_ready() else { return false };
+            (id, state.begin_turn(id))
+        };
+        match turn {
+            Turn::Nothing => {}
+            Turn::Poll(future, waker) => self.poll(id, future, waker),
+        }
+        self.clear_wreckage();
+        true
+    }
+
+    fn poll(&self, id: TaskId, mut future: BoxFuture<'static, ()>, waker: Waker) {
+        let mut context = Context::from_waker(&waker);
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
+        let mut state = self.state();
+        let state = &mut *state;
+        state.polling = false;
+        match polled {
+            Ok(Poll::Pending) => {
+                // A crash during the poll took the task away; the future goes with it.
+                if let Some(task) = state.tasks.get_mut(&id) {
+                    task.future = Some(future);
+                    return;
+                }
+            }
+            Ok(Poll::Ready(())) => {
+                state.trace.record(state.now, Event::Finish, id.0);
+            }
+            Err(panic) => {
+                let (node, name) = match state.tasks.get(&id) {
+                    Some(task) => (state.nodes[task.node.0].name.clone(), task.name),
+                    None => ("that crashed".into(), "of a crashed node"),
+                };
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "(no message)".into());
+                let reason = StopReason::Panicked { node, task: name, message };
+                let at = state.now;
+                state.failure.get_or_insert(RunError { seed: self.seed, at, reason });
+            }
+        }
+        // Not here: dropping it may call back, and the lock is held.
+        state.wreckage.push(future);
+        state.tasks.remove(&id);
+    }
+
+    /// Drops what crashed and finished tasks left, which may crash or finish more.
+    fn clear_wreckage(&self) {
+        loop {
+            let wreckage = std::mem::take(&mut self.state().wreckage);
+            if wreckage.is_empty() {
+                return;
+            }
+            drop(wreckage);
+        }
+    }
+}
+
+/// What is to be done with the task whose turn it is.
+enum Turn {
+    /// It finished, or its node crashed or stands still, or it was aborted.
+    Nothing,
+    Poll(BoxFuture<'static, ()>, Waker),
+}
+
+impl State {
+    /// Queues what was woken since the last look, in the order of the tasks' numbers.
+    fn queue_woken(&mut self, wakes: &Wakes) {
+        let mut woken = lock(&wakes.woken);
+        woken.sort_unstable();
+        self.ready.extend(woken.drain(..));
+    }
+
+    fn next_ready(&mut self) -> Option<TaskId> {
+        if self.schedule == Schedule::Shuffled && self.ready.len() > 1 {
+            let chosen = self.rng.random_range(0..self.ready.len());
+            return self.ready.swap_remove_back(chosen);
+        }
+        self.ready.pop_front()
+    }
+
+    fn begin_turn(&mut self, id: TaskId) -> Turn {
+        let Some(task) = self.tasks.get_mut(&id) else { return Turn::Nothing };
+        let node = &mut self.nodes[task.node.0];
+        if node.paused {
+            node.backlog.push(id);
+            return Turn::Nothing;
+        }
+        if task.aborted {
+            let task = self.tasks.remove(&id).expect("just seen");
+            self.trace.record(self.now, Event::Finish, id.0);
+            self.wreckage.extend(task.future);
+            return Turn::Nothing;
+        }
+        task.waker.queued.store(false, Ordering::SeqCst);
+        let future = task.future.take().expect("a task is not polled within its own poll");
+        let waker = Waker::from(Arc::clone(&task.waker));
+        self.steps += 1;
+        self.polling = true;
+        self.trace.record(self.now, Event::Poll, id.0);
+        Turn::Poll(future, waker)
+    }
+
+    fn describe(&self, task: &Task) -> String {
+        format!("{}/{}", self.nodes[task.node.0].name, task.name)
+    }
+}
+
+/// One life of one node, as its tasks see it.
+struct NodeExecutor {
+    core: Arc<Core>,
+    node: NodeIndex,
+    incarnation: u64,
+}
+
+impl NodeExecutor {
+    /// False once the node crashed: whoever still holds this handle is a leftover.
+    fn lives(&self, state: &State) -> bool {
+        state.nodes[self.node.0].incarnation == self.incarnation
+    }
+
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) -> Option<TaskId> {
+        let refused = {
+            let mut state = self.core.state();
+            if self.lives(&state) {
+                let id = TaskId(state.next_task);
+                state.next_task += 1;
+                let wakes = Arc::clone(&self.core.wakes);
+                let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), wakes });
+                let task = Task { name, node: self.node, future: Some(future), waker, aborted: false };
+                state.tasks.insert(id, task);
+                state.ready.push_back(id);
+                return Some(id);
+            }
+            future
+        };
+        drop(refused);
+        None
+    }
+}
+
+impl Executor for NodeExecutor {
+    fn now(&self) -> Instant {
+        self.core.state().now
+    }
+
+    fn wall_now(&self) -> WallTime {
+        let state = self.core.state();
+        state.nodes[self.node.0].clock.now(state.now)
+    }
+
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Box<dyn AbortTask> {
+        let id = self.spawn(name, task);
+        Box::new(Abort { core: Arc::downgrade(&self.core), id })
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        if !self.lives(&self.core.state()) {
+            return futures_util::future::pending().boxed();
+        }
+        Box::pin(Sleep { core: Arc::downgrade(&self.core), deadline, timer: None })
+    }
+
+    /// A task of its own, so that others get turns between the call and the work, as
+    /// with real threads, and so that a crash may come first.
+    fn run_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.spawn("blocking", Box::pin(async move { work() }));
+    }
+
+    fn seed(&self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.core.state().nodes[self.node.0].rng.fill_bytes(&mut seed);
+        seed
+    }
+}
+
+struct Abort {
+    core: Weak<Core>,
+    id: Option<TaskId>,
+}
+
+impl AbortTask for Abort {
+    fn abort(&self) {
+        let (Some(core), Some(id)) = (self.core.upgrade(), self.id) else { return };
+        let waker = {
+            let mut state = core.state();
+            let Some(task) = state.tasks.get_mut(&id) else { return };
+            task.aborted = true;
+            Arc::clone(&task.waker)
+        };
+        waker.wake();
+    }
+}
+
+/// Waits for virtual time to reach `deadline`.
+struct Sleep {
+    core: Weak<Core>,
+    deadline: Instant,
+    /// Set while its timer is in the heap, unless that has fired meanwhile.
+    timer: Option<TimerKey>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(core) = self.core.upgrade() else { return Poll::Pending };
+        let mut state = core.state();
+        if state.now >= self.deadline {
+            let replaced = self.timer.take().and_then(|key| state.timers.remove(&key));
+            drop(state);
+            drop(replaced);
+            return Poll::Ready(());
+        }
+        let key = match self.timer {
+            Some(key) => key,
+            None => {
+                let key = TimerKey(self.deadline, state.next_timer);
+                state.next_timer += 1;
+                key
+            }
+        };
+        self.timer = Some(key);
+        let replaced = state.timers.insert(key, cx.waker().clone());
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        let (Some(core), Some(key)) = (self.core.upgrade(), self.timer) else { return };
+        let waker = core.state().timers.remove(&key);
+        drop(waker);
+    }
+}

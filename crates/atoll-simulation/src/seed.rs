@@ -1,0 +1,61 @@
+//! The one number that a run is made from.
+
+use std::{fmt, num::ParseIntError, str::FromStr};
+
+use rand::{SeedableRng, rngs::StdRng};
+
+/// A run's seed. Everything random in the run is drawn from streams derived from it, one
+/// per purpose, so that a purpose that draws more does not disturb the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seed(pub u64);
+
+impl Seed {
+    /// The generator for one purpose.
+    pub fn stream(self, purpose: &str) -> StdRng {
+        let mut hasher = blake3::Hasher::new_derive_key("atoll-simulation seed stream 1");
+        hasher.update(&self.0.to_le_bytes());
+        hasher.update(purpose.as_bytes());
+        StdRng::from_seed(*hasher.finalize().as_bytes())
+    }
+}
+
+impl fmt::Display for Seed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// Reads what `Display` prints, and plain decimals.
+impl FromStr for Seed {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16),
+            None => text.parse(),
+        }
+        .map(Seed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::Rng;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_reads_back_what_it_printed() {
+        assert_eq!(Seed(0xa70_11).to_string().parse(), Ok(Seed(0xa70_11)));
+        assert_eq!("17".parse(), Ok(Seed(17)));
+        assert!("seventeen".parse::<Seed>().is_err());
+    }
+
+    #[test]
+    fn streams_differ_by_purpose_and_by_seed_and_by_nothing_else() {
+        let draw = |seed: u64, purpose: &str| Seed(seed).stream(purpose).random::<u64>();
+        assert_eq!(draw(1, "network"), draw(1, "network"));
+        assert_ne!(draw(1, "network"), draw(1, "disk"));
+        assert_ne!(draw(1, "network"), draw(2, "network"));
+    }
+}
