@@ -10,5 +10,8 @@ mod store;
 mod whole;
 
 pub use files::{DiskError, File, Files, OpenFolderError, RealFiles, Space};
-pub use store::{OrderedStore, Snapshot, StoreError, Table, WriteBatch};
+pub use store::{
+    FjallStore, KEY_BYTES_MAX, MemoryStore, OrderedStore, Pairs, Snapshot, StoreError, Table,
+    VALUE_BYTES_MAX, WriteBatch,
+};
 pub use whole::{WholeFileError, read_whole, replace_whole};

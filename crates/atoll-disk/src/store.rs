@@ -4,9 +4,25 @@
 //! Every call may block (`fjall` sleeps in writers under back-pressure, and reads touch
 //! the disk): call them inside `Runtime::blocking`, never on an async thread.
 
+mod lsm;
+mod memory;
+#[cfg(test)]
+mod tests;
+
 use std::ops::Bound;
 
 use bytes::Bytes;
+
+pub use lsm::FjallStore;
+pub use memory::MemoryStore;
+
+/// Keys of one byte at least: `fjall` has no empty key.
+/// 65,535 = what its key length field can say; ours are a replica id and a key of at
+/// most a few KiB.
+pub const KEY_BYTES_MAX: usize = u16::MAX as usize;
+/// 64 MiB: far above a record (an entry stays under 1 MiB, rule 11), far under the 4 GiB
+/// of `fjall`'s length field.
+pub const VALUE_BYTES_MAX: usize = 64 << 20;
 
 /// The store's tables; a batch may touch several and is atomic over them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +66,29 @@ impl WriteBatch {
 
     pub fn len(&self) -> usize {
         self.operations.len()
+    }
+}
+
+/// Refuses what a store could not keep, before any of the batch is written.
+fn check(batch: &WriteBatch) -> Result<(), StoreError> {
+    for (table, key, value) in &batch.operations {
+        let value_bytes = value.as_ref().map_or(0, Bytes::len);
+        if key.is_empty() || key.len() > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX {
+            let reason = format!("a key of {} bytes with a value of {value_bytes} in {table:?}", key.len());
+            return Err(StoreError { operation: "write", source: reason.into() });
+        }
+    }
+    Ok(())
+}
+
+/// True if no key lies between the bounds; sorted maps panic on such ranges.
+fn holds_nothing(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
+    match (start, end) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(start), Bound::Included(end)) => start > end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
+            start >= end
+        }
     }
 }
 
