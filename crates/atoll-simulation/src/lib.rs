@@ -10,6 +10,7 @@
 
 mod clock;
 mod executor;
+pub mod linearizability;
 mod seed;
 mod trace;
 

@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_seed_reads_back_what_it_printed() {
-        assert_eq!(Seed(0xa70_11).to_string().parse(), Ok(Seed(0xa70_11)));
+        assert_eq!(Seed(0xa7011).to_string().parse(), Ok(Seed(0xa7011)));
         assert_eq!("17".parse(), Ok(Seed(17)));
         assert!("seventeen".parse::<Seed>().is_err());
     }

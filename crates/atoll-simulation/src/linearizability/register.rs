@@ -1,0 +1,91 @@
+//! Registers with conditions: what an object store promises of each key. Each write has
+//! a value of its own, which serves as its version and ETag.
+
+use super::Model;
+
+/// What a write writes: unlike any other write's, so that a read says whose it saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Value(pub u64);
+
+/// What must hold for a write to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    None,
+    /// `If-None-Match: *`
+    Absent,
+    /// `If-Match`
+    Is(Value),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    Get,
+    Put(Value, Condition),
+    Delete(Condition),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    pub key: String,
+    pub action: Action,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// A get found this, or nothing.
+    Found(Option<Value>),
+    /// A put or delete was done.
+    Done,
+    /// The condition did not hold; nothing was done.
+    Refused,
+}
+
+/// Keys do not influence each other.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Registers;
+
+impl Condition {
+    pub fn holds(self, present: Option<Value>) -> bool {
+        match self {
+            Condition::None => true,
+            Condition::Absent => present.is_none(),
+            Condition::Is(value) => present == Some(value),
+        }
+    }
+}
+
+impl Action {
+    /// What a single copy holding `present` answers, and holds then.
+    pub fn apply(self, present: Option<Value>) -> (Output, Option<Value>) {
+        match self {
+            Action::Get => (Output::Found(present), present),
+            Action::Put(value, condition) if condition.holds(present) => (Output::Done, Some(value)),
+            Action::Delete(condition) if condition.holds(present) => (Output::Done, None),
+            Action::Put(..) | Action::Delete(_) => (Output::Refused, present),
+        }
+    }
+}
+
+impl Model for Registers {
+    type Input = Input;
+    type Output = Output;
+    type State = Option<Value>;
+    type Part = String;
+
+    fn initial(&self) -> Self::State {
+        None
+    }
+
+    fn step(&self, state: &Self::State, input: &Input, output: Option<&Output>) -> Option<Self::State> {
+        let (answer, next) = input.action.apply(*state);
+        (output.is_none() || output == Some(&answer)).then_some(next)
+    }
+
+    fn changes_nothing(&self, input: &Input, output: Option<&Output>) -> bool {
+        input.action == Action::Get || output == Some(&Output::Refused)
+    }
+
+    fn parts(&self, inputs: &[&Input]) -> Vec<String> {
+        inputs.iter().map(|input| input.key.clone()).collect()
+    }
+}
