@@ -1,0 +1,45 @@
+//! Data on stdout, as a table for people or as JSON for programs.
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    Json,
+}
+
+/// `-o table|json`, on everything that shows something.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Output {
+    /// How to print.
+    #[arg(short, long = "output", value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+}
+
+impl Output {
+    /// Prints `value` as JSON, or lets `table` print it for people.
+    pub fn show<T: Serialize>(self, value: &T, table: impl FnOnce(&T)) {
+        match self.output {
+            Format::Table => table(value),
+            Format::Json => {
+                println!("{}", serde_json::to_string_pretty(value).expect("our own types are JSON"));
+            }
+        }
+    }
+}
+
+/// A plain table, as `kubectl` prints them: no lines, columns in capitals.
+pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
