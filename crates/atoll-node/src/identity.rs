@@ -2,7 +2,7 @@
 //! how often it was started.
 
 use atoll_disk::{Files, WholeFileError, read_whole, replace_whole};
-use atoll_types::{ClusterId, Format, FormatError, Generation};
+use atoll_types::{ClusterId, DiskId, Format, FormatError, Generation};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "identity";
@@ -12,21 +12,12 @@ const FILE: &str = "identity";
 pub struct Identity {
     /// The ed25519 secret that this node's id is the public half of.
     pub key_seed: [u8; 32],
-    /// Drawn when the folder was made: tells this disk from a fresh one that came in its
-    /// place under the same key.
-    pub incarnation: u64,
+    /// Tells this folder from a fresh one that came in its place under the same key.
+    pub disk: DiskId,
     /// Raised at each start.
     pub generation: Generation,
     /// `None` until the node founded or joined a cluster.
-    pub cluster: Option<Membership>,
-}
-
-/// What a member of a cluster remembers of it.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct Membership {
-    pub cluster: ClusterId,
-    /// Raised by `atoll recover`; nodes of an older epoch are refused.
-    pub epoch: u64,
+    pub cluster: Option<ClusterId>,
 }
 
 impl Format for Identity {
