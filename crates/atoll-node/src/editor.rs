@@ -41,7 +41,10 @@ pub enum EditError<E: std::error::Error + 'static> {
 
 impl LayoutEditor {
     /// The newest layout there is, by a linearizable read.
-    pub async fn newest<E: std::error::Error + 'static>(&self, deadline: Instant) -> Result<Arc<Layout>, EditError<E>> {
+    pub async fn newest<E: std::error::Error + 'static>(
+        &self,
+        deadline: Instant,
+    ) -> Result<Arc<Layout>, EditError<E>> {
         let known = self.follower.current();
         match self.truths.layout(known.version(), deadline).await? {
             None => Ok(known),

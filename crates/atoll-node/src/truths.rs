@@ -5,7 +5,9 @@
 //! one shard.
 
 use atoll_disk::StoreError;
-use atoll_records::{Command, Executed, Procedures, Query, ReadView, Records, RecordsError, Verdict, WriteView};
+use atoll_records::{
+    Command, Executed, Procedures, Query, ReadView, Records, RecordsError, Verdict, WriteView,
+};
 use atoll_runtime::Runtime;
 use atoll_types::{ClusterId, Format, Instant, NodeId, ShardId, WallTime};
 use bytes::Bytes;
@@ -290,7 +292,12 @@ impl Truths {
     }
 
     /// False if the cluster was founded before: the records are as they were.
-    pub async fn found(&self, info: ClusterInfo, layout: Bytes, deadline: Instant) -> Result<bool, TruthsError> {
+    pub async fn found(
+        &self,
+        info: ClusterInfo,
+        layout: Bytes,
+        deadline: Instant,
+    ) -> Result<bool, TruthsError> {
         Ok(self.execute("cluster/found/1", &Found { info, layout }, deadline).await?.committed)
     }
 

@@ -2,9 +2,7 @@
 //! (`atoll/cluster/1`), and what a stranger says to join (`atoll/join/1`).
 
 use atoll_placement::ReplicaSet;
-use atoll_types::{
-    ByteSize, ClusterId, DiskId, Format, Generation, Roles, ShardId, Slot, WallTime, Zone,
-};
+use atoll_types::{ByteSize, ClusterId, DiskId, Format, Generation, Roles, ShardId, Slot, WallTime, Zone};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -82,7 +80,9 @@ pub enum ClusterReply {
     /// In the body; empty if there is none newer.
     Layout,
     Taken,
-    Reported { layout_version: u64 },
+    Reported {
+        layout_version: u64,
+    },
     Status(Box<NodeReport>),
 }
 
