@@ -4,12 +4,16 @@
 //! It knows nothing of HTTP, of signatures or of who may do what: the gateway translates
 //! and asks, and maps each operation's error enum to S3's codes.
 
+mod chunker;
 mod conditions;
 mod error;
+mod manifest;
 mod names;
 mod object;
 mod objects;
 mod request;
+mod shard;
+mod slots;
 
 pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions, WriteConditions};
 pub use error::*;
@@ -20,3 +24,4 @@ pub use object::{
 };
 pub use objects::{Objects, ObjectsParts, ObjectsSettings};
 pub use request::*;
+pub use shard::register_procedures;
