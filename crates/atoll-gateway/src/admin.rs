@@ -2,6 +2,9 @@
 //! door. Decides nothing: every answer comes from [`Admin`], which the node implements.
 
 pub mod api;
+mod router;
+
+pub use router::router;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
