@@ -89,7 +89,9 @@ async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Re
     };
     match doors.access.sign_in(&token).await {
         Ok(Some(_principal)) => next.run(request).await,
-        Ok(None) => error_answer(StatusCode::UNAUTHORIZED, "token_unknown", "the token is not known".into(), None),
+        Ok(None) => {
+            error_answer(StatusCode::UNAUTHORIZED, "token_unknown", "the token is not known".into(), None)
+        }
         Err(error) => error_answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None),
     }
 }
@@ -101,7 +103,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
     type Rejection = AdminError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, AdminError> {
-        let invalid = |message: String| AdminError::new(AdminErrorKind::Invalid, "malformed_request", message);
+        let invalid =
+            |message: String| AdminError::new(AdminErrorKind::Invalid, "malformed_request", message);
         let bytes =
             Bytes::from_request(request, state).await.map_err(|rejection| invalid(rejection.body_text()))?;
         let bytes = if bytes.is_empty() { &b"{}"[..] } else { &bytes[..] };
@@ -168,7 +171,10 @@ async fn remove_node(
 
 /// The keys with a prefix, in order, a page at a time.
 #[utoipa::path(get, path = "/v1/kv", params(api::KvListRequest), responses((status = 200, body = api::KvPage)))]
-async fn kv_list(State(doors): State<Doors>, Query(request): Query<api::KvListRequest>) -> Answer<api::KvPage> {
+async fn kv_list(
+    State(doors): State<Doors>,
+    Query(request): Query<api::KvListRequest>,
+) -> Answer<api::KvPage> {
     doors.admin.kv_list(request).await.map(Json)
 }
 
@@ -187,7 +193,10 @@ async fn kv_get(State(doors): State<Doors>, Query(request): Query<KeyOnly>) -> A
 /// Write one key, if the conditions hold.
 #[utoipa::path(post, path = "/v1/kv/put", request_body = api::KvPutRequest,
     responses((status = 200, body = api::KvWritten), (status = 409, body = api::ErrorAnswer)))]
-async fn kv_put(State(doors): State<Doors>, Input(request): Input<api::KvPutRequest>) -> Answer<api::KvWritten> {
+async fn kv_put(
+    State(doors): State<Doors>,
+    Input(request): Input<api::KvPutRequest>,
+) -> Answer<api::KvWritten> {
     doors.admin.kv_put(request).await.map(Json)
 }
 
@@ -247,7 +256,10 @@ async fn keep_lock(
 /// Give a lock back.
 #[utoipa::path(post, path = "/v1/locks/release", request_body = api::LeaseRequest,
     responses((status = 200, body = api::Done)))]
-async fn release_lock(State(doors): State<Doors>, Input(request): Input<api::LeaseRequest>) -> Answer<api::Done> {
+async fn release_lock(
+    State(doors): State<Doors>,
+    Input(request): Input<api::LeaseRequest>,
+) -> Answer<api::Done> {
     done(doors.admin.release_lock(request).await)
 }
 
@@ -275,10 +287,27 @@ async fn set_setting(
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Atoll admin API", description = "What the CLI and the console use; there is no other door."),
+    info(
+        title = "Atoll admin API",
+        description = "What the CLI and the console use; there is no other door."
+    ),
     paths(
-        ready, status, create_ticket, drain_node, undrain_node, remove_node, kv_list, kv_get, kv_put, kv_delete,
-        kv_watch, acquire_lock, keep_lock, release_lock, settings, set_setting
+        ready,
+        status,
+        create_ticket,
+        drain_node,
+        undrain_node,
+        remove_node,
+        kv_list,
+        kv_get,
+        kv_put,
+        kv_delete,
+        kv_watch,
+        acquire_lock,
+        keep_lock,
+        release_lock,
+        settings,
+        set_setting
     )
 )]
 struct Description;
