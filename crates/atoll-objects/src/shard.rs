@@ -5,6 +5,8 @@
 //! that commits, so that no caller compares and retries.
 
 pub mod bucket;
+#[cfg(test)]
+pub mod fake;
 pub mod keys;
 pub mod list;
 pub mod name;

@@ -243,3 +243,7 @@ fn uploads(view: &dyn ReadView, input: UploadList) -> Result<UploadPage, Fault> 
     })?;
     Ok(page)
 }
+
+#[cfg(test)]
+#[path = "list_tests.rs"]
+mod tests;

@@ -322,3 +322,7 @@ pub(super) fn delete_segments(
     }
     Ok(found.len())
 }
+
+#[cfg(test)]
+#[path = "object_tests.rs"]
+mod tests;
