@@ -6,10 +6,15 @@
 //! the only one with a library that has threads of its own (`fjall`).
 
 mod files;
+mod log;
 mod store;
 mod whole;
 
 pub use files::{DiskError, File, Files, OpenFolderError, RealFiles, Space};
+pub use log::{
+    Append, Appended, ENTRY_BYTES_MAX, LogEntry, LogError, LogSettings, LogVerdict, OpenLogError,
+    RecoveredReplica, Recovery, SharedLog,
+};
 pub use store::{
     FjallStore, KEY_BYTES_MAX, MemoryStore, OrderedStore, Pairs, Snapshot, StoreError, Table,
     VALUE_BYTES_MAX, WriteBatch,
