@@ -11,13 +11,27 @@
 //! It knows nothing of S3, of buckets or of layout decisions: which replicas a shard has
 //! is told by [`ShardMap`], and changed by whoever leads the layout.
 
+mod apply;
+mod check;
+mod client;
+mod dedup;
+mod driver;
+mod group;
+mod group_log;
+mod log;
+mod logger;
 mod map;
 mod procedure;
+mod reads;
 mod records;
+mod state;
+mod timing;
+mod view;
+mod wire;
 
 pub use map::{ReplicaAddress, ShardMap, ShardReplicas};
 pub use procedure::{Command, Pairs, Procedures, Query, ReadView, Verdict, WriteView};
-pub use records::{Records, RecordsParts};
+pub use records::{Records, RecordsParts, StartError};
 
 use atoll_types::{Revision, ShardId};
 use bytes::Bytes;

@@ -1,15 +1,28 @@
 //! The handle that everyone above uses.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex},
+};
 
-use atoll_disk::OrderedStore;
-use atoll_runtime::Runtime;
-use atoll_transport::Transport;
-use atoll_types::{Instant, ReplicaId, ShardId, TransactionId};
+use atoll_disk::{OrderedStore, StoreError, Table, WriteBatch};
+use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_transport::{Protocol, Transport};
+use atoll_types::{Format, Generation, Instant, ReplicaId, ShardId, TransactionId};
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{Executed, Procedures, RecordsError, ReplicaAddress, ShardMap, ShardReplicas};
+use crate::{
+    Executed, Procedures, RecordsError, ReplicaAddress, ShardMap, ShardReplicas,
+    apply::{Job, Worker},
+    client::{Client, RaftHandler, RecordsHandler},
+    driver::{Directory, Driver, INBOX_MAX, Input},
+    group::{Group, ReplicaShared},
+    group_log::GroupLog,
+    log::{self, LogState},
+    logger::logger,
+    state::{Area, Descriptor, Members, Meta, Place},
+};
 
 /// What a node hands to its records.
 pub struct RecordsParts {
@@ -20,50 +33,169 @@ pub struct RecordsParts {
     pub map: watch::Receiver<Arc<ShardMap>>,
 }
 
+/// The records can't be opened; the node can't start with this disk.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the replicas' state can't be read")]
+    Store(#[from] StoreError),
+    #[error("replica {replica} can't be opened")]
+    Raft {
+        replica: ReplicaId,
+        #[source]
+        source: raft::Error,
+    },
+}
+
 /// All shards, wherever their replicas are: commands and queries find the leader.
+/// The last clone that goes stops what runs here.
 #[derive(Clone)]
 pub struct Records {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runtime: Runtime,
+    store: Arc<dyn OrderedStore>,
+    client: Arc<Client>,
+    apply: mpsc::UnboundedSender<Job>,
+    _tasks: [AbortOnDrop; 3],
 }
 
 impl Records {
+    /// Opens every replica that this node has, and serves them.
+    pub async fn start(parts: RecordsParts) -> Result<Records, StartError> {
+        let RecordsParts { runtime, transport, store, procedures, map } = parts;
+        let procedures = Arc::new(procedures);
+        let directory = Directory::default();
+        let (inbox_tx, inbox) = mpsc::channel(INBOX_MAX);
+        let (feedback_tx, feedback) = mpsc::unbounded_channel();
+        let (log_tx, log_rx) = mpsc::unbounded_channel();
+        let (apply_tx, apply_rx) = mpsc::unbounded_channel();
+
+        let found = {
+            let store = store.clone();
+            runtime.blocking(move || read_replicas(&*store)).await?
+        };
+        let mut groups = BTreeMap::new();
+        for (descriptor, meta) in found {
+            let group = open(&descriptor, meta, &apply_tx)?;
+            directory.lock().expect("nobody panics holding it").insert(
+                group.shard,
+                crate::driver::Local {
+                    replica: group.replica,
+                    leads: group.is_leader(),
+                    leader: group.leader_node(),
+                },
+            );
+            groups.insert(group.replica, group);
+        }
+        let dirty: BTreeSet<ReplicaId> = groups.keys().copied().collect();
+
+        let client = Arc::new(Client {
+            runtime: runtime.clone(),
+            transport: transport.clone(),
+            store: store.clone(),
+            procedures: procedures.clone(),
+            map,
+            directory: directory.clone(),
+            inbox: inbox_tx.clone(),
+            leaders: Mutex::default(),
+        });
+        let worker =
+            Worker { runtime: runtime.clone(), store: store.clone(), procedures, feedback: feedback_tx.clone() };
+        let driver = Driver {
+            runtime: runtime.clone(),
+            transport: transport.clone(),
+            life: Generation(0),
+            directory,
+            log: log_tx,
+            apply: apply_tx.clone(),
+            groups,
+            dirty,
+        };
+        let tasks = [
+            runtime.spawn_owned("records-log", log::run(log_rx, feedback_tx)),
+            runtime.spawn_owned("records-apply", worker.run(apply_rx)),
+            runtime.spawn_owned("records-driver", driver.run(inbox, feedback)),
+        ];
+        transport.serve(Protocol::Raft, Arc::new(RaftHandler(inbox_tx)));
+        transport.serve(Protocol::Records, Arc::new(RecordsHandler(client.clone())));
+        Ok(Records { inner: Arc::new(Inner { runtime, store, client, apply: apply_tx, _tasks: tasks }) })
+    }
+
     /// Runs `command` in `shard` once, however often it is retried under this `id`.
     pub async fn execute(
         &self,
         shard: ShardId,
-        _id: TransactionId,
-        _command: &'static str,
-        _input: Bytes,
-        _deadline: Instant,
+        id: TransactionId,
+        command: &'static str,
+        input: Bytes,
+        deadline: Instant,
     ) -> Result<Executed, RecordsError> {
-        Err(RecordsError::Unavailable { shard })
+        self.inner.client.execute(shard, id, command, input, deadline).await
     }
 
     /// Runs `query` on the state that holds every write acknowledged before the call.
     pub async fn query(
         &self,
         shard: ShardId,
-        _query: &'static str,
-        _input: Bytes,
-        _deadline: Instant,
+        query: &'static str,
+        input: Bytes,
+        deadline: Instant,
     ) -> Result<Bytes, RecordsError> {
-        Err(RecordsError::Unavailable { shard })
+        self.inner.client.query(shard, query, input, deadline).await
     }
 
     /// Opens a replica on this node: one of the founding voters, or an empty one that a
-    /// leader will fill.
+    /// leader will fill. Doing it again changes nothing.
     pub async fn create_replica(
         &self,
-        _shard: ShardId,
-        _replica: ReplicaId,
-        _founding: Option<Vec<ReplicaAddress>>,
+        shard: ShardId,
+        replica: ReplicaId,
+        founding: Option<Vec<ReplicaAddress>>,
     ) -> Result<(), RecordsError> {
+        if replica == ReplicaId(0) {
+            return Err(RecordsError::Invalid { reason: "replica 0 is nobody".into() });
+        }
+        if founding.as_ref().is_some_and(|voters| voters.iter().all(|voter| voter.replica != replica)) {
+            let reason = format!("replica {replica} is not among the founding voters");
+            return Err(RecordsError::Invalid { reason });
+        }
+        let store = self.inner.store.clone();
+        let created = self
+            .inner
+            .runtime
+            .blocking(move || create(&*store, shard, replica, founding))
+            .await
+            .map_err(|error| RecordsError::Invalid { reason: error.to_string() })?;
+        let Some((descriptor, meta)) = created else { return Ok(()) };
+        let group = open(&descriptor, meta, &self.inner.apply)
+            .map_err(|error| RecordsError::Invalid { reason: error.to_string() })?;
+        let (added_tx, added) = oneshot::channel();
+        let input = Input::Add { group: Box::new(group), added: added_tx };
+        if self.inner.client.inbox.send(input).await.is_err() || added.await.is_err() {
+            return Err(RecordsError::Unavailable { shard });
+        }
         Ok(())
     }
 
     /// Closes a replica on this node and deletes what it kept.
-    pub async fn remove_replica(&self, _replica: ReplicaId) -> Result<(), RecordsError> {
-        Ok(())
+    pub async fn remove_replica(&self, replica: ReplicaId) -> Result<(), RecordsError> {
+        let (removed_tx, removed) = oneshot::channel();
+        let (closed_tx, closed) = oneshot::channel();
+        let stopped = self.inner.client.inbox.send(Input::Remove { replica, removed: removed_tx }).await.is_ok()
+            && removed.await.is_ok()
+            && self.inner.apply.send(Job::Close { replica, closed: closed_tx }).is_ok()
+            && closed.await.is_ok();
+        if !stopped {
+            return Err(RecordsError::Invalid { reason: "this node is stopping".into() });
+        }
+        let store = self.inner.store.clone();
+        self.inner
+            .runtime
+            .blocking(move || delete(&*store, replica))
+            .await
+            .map_err(|error| RecordsError::Invalid { reason: error.to_string() })
     }
 
     /// Moves a shard that this node leads towards `target`: learners first, then one
@@ -71,4 +203,90 @@ impl Records {
     pub async fn reconfigure(&self, _shard: ShardId, _target: ShardReplicas) -> Result<(), RecordsError> {
         Ok(())
     }
+}
+
+fn read_replicas(store: &dyn OrderedStore) -> Result<Vec<(Descriptor, Option<Meta>)>, StoreError> {
+    let snapshot = store.snapshot()?;
+    let descriptors = Descriptor::read_all(store)?;
+    descriptors
+        .into_iter()
+        .map(|descriptor| {
+            let meta = Meta::read(&*snapshot, descriptor.place())?;
+            Ok((descriptor, meta))
+        })
+        .collect()
+}
+
+/// `None` if the replica is there already.
+fn create(
+    store: &dyn OrderedStore,
+    shard: ShardId,
+    replica: ReplicaId,
+    founding: Option<Vec<ReplicaAddress>>,
+) -> Result<Option<(Descriptor, Option<Meta>)>, StoreError> {
+    if Descriptor::read(&*store.snapshot()?, replica)?.is_some() {
+        return Ok(None);
+    }
+    let meta = founding.map(|founding| {
+        let mut voters: Vec<ReplicaId> = founding.iter().map(|voter| voter.replica).collect();
+        voters.sort_unstable();
+        let nodes = founding.into_iter().map(|voter| (voter.replica, voter.node)).collect();
+        Meta::founding(Members { voters, nodes, ..Members::default() })
+    });
+    let descriptor = Descriptor { shard, replica, generation: u32::from(meta.is_some()) };
+    let mut batch = WriteBatch::default();
+    batch.put(Table::Local, Descriptor::key(replica), descriptor.encode());
+    if let Some(meta) = &meta {
+        batch.put(Table::Records, descriptor.place().key(Area::Meta, &[]), meta.encode());
+    }
+    store.write(batch)?;
+    // A replica that promised anything must not be forgotten.
+    store.flush()?;
+    Ok(Some((descriptor, meta)))
+}
+
+fn delete(store: &dyn OrderedStore, replica: ReplicaId) -> Result<(), StoreError> {
+    /// Keys per batch: keeps a batch at some hundred KiB.
+    const KEYS_PER_BATCH: usize = 4096;
+    let mut batch = WriteBatch::default();
+    batch.delete(Table::Local, Descriptor::key(replica));
+    store.write(batch)?;
+    let range = Place::every_generation(replica);
+    let (start, end) = crate::state::as_slices(&range);
+    let snapshot = store.snapshot()?;
+    let mut batch = WriteBatch::default();
+    for pair in snapshot.range(Table::Records, start, end) {
+        batch.delete(Table::Records, pair?.0);
+        if batch.len() >= KEYS_PER_BATCH {
+            store.write(std::mem::take(&mut batch))?;
+        }
+    }
+    store.write(batch)
+}
+
+fn open(
+    descriptor: &Descriptor,
+    meta: Option<Meta>,
+    apply: &mpsc::UnboundedSender<Job>,
+) -> Result<Group, StartError> {
+    let replica = descriptor.replica;
+    let (index, term) = meta.as_ref().map_or((0, 0), |meta| (meta.applied.0, meta.applied_term));
+    let members = meta.as_ref().map(|meta| meta.members.clone()).unwrap_or_default();
+    let stamp = meta.as_ref().map(|meta| meta.stamp).unwrap_or_default();
+    let state = LogState { term, vote: ReplicaId(0), commit: index };
+    let log = GroupLog::new(
+        state.into_raft(),
+        members.conf_state(),
+        (index, term),
+        Vec::new(),
+        VecDeque::new(),
+        (index, term),
+    );
+    let applied = watch::Sender::new(index);
+    let shared = Arc::new(ReplicaShared { shard: descriptor.shard, replica, applied });
+    let job = Job::Open { shared: shared.clone(), place: descriptor.place(), meta };
+    // The worker starts before anything is applied, and stops last.
+    let _ = apply.send(job);
+    Group::new(shared, members, log, stamp, &logger())
+        .map_err(|source| StartError::Raft { replica, source })
 }

@@ -1,0 +1,301 @@
+//! Applies committed entries to the store, off the async threads: one batch over all
+//! shards that have any, with each shard's applied index in the same batch, so that after
+//! a crash the log is applied again from exactly where the store stands.
+
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use atoll_disk::{OrderedStore, StoreError};
+use atoll_runtime::Runtime;
+use atoll_types::{Format, ReplicaId, Revision, WallTime};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    Executed, Procedures, Verdict,
+    client::Outcome,
+    dedup::Results,
+    driver::Feedback,
+    group::{Committed, ExecuteReply, ReplicaShared, Work},
+    state::{Area, Members, Meta, Place},
+    view::{CommandView, Pending},
+    wire::CommandEntry,
+};
+
+/// What the apply worker is asked to do, in order.
+pub(crate) enum Job {
+    Open { shared: Arc<ReplicaShared>, place: Place, meta: Option<Meta> },
+    Apply { replica: ReplicaId, entries: Vec<Committed> },
+    Close { replica: ReplicaId, closed: oneshot::Sender<()> },
+}
+
+/// Entries applied in one round, at most: results wait for the whole round's batch.
+const ENTRIES_PER_ROUND_MAX: usize = 4096;
+
+/// A replica's state as the worker knows it.
+struct State {
+    shared: Arc<ReplicaShared>,
+    place: Place,
+    /// `None` until a snapshot fills the replica.
+    meta: Option<Meta>,
+    results: Results,
+    /// Why nothing more is applied.
+    failed: Option<String>,
+}
+
+/// One replica's share of a round, for the driver.
+pub(crate) struct Applied {
+    pub replica: ReplicaId,
+    pub index: u64,
+    pub term: u64,
+    pub stamp: WallTime,
+    pub members: Option<Members>,
+}
+
+#[derive(Default)]
+struct Done {
+    applied: Vec<Applied>,
+    replies: Vec<(ExecuteReply, Outcome<Executed>)>,
+    failed: Vec<(ReplicaId, String)>,
+}
+
+/// Why an entry can't be applied.
+#[derive(Debug, thiserror::Error)]
+enum ApplyError {
+    /// The store is in an unknown state: nothing on this node can go on.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This replica can't go on; the others may.
+    #[error("{0}")]
+    Replica(String),
+}
+
+pub(crate) struct Worker {
+    pub runtime: Runtime,
+    pub store: Arc<dyn OrderedStore>,
+    pub procedures: Arc<Procedures>,
+    pub feedback: mpsc::UnboundedSender<Feedback>,
+}
+
+impl Worker {
+    pub async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
+        let mut states: BTreeMap<ReplicaId, State> = BTreeMap::new();
+        while let Some(first) = jobs.recv().await {
+            let mut round = Vec::new();
+            let mut entries = 0;
+            let mut next = Some(first);
+            while let Some(job) = next.take() {
+                match job {
+                    Job::Open { shared, place, meta } => {
+                        let state = State { shared, place, meta, results: Results::new(), failed: None };
+                        states.insert(place.replica, state);
+                    }
+                    Job::Apply { replica, entries: more } => {
+                        entries += more.len();
+                        round.push((replica, more));
+                    }
+                    Job::Close { replica, closed } => {
+                        states.remove(&replica);
+                        // Whoever closes waits unless the node stops.
+                        let _ = closed.send(());
+                    }
+                }
+                if entries < ENTRIES_PER_ROUND_MAX {
+                    next = jobs.try_recv().ok();
+                }
+            }
+            if round.is_empty() {
+                continue;
+            }
+            let (store, procedures) = (self.store.clone(), self.procedures.clone());
+            let done = self
+                .runtime
+                .blocking(move || {
+                    let done = apply_round(&*store, &procedures, &mut states, round);
+                    (states, done)
+                })
+                .await;
+            states = done.0;
+            let done = match done.1 {
+                Ok(done) => done,
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    let reason = format!("{error}: {:?}", error.source().map(ToString::to_string));
+                    // The driver stops everything; if it is gone, so are we.
+                    let _ = self.feedback.send(Feedback::Failed { reason });
+                    return;
+                }
+            };
+            for (reply, outcome) in done.replies {
+                // A caller whose time is up doesn't wait any more.
+                let _ = reply.send(outcome);
+            }
+            if self.feedback.send(Feedback::Applied { applied: done.applied, failed: done.failed }).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn apply_round(
+    store: &dyn OrderedStore,
+    procedures: &Procedures,
+    states: &mut BTreeMap<ReplicaId, State>,
+    round: Vec<(ReplicaId, Vec<Committed>)>,
+) -> Result<Done, StoreError> {
+    let snapshot = store.snapshot()?;
+    let mut pending = Pending::new(&*snapshot);
+    let mut done = Done::default();
+    let mut touched: BTreeMap<ReplicaId, Applied> = BTreeMap::new();
+    for (replica, entries) in round {
+        let Some(state) = states.get_mut(&replica) else { continue };
+        for entry in entries {
+            if state.failed.is_some() {
+                break;
+            }
+            let (index, term, reply) = (entry.index, entry.term, entry.reply);
+            let members = match &entry.work {
+                Work::Members(members) => Some(members.clone()),
+                Work::Nothing | Work::Command(_) => None,
+            };
+            match state.apply(&mut pending, procedures, index, term, entry.work) {
+                Ok(outcome) => {
+                    if let Some(reply) = reply {
+                        done.replies.push((reply, outcome));
+                    }
+                    let stamp = state.meta.as_ref().map_or(WallTime::default(), |meta| meta.stamp);
+                    let applied = touched.entry(replica).or_insert(Applied {
+                        replica,
+                        index,
+                        term,
+                        stamp,
+                        members: None,
+                    });
+                    (applied.index, applied.term, applied.stamp) = (index, term, stamp);
+                    applied.members = members.or(applied.members.take());
+                }
+                Err(ApplyError::Store(error)) => return Err(error),
+                Err(ApplyError::Replica(reason)) => {
+                    state.failed = Some(reason.clone());
+                    done.failed.push((replica, reason));
+                }
+            }
+        }
+        if let Some(meta) = &state.meta {
+            pending.put(state.place.key(Area::Meta, &[]), meta.encode().into());
+        }
+    }
+    store.write(pending.into_batch())?;
+    for applied in touched.into_values() {
+        if let Some(meta) = states.get(&applied.replica).and_then(|state| state.meta.as_ref()) {
+            states[&applied.replica].shared.applied.send_replace(meta.applied.0);
+        }
+        done.applied.push(applied);
+    }
+    Ok(done)
+}
+
+impl State {
+    fn apply(
+        &mut self,
+        pending: &mut Pending<'_>,
+        procedures: &Procedures,
+        index: u64,
+        term: u64,
+        work: Work,
+    ) -> Result<Outcome<Executed>, ApplyError> {
+        let Some(meta) = &mut self.meta else {
+            return Err(ApplyError::Replica(format!("entry {index} was committed on an empty replica")));
+        };
+        if index <= meta.applied.0 {
+            // The store was ahead of the log's commit, after a restart or a snapshot.
+            return Ok(Outcome::Unknown);
+        }
+        if index != meta.applied.0 + 1 {
+            return Err(ApplyError::Replica(format!("entry {index} follows {}", meta.applied)));
+        }
+        let outcome = match work {
+            Work::Nothing => Outcome::Unknown,
+            Work::Members(members) => {
+                meta.members = members;
+                Outcome::Unknown
+            }
+            Work::Command(bytes) => {
+                let entry = CommandEntry::decode(&bytes)
+                    .map_err(|error| ApplyError::Replica(format!("entry {index}: {error}")))?;
+                Outcome::Done(self.command(pending, procedures, Revision(index), entry)?)
+            }
+        };
+        let meta = self.meta.as_mut().expect("seen above");
+        meta.applied = Revision(index);
+        meta.applied_term = term;
+        Ok(outcome)
+    }
+
+    fn command(
+        &mut self,
+        pending: &mut Pending<'_>,
+        procedures: &Procedures,
+        revision: Revision,
+        entry: CommandEntry,
+    ) -> Result<Executed, ApplyError> {
+        let meta = self.meta.as_mut().expect("only a filled replica gets here");
+        // Not only the leader keeps stamps from going back: it can't know the stamps of
+        // entries that it had not applied when it was elected.
+        let stamp = meta.stamp.max(entry.stamp);
+        meta.stamp = stamp;
+        if let Some(executed) = Results::get(pending, self.place, entry.id)? {
+            return Ok(executed);
+        }
+        let Some(command) = procedures.commands.get(entry.command.as_str()) else {
+            // Its leader knew the command: this program is older. Guessing would fork
+            // the state.
+            return Err(ApplyError::Replica(format!("command {:?} is not known here", entry.command)));
+        };
+        let mut view = CommandView::new(pending, self.place, revision, stamp, entry.id);
+        let verdict = match catch_unwind(AssertUnwindSafe(|| command.apply(&mut view, &entry.input))) {
+            Ok(verdict) => verdict?,
+            Err(_) => {
+                view.undo();
+                let reason = format!("command {:?} panicked at entry {revision}", entry.command);
+                return Err(ApplyError::Replica(reason));
+            }
+        };
+        let executed = match verdict {
+            Verdict::Commit(output) => {
+                let written = view.keep();
+                meta.hash = hash_writes(meta.hash, revision, pending, &written);
+                Executed { revision, committed: true, output: output.into() }
+            }
+            Verdict::Abort(output) => {
+                view.undo();
+                Executed { revision, committed: false, output: output.into() }
+            }
+        };
+        self.results.remember(pending, self.place, entry.id, stamp, &executed)?;
+        Ok(executed)
+    }
+}
+
+/// The state's hash after an entry: the one before, the revision, and what it wrote.
+fn hash_writes(before: [u8; 32], revision: Revision, pending: &Pending<'_>, written: &[Bytes]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&before);
+    hasher.update(&revision.0.to_be_bytes());
+    for key in written {
+        // Without the replica's id, in which replicas do differ.
+        let owner_key = &key[crate::state::PREFIX_BYTES..];
+        hasher.update(&(owner_key.len() as u64).to_be_bytes());
+        hasher.update(owner_key);
+        if let Some(Some(value)) = pending.written(key) {
+            hasher.update(&(value.len() as u64 + 1).to_be_bytes());
+            hasher.update(value);
+        } else {
+            hasher.update(&0u64.to_be_bytes());
+        }
+    }
+    *hasher.finalize().as_bytes()
+}

@@ -1,0 +1,369 @@
+//! Finding a shard's leader, and trying again until the deadline. A command is retried
+//! under its own id, so however often it arrives it takes effect once (rule 2).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use atoll_disk::{OrderedStore, StoreError};
+use atoll_runtime::Runtime;
+use atoll_transport::{CallError, Caller, Handler, Message, Protocol, Refusal, Transport};
+use atoll_types::{Format, Instant, NodeId, Revision, ShardId, TransactionId};
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    Executed, Procedures, RecordsError, ShardMap,
+    driver::{Directory, Input},
+    group::Proposal,
+    reads::Permit,
+    state::{Descriptor, Meta},
+    view::StateView,
+    wire::{Answer, Call},
+};
+
+/// No operation is retried for longer, whatever deadline it came with.
+pub(crate) const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// A command's input, with room for the rest of its entry under 1 MiB (rule 11).
+pub(crate) const INPUT_BYTES_MAX: usize = (1 << 20) - 1024;
+/// How long one node is waited for before another is asked. 2 s: an answer takes a flush
+/// on two nodes, some ms; a node that died without a word costs this once.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(2);
+/// Between tries when nobody leads: an election takes 1 to 2 s.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// What one try at one replica brought.
+#[derive(Debug)]
+pub(crate) enum Outcome<T> {
+    Done(T),
+    /// Nothing happened.
+    NotLeader { leader: Option<NodeId> },
+    /// It may or may not happen.
+    Unknown,
+    /// Nothing happened, and never will.
+    Invalid { reason: String },
+}
+
+pub(crate) struct Client {
+    pub runtime: Runtime,
+    pub transport: Arc<dyn Transport>,
+    pub store: Arc<dyn OrderedStore>,
+    pub procedures: Arc<Procedures>,
+    pub map: watch::Receiver<Arc<ShardMap>>,
+    pub directory: Directory,
+    pub inbox: mpsc::Sender<Input>,
+    /// Who led when last heard.
+    pub leaders: Mutex<BTreeMap<ShardId, NodeId>>,
+}
+
+/// What is tried at each candidate.
+#[derive(Clone)]
+enum Request {
+    Execute { id: TransactionId, command: &'static str, input: Bytes },
+    Query { query: &'static str, input: Bytes },
+}
+
+/// What either brings: a query's output is an `Executed` of which only the output counts.
+type Response = Executed;
+
+impl Client {
+    pub async fn execute(
+        &self,
+        shard: ShardId,
+        id: TransactionId,
+        command: &str,
+        input: Bytes,
+        deadline: Instant,
+    ) -> Result<Executed, RecordsError> {
+        let command = self.command(command, &input).map_err(|reason| RecordsError::Invalid { reason })?;
+        self.until_done(shard, Request::Execute { id, command, input }, deadline).await
+    }
+
+    pub async fn query(
+        &self,
+        shard: ShardId,
+        query: &str,
+        input: Bytes,
+        deadline: Instant,
+    ) -> Result<Bytes, RecordsError> {
+        let query = self.find_query(query).map_err(|reason| RecordsError::Invalid { reason })?;
+        Ok(self.until_done(shard, Request::Query { query, input }, deadline).await?.output)
+    }
+
+    fn command(&self, name: &str, input: &Bytes) -> Result<&'static str, String> {
+        if input.len() > INPUT_BYTES_MAX {
+            return Err(format!("an input of {} bytes is over the limit of {INPUT_BYTES_MAX}", input.len()));
+        }
+        let known = self.procedures.commands.get_key_value(name);
+        known.map(|(name, _)| *name).ok_or_else(|| format!("command {name:?} is not known here"))
+    }
+
+    fn find_query(&self, name: &str) -> Result<&'static str, String> {
+        let known = self.procedures.queries.get_key_value(name);
+        known.map(|(name, _)| *name).ok_or_else(|| format!("query {name:?} is not known here"))
+    }
+
+    async fn until_done(
+        &self,
+        shard: ShardId,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Response, RecordsError> {
+        let deadline = deadline.min(self.runtime.now() + DEADLINE_MAX);
+        let mut pause = PAUSE_MIN;
+        // Which of the map's replicas to ask when nobody is known to lead.
+        let mut turn = 0;
+        let mut hint = None;
+        loop {
+            let remaining = deadline - self.runtime.now();
+            if remaining.is_zero() {
+                return Err(RecordsError::Unavailable { shard });
+            }
+            let Some(node) = self.candidate(shard, hint.take(), &mut turn) else {
+                return Err(RecordsError::UnknownShard { shard });
+            };
+            let outcome = if node == self.transport.node_id() {
+                self.try_here(shard, request.clone(), deadline).await
+            } else {
+                self.try_there(node, shard, &request, remaining.min(ATTEMPT_LIMIT)).await
+            };
+            let mut leaders = self.leaders.lock().expect("nobody panics holding it");
+            let known = leaders.remove(&shard);
+            match outcome {
+                Outcome::Done(response) => {
+                    leaders.insert(shard, node);
+                    return Ok(response);
+                }
+                Outcome::Invalid { reason } => return Err(RecordsError::Invalid { reason }),
+                Outcome::NotLeader { leader } => {
+                    // Ask whom it named, unless it named itself or who just refused.
+                    hint = leader.filter(|leader| *leader != node && Some(*leader) != known);
+                }
+                Outcome::Unknown => {}
+            }
+            drop(leaders);
+            if hint.is_none() {
+                self.runtime.sleep(pause.min(deadline - self.runtime.now())).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+
+    /// Whom to ask: the named one, who is known to lead, or the replicas in turn.
+    fn candidate(&self, shard: ShardId, hint: Option<NodeId>, turn: &mut usize) -> Option<NodeId> {
+        if hint.is_some() {
+            return hint;
+        }
+        let here = self.transport.node_id();
+        let local = self.directory.lock().expect("nobody panics holding it").get(&shard).copied();
+        if let Some(local) = local {
+            if local.leads {
+                return Some(here);
+            }
+            if let Some(leader) = local.leader
+                && *turn == 0
+            {
+                *turn += 1;
+                return Some(leader);
+            }
+        }
+        if let Some(leader) = self.leaders.lock().expect("nobody panics holding it").get(&shard) {
+            return Some(*leader);
+        }
+        let map = self.map.borrow().clone();
+        let replicas = map.shards.get(&shard);
+        let voters = replicas.map_or(&[][..], |replicas| &replicas.voters);
+        let others: Vec<NodeId> = voters.iter().map(|voter| voter.node).filter(|node| *node != here).collect();
+        let asked = *turn;
+        *turn += 1;
+        match (others.len(), local) {
+            (0, None) => voters.iter().any(|voter| voter.node == here).then_some(here),
+            (0, Some(_)) => Some(here),
+            // A local replica knows of an election's end first.
+            (count, Some(_)) => Some(if asked % 2 == 1 { here } else { others[asked / 2 % count] }),
+            (count, None) => Some(others[asked % count]),
+        }
+    }
+
+    async fn try_here(&self, shard: ShardId, request: Request, deadline: Instant) -> Outcome<Response> {
+        match request {
+            Request::Execute { id, command, input } => {
+                let (reply, outcome) = oneshot::channel();
+                let proposal = Proposal { id, command, input, reply };
+                if self.inbox.send(Input::Propose { shard, proposal }).await.is_err() {
+                    return Outcome::NotLeader { leader: None };
+                }
+                match self.runtime.timeout_at(deadline, outcome).await {
+                    Ok(Ok(outcome)) => outcome,
+                    Ok(Err(_)) | Err(_) => Outcome::Unknown,
+                }
+            }
+            Request::Query { query, input } => {
+                let (reply, outcome) = oneshot::channel();
+                if self.inbox.send(Input::Read { shard, reply }).await.is_err() {
+                    return Outcome::NotLeader { leader: None };
+                }
+                let permit = match self.runtime.timeout_at(deadline, outcome).await {
+                    Ok(Ok(Outcome::Done(permit))) => permit,
+                    Ok(Ok(Outcome::NotLeader { leader })) => return Outcome::NotLeader { leader },
+                    Ok(Ok(Outcome::Invalid { reason })) => return Outcome::Invalid { reason },
+                    Ok(Ok(Outcome::Unknown)) | Ok(Err(_)) | Err(_) => return Outcome::Unknown,
+                };
+                self.read(permit, query, input, deadline).await
+            }
+        }
+    }
+
+    /// Runs a query on the local state, once that has applied what the permit names.
+    async fn read(
+        &self,
+        permit: Permit,
+        query: &'static str,
+        input: Bytes,
+        deadline: Instant,
+    ) -> Outcome<Response> {
+        let mut applied = permit.replica.applied.subscribe();
+        let reached = applied.wait_for(|applied| *applied >= permit.index);
+        if !matches!(self.runtime.timeout_at(deadline, reached).await, Ok(Ok(_))) {
+            return Outcome::Unknown;
+        }
+        let (store, procedures) = (self.store.clone(), self.procedures.clone());
+        let result = self
+            .runtime
+            .blocking(move || -> Result<Option<(Revision, Vec<u8>)>, StoreError> {
+                let snapshot = store.snapshot()?;
+                // The replica may have been removed, or filled anew, since.
+                let Some(descriptor) = Descriptor::read(&*snapshot, permit.replica.replica)? else {
+                    return Ok(None);
+                };
+                let place = descriptor.place();
+                let Some(meta) = Meta::read(&*snapshot, place)? else { return Ok(None) };
+                let view = StateView { snapshot: &*snapshot, place, revision: meta.applied };
+                let output = procedures.queries[query].run(&view, &input)?;
+                Ok(Some((meta.applied, output)))
+            })
+            .await;
+        match result {
+            Ok(Some((revision, output))) => {
+                Outcome::Done(Executed { revision, committed: false, output: output.into() })
+            }
+            Ok(None) => Outcome::NotLeader { leader: None },
+            Err(error) => {
+                tracing::error!(%error, query, "a query could not read the store");
+                Outcome::Unknown
+            }
+        }
+    }
+
+    async fn try_there(
+        &self,
+        node: NodeId,
+        shard: ShardId,
+        request: &Request,
+        limit: Duration,
+    ) -> Outcome<Response> {
+        let limit_millis = limit.as_millis() as u64;
+        let (call, body) = match request.clone() {
+            Request::Execute { id, command, input } => {
+                (Call::Execute { shard, id, command: command.into(), limit_millis }, input)
+            }
+            Request::Query { query, input } => {
+                (Call::Query { shard, query: query.into(), limit_millis }, input)
+            }
+        };
+        let message = Message::with_body(call.encode(), body);
+        let reply = match self.transport.call(node, Protocol::Records, message, limit).await {
+            Ok(reply) => reply,
+            Err(CallError::Unreachable { .. } | CallError::Refused(_)) => {
+                return Outcome::NotLeader { leader: None };
+            }
+            Err(CallError::TimedOut { .. } | CallError::Disconnected { .. }) => return Outcome::Unknown,
+            Err(error @ CallError::TooLarge { .. }) => return Outcome::Invalid { reason: error.to_string() },
+        };
+        match Answer::decode(&reply.header) {
+            Ok(Answer::Executed { revision, committed }) => {
+                Outcome::Done(Executed { revision, committed, output: reply.body })
+            }
+            Ok(Answer::Read) => {
+                Outcome::Done(Executed { revision: Revision(0), committed: false, output: reply.body })
+            }
+            Ok(Answer::NotLeader { leader }) => Outcome::NotLeader { leader },
+            Ok(Answer::Unknown) => Outcome::Unknown,
+            Ok(Answer::Invalid { reason }) => Outcome::Invalid { reason },
+            Err(error) => {
+                tracing::warn!(?node, %error, "a peer's answer is malformed");
+                Outcome::Unknown
+            }
+        }
+    }
+
+    /// Serves a peer's call with the replica that is here, and no other.
+    async fn serve(&self, request: Message) -> Result<Message, Refusal> {
+        let call = Call::decode(&request.header)
+            .map_err(|error| Refusal { code: REFUSED_MALFORMED, reason: error.to_string() })?;
+        let deadline_in = |millis: u64| self.runtime.now() + Duration::from_millis(millis).min(DEADLINE_MAX);
+        let (outcome, reads) = match call {
+            Call::Execute { shard, id, command, limit_millis } => {
+                let outcome = match self.command(&command, &request.body) {
+                    Ok(command) => {
+                        let request = Request::Execute { id, command, input: request.body };
+                        self.try_here(shard, request, deadline_in(limit_millis)).await
+                    }
+                    Err(reason) => Outcome::Invalid { reason },
+                };
+                (outcome, false)
+            }
+            Call::Query { shard, query, limit_millis } => {
+                let outcome = match self.find_query(&query) {
+                    Ok(query) => {
+                        let request = Request::Query { query, input: request.body };
+                        self.try_here(shard, request, deadline_in(limit_millis)).await
+                    }
+                    Err(reason) => Outcome::Invalid { reason },
+                };
+                (outcome, true)
+            }
+        };
+        let (answer, body) = match outcome {
+            Outcome::Done(executed) if reads => (Answer::Read, executed.output),
+            Outcome::Done(Executed { revision, committed, output }) => {
+                (Answer::Executed { revision, committed }, output)
+            }
+            Outcome::NotLeader { leader } => (Answer::NotLeader { leader }, Bytes::new()),
+            Outcome::Unknown => (Answer::Unknown, Bytes::new()),
+            Outcome::Invalid { reason } => (Answer::Invalid { reason }, Bytes::new()),
+        };
+        Ok(Message::with_body(answer.encode(), body))
+    }
+}
+
+const REFUSED_MALFORMED: u16 = 1;
+
+/// Serves `Protocol::Records`.
+pub(crate) struct RecordsHandler(pub Arc<Client>);
+
+#[async_trait]
+impl Handler for RecordsHandler {
+    async fn call(&self, _from: Caller, request: Message) -> Result<Message, Refusal> {
+        self.0.serve(request).await
+    }
+}
+
+/// Serves `Protocol::Raft`.
+pub(crate) struct RaftHandler(pub mpsc::Sender<Input>);
+
+#[async_trait]
+impl Handler for RaftHandler {
+    async fn call(&self, _from: Caller, _request: Message) -> Result<Message, Refusal> {
+        Err(Refusal { code: REFUSED_MALFORMED, reason: "no such call".into() })
+    }
+
+    fn datagram(&self, from: &Caller, payload: Bytes) {
+        // A full inbox loses the frame, as the network might: Raft sends again.
+        let _ = self.0.try_send(Input::Frame { from: from.node, payload });
+    }
+}

@@ -1,0 +1,541 @@
+//! One replica: a Raft state machine, its log as Raft sees it, and those who wait for it.
+//!
+//! Pure bookkeeping: what is to be written, sent and applied comes out of
+//! [`Group::collect`] as values, and the driver does it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId, TransactionId, WallTime};
+use bytes::Bytes;
+use raft::{
+    Config, RawNode, ReadOnlyOption, StateRole,
+    eraftpb::{
+        ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState,
+        Message, MessageType,
+    },
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    Executed,
+    check::{Refused, check},
+    client::Outcome,
+    group_log::{GroupLog, entry_bytes},
+    reads::{ReadReply, Reads},
+    state::Members,
+    timing::{ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS},
+    wire::{Change, ChangeEntry, CommandEntry, Kind, PeerMessage},
+};
+
+/// 1 MiB: the largest entry fits one message, and a follower that lost messages loses
+/// little.
+pub(crate) const APPEND_BYTES_MAX: u64 = 1 << 20;
+/// 64 appends under way to one follower: 64 MiB at most, 10 ms of a fast disk each.
+const APPENDS_IN_FLIGHT_MAX: usize = 64;
+/// 16 MiB of entries that wait for a majority; more are refused, and tried again.
+const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
+/// 4 MiB of entries are handed to the apply worker at once.
+const COMMITTED_BYTES_MAX: u64 = 4 << 20;
+/// 4 MiB of commands are proposed at once; the rest waits for the next round.
+const PROPOSED_BYTES_MAX: usize = 4 << 20;
+
+const _: () = assert!(APPEND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
+
+/// What a replica's users and its apply worker share.
+pub(crate) struct ReplicaShared {
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    /// The newest entry in the stored state; written by the apply worker.
+    pub applied: watch::Sender<u64>,
+}
+
+pub(crate) type ExecuteReply = oneshot::Sender<Outcome<Executed>>;
+
+/// A command that was not proposed yet.
+pub(crate) struct Proposal {
+    pub id: TransactionId,
+    pub command: &'static str,
+    pub input: Bytes,
+    pub reply: ExecuteReply,
+}
+
+/// A committed entry on its way to the apply worker.
+pub(crate) struct Committed {
+    pub index: u64,
+    pub term: u64,
+    pub work: Work,
+    /// Who proposed it here and waits.
+    pub reply: Option<ExecuteReply>,
+}
+
+pub(crate) enum Work {
+    /// A new leader's first entry.
+    Nothing,
+    Command(Bytes),
+    Members(Members),
+}
+
+/// What one look at a group brought.
+#[derive(Default)]
+pub(crate) struct Effects {
+    pub send: Vec<Message>,
+    pub persist: Option<Persist>,
+    pub apply: Vec<Committed>,
+}
+
+/// What must be durable before `on_persisted(number)`.
+pub(crate) struct Persist {
+    pub number: u64,
+    /// The log is to begin anew after this entry.
+    pub reset: Option<(u64, u64)>,
+    pub entries: Vec<Entry>,
+    pub state: HardState,
+}
+
+struct Unpersisted {
+    number: u64,
+    /// False if it has nothing to persist and only keeps its place in the order.
+    written: bool,
+    /// The index of the snapshot it holds, if it does.
+    reset: Option<u64>,
+    send: Vec<Message>,
+}
+
+struct Waiter {
+    term: u64,
+    reply: ExecuteReply,
+}
+
+pub(crate) struct Group {
+    pub shard: ShardId,
+    pub replica: ReplicaId,
+    pub shared: Arc<ReplicaShared>,
+    pub raw: RawNode<GroupLog>,
+    /// The members as of the newest entry handed to the apply worker.
+    pub members: Members,
+    /// True until a snapshot filled it: it then has no say in anything.
+    pub empty: bool,
+    pub reads: Reads,
+    proposals: Vec<Proposal>,
+    proposals_bytes: usize,
+    waiters: BTreeMap<u64, Waiter>,
+    last_stamp: WallTime,
+    /// Readies that are not durable yet, and what may be sent when they are.
+    unpersisted: VecDeque<Unpersisted>,
+    election_seed: u64,
+    /// Term and role when last looked, to notice changes of either.
+    seen: (u64, StateRole),
+}
+
+pub(crate) fn random_bits(seed: u64, salt: u64) -> u64 {
+    // SplitMix64 (Steele, Lea, Flood 2014): enough to spread election time-outs.
+    let mut bits = seed ^ salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
+impl Group {
+    pub fn new(
+        shared: Arc<ReplicaShared>,
+        members: Members,
+        log: GroupLog,
+        stamp: WallTime,
+        logger: &slog::Logger,
+    ) -> raft::Result<Self> {
+        let config = Config {
+            id: shared.replica.0,
+            election_tick: ELECTION_TICKS,
+            min_election_tick: ELECTION_TICKS_MIN,
+            max_election_tick: ELECTION_TICKS_MAX,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied: log.applied.0,
+            max_size_per_msg: APPEND_BYTES_MAX,
+            max_inflight_msgs: APPENDS_IN_FLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            read_only_option: ReadOnlyOption::Safe,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            ..Config::default()
+        };
+        let empty = members.voters.is_empty();
+        let raw = RawNode::new(&config, log, logger)?;
+        let mut group = Self {
+            shard: shared.shard,
+            replica: shared.replica,
+            election_seed: random_bits(shared.replica.0, u64::from(shared.shard.0)),
+            shared,
+            members,
+            empty,
+            seen: (raw.raft.term, raw.raft.state),
+            raw,
+            reads: Reads::default(),
+            proposals: Vec::new(),
+            proposals_bytes: 0,
+            waiters: BTreeMap::new(),
+            last_stamp: stamp,
+            unpersisted: VecDeque::new(),
+        };
+        group.after_step();
+        if group.members.voters == [group.replica] && !group.members.is_joint() {
+            // Nobody else could win: don't wait for the time-out.
+            group.raw.campaign()?;
+            group.after_step();
+        }
+        Ok(group)
+    }
+
+    pub fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// Where the leader is, if one is known.
+    pub fn leader_node(&self) -> Option<NodeId> {
+        self.members.nodes.get(&ReplicaId(self.raw.raft.leader_id)).copied()
+    }
+
+    pub fn leader(&self) -> Option<ReplicaId> {
+        (self.raw.raft.leader_id != raft::INVALID_ID).then_some(ReplicaId(self.raw.raft.leader_id))
+    }
+
+    /// Raft draws its election time-out from the OS whenever it resets; put one in its
+    /// place that is a function of replica, shard and term, so that a simulated run
+    /// repeats.
+    fn after_step(&mut self) {
+        let raft = &mut self.raw.raft;
+        let spread = (ELECTION_TICKS_MAX - ELECTION_TICKS_MIN) as u64;
+        let ticks = ELECTION_TICKS_MIN + (random_bits(self.election_seed, raft.term) % spread) as usize;
+        if raft.randomized_election_timeout() != ticks {
+            raft.set_randomized_election_timeout(ticks);
+        }
+        let now = (raft.term, raft.state);
+        if now != self.seen {
+            let led = self.seen.1 == StateRole::Leader;
+            self.seen = now;
+            if led {
+                self.lost_leadership();
+            }
+        }
+    }
+
+    fn lost_leadership(&mut self) {
+        self.reads.forgotten();
+        for (_, waiter) in std::mem::take(&mut self.waiters) {
+            // The entry may yet be committed by the next leader.
+            let _ = waiter.reply.send(Outcome::Unknown);
+        }
+    }
+
+    /// One tick of Raft's clock. True if there may be something to collect.
+    pub fn tick(&mut self, now: Instant) -> bool {
+        self.reads.expire(now);
+        if !self.is_leader() && !self.unpersisted.is_empty() {
+            // Raft requires a candidate's log to be durable; and a replica whose disk
+            // hangs should not want to lead.
+            return false;
+        }
+        let active = self.raw.tick();
+        self.after_step();
+        active || !self.reads.is_idle() || !self.proposals.is_empty()
+    }
+
+    /// Checks a peer's message and gives it to Raft. Snapshots are not for this door.
+    pub fn step(&mut self, message: PeerMessage) -> Result<(), Refused> {
+        debug_assert_ne!(message.kind, Kind::Snapshot);
+        check(&self.raw.raft, self.empty, &message)?;
+        // Raft's own refusals (an unknown sender's response) change nothing.
+        let _ = self.raw.step(message.into_raft());
+        self.after_step();
+        Ok(())
+    }
+
+    /// Tells Raft of a snapshot that is in the store already.
+    pub fn step_snapshot(&mut self, term: u64, from: ReplicaId, index: u64, index_term: u64, members: &Members) {
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.from = from.0;
+        message.to = self.replica.0;
+        message.term = term;
+        let metadata = message.mut_snapshot().mut_metadata();
+        metadata.index = index;
+        metadata.term = index_term;
+        metadata.set_conf_state(members.conf_state());
+        let _ = self.raw.step(message);
+        self.after_step();
+    }
+
+    pub fn propose(&mut self, proposal: Proposal) {
+        self.proposals_bytes += proposal.input.len();
+        self.proposals.push(proposal);
+    }
+
+    pub fn read(&mut self, reply: ReadReply) {
+        self.reads.wait(reply);
+    }
+
+    fn refuse_all(&mut self) {
+        let leader = self.leader_node();
+        for proposal in std::mem::take(&mut self.proposals) {
+            let _ = proposal.reply.send(Outcome::NotLeader { leader });
+        }
+        self.proposals_bytes = 0;
+        for reply in self.reads.drain() {
+            let _ = reply.send(Outcome::NotLeader { leader });
+        }
+    }
+
+    /// The leader's stamp for what is proposed now: its clock, but never behind the last.
+    fn stamp(&mut self, wall: WallTime) -> WallTime {
+        self.last_stamp = self.last_stamp.max(wall);
+        self.last_stamp
+    }
+
+    /// Stamps seen in applied entries: a new leader goes on from them.
+    pub fn saw_stamp(&mut self, stamp: WallTime) {
+        self.last_stamp = self.last_stamp.max(stamp);
+    }
+
+    fn propose_waiting(&mut self, wall: WallTime) {
+        if self.proposals.is_empty() || self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        let stamp = self.stamp(wall);
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut replies = Vec::new();
+        let mut left = std::mem::take(&mut self.proposals).into_iter();
+        for proposal in left.by_ref() {
+            if proposal.reply.is_closed() {
+                // Its caller's time is up, and it was never in any log.
+                continue;
+            }
+            let mut entry = Entry::default();
+            let command =
+                CommandEntry { id: proposal.id, stamp, command: proposal.command.into(), input: proposal.input };
+            entry.data = command.encode().into();
+            bytes += entry.data.len();
+            entries.push(entry);
+            replies.push(proposal.reply);
+            if bytes >= PROPOSED_BYTES_MAX {
+                break;
+            }
+        }
+        self.proposals = left.collect();
+        self.proposals_bytes = self.proposals.iter().map(|proposal| proposal.input.len()).sum();
+        if entries.is_empty() {
+            return;
+        }
+        let first = self.raw.raft.raft_log.last_index() + 1;
+        let mut message = Message::default();
+        message.set_msg_type(MessageType::MsgPropose);
+        message.from = self.replica.0;
+        message.set_entries(entries.into());
+        let term = self.raw.raft.term;
+        if self.raw.raft.step(message).is_err() {
+            // Too much waits for a majority already: nothing was appended.
+            let leader = self.leader_node();
+            for reply in replies {
+                let _ = reply.send(Outcome::NotLeader { leader });
+            }
+            return;
+        }
+        for (index, reply) in (first..).zip(replies) {
+            self.waiters.insert(index, Waiter { term, reply });
+        }
+    }
+
+    /// Proposes a membership change; false if one is under way or this is not the leader.
+    pub fn propose_change(&mut self, changes: Vec<Change>) -> bool {
+        if !self.is_leader() || self.raw.raft.has_pending_conf() {
+            return false;
+        }
+        let context = ChangeEntry { changes };
+        let change = raft_change(&context.changes);
+        self.raw.propose_conf_change(context.encode(), change).is_ok()
+    }
+
+    /// Everything to be done now. Call until it says that nothing is left.
+    pub fn collect(&mut self, now: Instant, wall: WallTime) -> Option<Effects> {
+        if !self.is_leader() {
+            self.refuse_all();
+        } else {
+            self.propose_waiting(wall);
+            // Before the term's first commit Raft would drop the question silently.
+            if self.reads.wants_round() && self.raw.raft.commit_to_current_term() {
+                let context = self.reads.begin_round(now);
+                self.raw.read_index(context);
+            }
+        }
+        if !self.raw.has_ready() {
+            return None;
+        }
+        let mut effects = Effects::default();
+        let mut ready = self.raw.ready();
+        effects.send = ready.take_messages();
+        let number = ready.number();
+
+        let reset = (!ready.snapshot().is_empty()).then(|| {
+            let metadata = ready.snapshot().get_metadata();
+            let log = self.raw.mut_store();
+            log.reset(metadata.index, metadata.term);
+            log.applied = (metadata.index, metadata.term, metadata.get_conf_state().clone());
+            (metadata.index, metadata.term)
+        });
+        let entries = ready.take_entries();
+        self.raw.mut_store().append(&entries);
+        if let Some(state) = ready.hs() {
+            self.raw.mut_store().hard_state = state.clone();
+        }
+        let committed = ready.take_committed_entries();
+        for state in ready.take_read_states() {
+            self.reads.confirmed(&state.request_ctx, state.index, &self.shared);
+        }
+        let held_back = ready.take_persisted_messages();
+        let must_persist = ready.must_sync();
+        self.raw.advance_append_async(ready);
+
+        if !must_persist && self.unpersisted.is_empty() {
+            self.raw.on_persist_ready(number);
+            effects.send.extend(held_back);
+        } else {
+            self.unpersisted.push_back(Unpersisted {
+                number,
+                written: must_persist,
+                reset: reset.map(|(index, _)| index),
+                send: held_back,
+            });
+        }
+        if must_persist {
+            let state = self.raw.store().hard_state.clone();
+            effects.persist = Some(Persist { number, reset, entries, state });
+        }
+        for entry in committed {
+            let committed = self.committed(entry);
+            effects.apply.push(committed);
+        }
+        self.after_step();
+        Some(effects)
+    }
+
+    /// Everything up to ready `number` is durable. What may be sent now.
+    pub fn persisted(&mut self, number: u64) -> Vec<Message> {
+        let mut send = Vec::new();
+        let mut upto = number;
+        let mut filled = None;
+        // Readies behind it that had nothing to persist were waiting for their turn only.
+        while let Some(held) = self.unpersisted.front()
+            && (held.number <= number || !held.written)
+        {
+            let held = self.unpersisted.pop_front().expect("just seen");
+            upto = upto.max(held.number);
+            filled = held.reset.or(filled);
+            send.extend(held.send);
+        }
+        self.raw.on_persist_ready(upto);
+        if let Some(index) = filled {
+            self.raw.advance_apply_to(index);
+        }
+        self.after_step();
+        send
+    }
+
+    fn committed(&mut self, entry: Entry) -> Committed {
+        let reply = self.waiters.remove(&entry.index).and_then(|waiter| {
+            if waiter.term == entry.term {
+                return Some(waiter.reply);
+            }
+            // Another leader's entry took the place.
+            let _ = waiter.reply.send(Outcome::Unknown);
+            None
+        });
+        let (index, term) = (entry.index, entry.term);
+        let work = match entry.get_entry_type() {
+            EntryType::EntryNormal if entry.data.is_empty() => Work::Nothing,
+            EntryType::EntryNormal => Work::Command(entry.data),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                Work::Members(self.apply_change(&entry.context))
+            }
+        };
+        Committed { index, term, work, reply }
+    }
+
+    /// Makes a committed membership change effective, here and now: its entry is behind
+    /// all others that were handed to the apply worker.
+    fn apply_change(&mut self, context: &[u8]) -> Members {
+        let change = ChangeEntry::decode(context).expect("a committed change decodes: its leader encoded it");
+        let mut nodes = self.members.nodes.clone();
+        for change in &change.changes {
+            if let Change::Voter { replica, node } | Change::Learner { replica, node } = change {
+                nodes.insert(*replica, *node);
+            }
+        }
+        match self.raw.apply_conf_change(&raft_change(&change.changes)) {
+            Ok(conf) => self.members = Members::from_conf_state(&conf, nodes),
+            // Raft refuses what does not fit the configuration (a second change of the
+            // same kind): equally on every replica, so it is a change to nothing.
+            Err(error) => tracing::warn!(shard = %self.shard, %error, "a membership change had no effect"),
+        }
+        self.members.clone()
+    }
+
+    /// The apply worker has stored everything up to `index`.
+    pub fn applied(&mut self, index: u64, term: u64, members: Option<&Members>) {
+        let log = self.raw.mut_store();
+        if index > log.applied.0 {
+            log.applied.0 = index;
+            log.applied.1 = term;
+            if let Some(members) = members {
+                log.applied.2 = members.conf_state();
+            }
+        }
+        if index > self.raw.raft.raft_log.applied {
+            self.raw.advance_apply_to(index);
+        }
+        self.after_step();
+    }
+
+    pub fn stop(mut self) {
+        self.lost_leadership();
+        for proposal in std::mem::take(&mut self.proposals) {
+            let _ = proposal.reply.send(Outcome::NotLeader { leader: None });
+        }
+        for reply in self.reads.drain() {
+            let _ = reply.send(Outcome::NotLeader { leader: None });
+        }
+    }
+
+    pub fn bytes_of(entries: &[Entry]) -> usize {
+        entries.iter().map(entry_bytes).sum()
+    }
+}
+
+fn raft_change(changes: &[Change]) -> ConfChangeV2 {
+    let mut raft = ConfChangeV2::default();
+    // We leave the joint configuration ourselves: Raft's automatic way stays in it for
+    // good if the leader changes at the wrong moment.
+    raft.set_transition(if changes.len() > 1 {
+        ConfChangeTransition::Explicit
+    } else {
+        ConfChangeTransition::Auto
+    });
+    let singles: Vec<ConfChangeSingle> = changes
+        .iter()
+        .map(|change| {
+            let (kind, replica) = match change {
+                Change::Voter { replica, .. } => (ConfChangeType::AddNode, replica),
+                Change::Learner { replica, .. } => (ConfChangeType::AddLearnerNode, replica),
+                Change::Remove { replica } => (ConfChangeType::RemoveNode, replica),
+            };
+            let mut single = ConfChangeSingle::default();
+            single.node_id = replica.0;
+            single.set_change_type(kind);
+            single
+        })
+        .collect();
+    raft.set_changes(singles.into());
+    raft
+}
