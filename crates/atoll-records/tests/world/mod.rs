@@ -1,0 +1,183 @@
+//! Several nodes with nothing but records on them, in one process: real drivers over the
+//! in-memory network and store.
+#![allow(dead_code, reason = "each test binary uses its part of the fixture")]
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use atoll_disk::{MemoryStore, StoreError};
+use atoll_records::{
+    Command, Executed, Procedures, Query, ReadView, Records, RecordsError, RecordsParts, ReplicaAddress,
+    ShardMap, ShardReplicas, Verdict, WriteView,
+};
+use atoll_runtime::Runtime;
+use atoll_transport::{
+    Admission, Protocol,
+    memory::{LinkProfile, Links, MemoryNetwork},
+};
+use atoll_types::{NodeId, ReplicaId, ShardId, TransactionId};
+use bytes::Bytes;
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::sync::watch;
+
+pub const SHARD: ShardId = ShardId(7);
+/// Bounds every wait: far above an election, far below a test runner's patience.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+struct AdmitAll;
+
+impl Admission for AdmitAll {
+    fn admits(&self, _peer: &NodeId, _protocol: Protocol) -> bool {
+        true
+    }
+}
+
+/// Appends the input to the value of `log`; answers the whole value.
+struct Append;
+
+impl Command for Append {
+    fn apply(&self, view: &mut dyn WriteView, input: &[u8]) -> Result<Verdict, StoreError> {
+        let mut value = view.get(b"log")?.map(|value| value.to_vec()).unwrap_or_default();
+        value.extend_from_slice(input);
+        view.put(b"log", value.clone().into());
+        Ok(Verdict::Commit(value))
+    }
+}
+
+/// Writes, and then says no.
+struct Refuse;
+
+impl Command for Refuse {
+    fn apply(&self, view: &mut dyn WriteView, _input: &[u8]) -> Result<Verdict, StoreError> {
+        view.put(b"log", Bytes::from_static(b"never seen"));
+        view.delete(b"other");
+        Ok(Verdict::Abort(b"no".to_vec()))
+    }
+}
+
+/// Puts `key=value`.
+struct Put;
+
+impl Command for Put {
+    fn apply(&self, view: &mut dyn WriteView, input: &[u8]) -> Result<Verdict, StoreError> {
+        let at = input.iter().position(|byte| *byte == b'=').expect("tests write key=value");
+        view.put(&input[..at], Bytes::copy_from_slice(&input[at + 1..]));
+        Ok(Verdict::Commit(Vec::new()))
+    }
+}
+
+struct Get;
+
+impl Query for Get {
+    fn run(&self, view: &dyn ReadView, input: &[u8]) -> Result<Vec<u8>, StoreError> {
+        Ok(view.get(input)?.map(|value| value.to_vec()).unwrap_or_default())
+    }
+}
+
+pub fn procedures() -> Procedures {
+    let mut procedures = Procedures::default();
+    procedures.command("test/append/1", Append);
+    procedures.command("test/refuse/1", Refuse);
+    procedures.command("test/put/1", Put);
+    procedures.query("test/get/1", Get);
+    procedures
+}
+
+pub fn node_id(number: u8) -> NodeId {
+    NodeId([number; 32])
+}
+
+pub fn address(number: u8) -> ReplicaAddress {
+    ReplicaAddress { replica: ReplicaId(u64::from(number)), node: node_id(number) }
+}
+
+pub struct World {
+    pub runtime: Runtime,
+    pub network: MemoryNetwork,
+    pub links: Arc<Links>,
+    pub map: watch::Sender<Arc<ShardMap>>,
+    pub stores: BTreeMap<u8, MemoryStore>,
+    pub nodes: BTreeMap<u8, Records>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let runtime = Runtime::tokio();
+        let links = Arc::new(Links::new(LinkProfile::local_network()));
+        let network = MemoryNetwork::new(links.clone(), StdRng::seed_from_u64(1));
+        let map = watch::Sender::new(Arc::new(ShardMap::default()));
+        Self { runtime, network, links, map, stores: BTreeMap::new(), nodes: BTreeMap::new() }
+    }
+
+    /// Nodes `1..=count`, each with a founding voter of [`SHARD`].
+    pub async fn founded(count: u8) -> Self {
+        let mut world = Self::new();
+        let founding: Vec<_> = (1..=count).map(address).collect();
+        world.set_map(founding.clone(), Vec::new());
+        for number in 1..=count {
+            world.start(number).await;
+            let records = &world.nodes[&number];
+            let replica = address(number).replica;
+            records.create_replica(SHARD, replica, Some(founding.clone())).await.unwrap();
+        }
+        world
+    }
+
+    pub fn set_map(&self, voters: Vec<ReplicaAddress>, learners: Vec<ReplicaAddress>) {
+        self.map.send_modify(|map| {
+            let mut next = (**map).clone();
+            next.version += 1;
+            next.shards.insert(SHARD, ShardReplicas { voters, learners });
+            *map = Arc::new(next);
+        });
+    }
+
+    /// Starts the node on what its disk holds.
+    pub async fn start(&mut self, number: u8) {
+        let store = self.stores.entry(number).or_default().clone();
+        let transport = self.network.endpoint(node_id(number), self.runtime.clone());
+        transport.set_admission(Arc::new(AdmitAll));
+        let records = Records::start(RecordsParts {
+            runtime: self.runtime.clone(),
+            transport,
+            store: Arc::new(store),
+            procedures: procedures(),
+            map: self.map.subscribe(),
+        })
+        .await
+        .unwrap();
+        self.nodes.insert(number, records);
+    }
+
+    /// The node's process is gone, without a word.
+    pub fn kill(&mut self, number: u8) {
+        self.network.stop(node_id(number));
+        self.nodes.remove(&number);
+    }
+
+    pub async fn try_execute(
+        &self,
+        node: u8,
+        id: TransactionId,
+        command: &'static str,
+        input: impl Into<Bytes>,
+    ) -> Result<Executed, RecordsError> {
+        let deadline = self.runtime.now() + PATIENCE;
+        self.nodes[&node].execute(SHARD, id, command, input.into(), deadline).await
+    }
+
+    pub async fn execute(&self, node: u8, command: &'static str, input: impl Into<Bytes>) -> Executed {
+        self.try_execute(node, self.runtime.transaction_id(), command, input).await.unwrap()
+    }
+
+    pub async fn append(&self, node: u8, text: &str) -> String {
+        let executed = self.execute(node, "test/append/1", text.to_owned()).await;
+        assert!(executed.committed);
+        String::from_utf8(executed.output.to_vec()).unwrap()
+    }
+
+    pub async fn read(&self, node: u8, key: &'static str) -> String {
+        let deadline = self.runtime.now() + PATIENCE;
+        let value = self.nodes[&node].query(SHARD, "test/get/1", key.into(), deadline).await.unwrap();
+        String::from_utf8(value.to_vec()).unwrap()
+    }
+}
