@@ -41,11 +41,15 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 pub(crate) enum Outcome<T> {
     Done(T),
     /// Nothing happened.
-    NotLeader { leader: Option<NodeId> },
+    NotLeader {
+        leader: Option<NodeId>,
+    },
     /// It may or may not happen.
     Unknown,
     /// Nothing happened, and never will.
-    Invalid { reason: String },
+    Invalid {
+        reason: String,
+    },
 }
 
 pub(crate) struct Client {
@@ -177,7 +181,8 @@ impl Client {
         let map = self.map.borrow().clone();
         let replicas = map.shards.get(&shard);
         let voters = replicas.map_or(&[][..], |replicas| &replicas.voters);
-        let others: Vec<NodeId> = voters.iter().map(|voter| voter.node).filter(|node| *node != here).collect();
+        let others: Vec<NodeId> =
+            voters.iter().map(|voter| voter.node).filter(|node| *node != here).collect();
         let asked = *turn;
         *turn += 1;
         match (others.len(), local) {

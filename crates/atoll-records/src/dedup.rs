@@ -57,7 +57,11 @@ impl Results {
         Self { oldest: Oldest::Unknown, evicted: Revision(0) }
     }
 
-    pub fn get(pending: &Pending<'_>, place: Place, id: TransactionId) -> Result<Option<Executed>, StoreError> {
+    pub fn get(
+        pending: &Pending<'_>,
+        place: Place,
+        id: TransactionId,
+    ) -> Result<Option<Executed>, StoreError> {
         let Some(bytes) = pending.get(&place.key(Area::Outcomes, &id.0))? else { return Ok(None) };
         let Remembered { revision, committed, output } = decode(&bytes)?;
         Ok(Some(Executed { revision, committed, output }))

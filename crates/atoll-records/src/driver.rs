@@ -51,9 +51,14 @@ pub(crate) enum Input {
 pub(crate) enum Feedback {
     /// Readies that are durable.
     Persisted(Vec<(ReplicaId, u64)>),
-    Applied { applied: Vec<Applied>, failed: Vec<(ReplicaId, String)> },
+    Applied {
+        applied: Vec<Applied>,
+        failed: Vec<(ReplicaId, String)>,
+    },
     /// The disk fails: nothing can go on.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 /// A shard's replica on this node, as those who look for a leader see it.
@@ -186,12 +191,8 @@ impl Driver {
             Input::Add { group, added } => {
                 let replica = group.replica;
                 if !self.groups.contains_key(&replica) {
-                    let local =
-                        Local { replica, leads: group.is_leader(), leader: group.leader_node() };
-                    self.directory
-                        .lock()
-                        .expect("nobody panics holding it")
-                        .insert(group.shard, local);
+                    let local = Local { replica, leads: group.is_leader(), leader: group.leader_node() };
+                    self.directory.lock().expect("nobody panics holding it").insert(group.shard, local);
                     self.groups.insert(replica, *group);
                     self.dirty.insert(replica);
                 }

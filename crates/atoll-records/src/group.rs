@@ -254,7 +254,14 @@ impl Group {
     }
 
     /// Tells Raft of a snapshot that is in the store already.
-    pub fn step_snapshot(&mut self, term: u64, from: ReplicaId, index: u64, index_term: u64, members: &Members) {
+    pub fn step_snapshot(
+        &mut self,
+        term: u64,
+        from: ReplicaId,
+        index: u64,
+        index_term: u64,
+        members: &Members,
+    ) {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgSnapshot);
         message.from = from.0;
@@ -314,8 +321,12 @@ impl Group {
                 continue;
             }
             let mut entry = Entry::default();
-            let command =
-                CommandEntry { id: proposal.id, stamp, command: proposal.command.into(), input: proposal.input };
+            let command = CommandEntry {
+                id: proposal.id,
+                stamp,
+                command: proposal.command.into(),
+                input: proposal.input,
+            };
             entry.data = command.encode().into();
             bytes += entry.data.len();
             entries.push(entry);

@@ -37,7 +37,10 @@ impl LogState {
 
 pub(crate) type Wish = Vec<(ReplicaId, Persist)>;
 
-pub(crate) async fn run(mut wishes: mpsc::UnboundedReceiver<Wish>, feedback: mpsc::UnboundedSender<Feedback>) {
+pub(crate) async fn run(
+    mut wishes: mpsc::UnboundedReceiver<Wish>,
+    feedback: mpsc::UnboundedSender<Feedback>,
+) {
     while let Some(mut batch) = wishes.recv().await {
         while let Ok(more) = wishes.try_recv() {
             batch.extend(more);

@@ -101,8 +101,12 @@ impl Records {
             inbox: inbox_tx.clone(),
             leaders: Mutex::default(),
         });
-        let worker =
-            Worker { runtime: runtime.clone(), store: store.clone(), procedures, feedback: feedback_tx.clone() };
+        let worker = Worker {
+            runtime: runtime.clone(),
+            store: store.clone(),
+            procedures,
+            feedback: feedback_tx.clone(),
+        };
         let driver = Driver {
             runtime: runtime.clone(),
             transport: transport.clone(),
@@ -183,10 +187,11 @@ impl Records {
     pub async fn remove_replica(&self, replica: ReplicaId) -> Result<(), RecordsError> {
         let (removed_tx, removed) = oneshot::channel();
         let (closed_tx, closed) = oneshot::channel();
-        let stopped = self.inner.client.inbox.send(Input::Remove { replica, removed: removed_tx }).await.is_ok()
-            && removed.await.is_ok()
-            && self.inner.apply.send(Job::Close { replica, closed: closed_tx }).is_ok()
-            && closed.await.is_ok();
+        let stopped =
+            self.inner.client.inbox.send(Input::Remove { replica, removed: removed_tx }).await.is_ok()
+                && removed.await.is_ok()
+                && self.inner.apply.send(Job::Close { replica, closed: closed_tx }).is_ok()
+                && closed.await.is_ok();
         if !stopped {
             return Err(RecordsError::Invalid { reason: "this node is stopping".into() });
         }
@@ -287,6 +292,5 @@ fn open(
     let job = Job::Open { shared: shared.clone(), place: descriptor.place(), meta };
     // The worker starts before anything is applied, and stops last.
     let _ = apply.send(job);
-    Group::new(shared, members, log, stamp, &logger())
-        .map_err(|source| StartError::Raft { replica, source })
+    Group::new(shared, members, log, stamp, &logger()).map_err(|source| StartError::Raft { replica, source })
 }

@@ -93,9 +93,7 @@ impl Place {
     }
 }
 
-pub(crate) fn as_slices(
-    range: &(Bound<Vec<u8>>, Bound<Vec<u8>>),
-) -> (Bound<&[u8]>, Bound<&[u8]>) {
+pub(crate) fn as_slices(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice))
 }
 
@@ -130,8 +128,7 @@ impl Descriptor {
         let mut end = DESCRIPTOR_PREFIX.to_vec();
         *end.last_mut().expect("the prefix is not empty") += 1;
         let snapshot = store.snapshot()?;
-        let pairs =
-            snapshot.range(Table::Local, Bound::Included(DESCRIPTOR_PREFIX), Bound::Excluded(&end));
+        let pairs = snapshot.range(Table::Local, Bound::Included(DESCRIPTOR_PREFIX), Bound::Excluded(&end));
         pairs.map(|pair| pair.and_then(|(_, bytes)| decode(&bytes))).collect()
     }
 }
@@ -265,10 +262,7 @@ impl Meta {
     }
 
     pub fn read(snapshot: &dyn Snapshot, place: Place) -> Result<Option<Self>, StoreError> {
-        snapshot
-            .get(Table::Records, &place.prefix(Area::Meta))?
-            .map(|bytes| decode(&bytes))
-            .transpose()
+        snapshot.get(Table::Records, &place.prefix(Area::Meta))?.map(|bytes| decode(&bytes)).transpose()
     }
 }
 

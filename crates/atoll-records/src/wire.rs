@@ -195,11 +195,8 @@ impl PeerMessage {
         message.reject = self.reject;
         message.reject_hint = self.reject_hint;
         message.context = self.context;
-        let entries: Vec<Entry> = self
-            .entries
-            .into_iter()
-            .map(|entry| entry.logged.into_raft(entry.index, entry.term))
-            .collect();
+        let entries: Vec<Entry> =
+            self.entries.into_iter().map(|entry| entry.logged.into_raft(entry.index, entry.term)).collect();
         message.set_entries(entries.into());
         message
     }
@@ -261,14 +258,21 @@ impl Format for Call {
 /// The answer; a command's or query's output is the message's body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    Executed { revision: Revision, committed: bool },
+    Executed {
+        revision: Revision,
+        committed: bool,
+    },
     Read,
     /// Nothing happened. `leader` is who this node believes leads.
-    NotLeader { leader: Option<NodeId> },
+    NotLeader {
+        leader: Option<NodeId>,
+    },
     /// The node led when it began and does not now, or ran out of time: a command may or
     /// may not take effect.
     Unknown,
-    Invalid { reason: String },
+    Invalid {
+        reason: String,
+    },
 }
 
 impl Format for Answer {

@@ -53,8 +53,7 @@ async fn what_is_unknown_or_too_large_is_refused_at_once() {
     let large = world.try_execute(1, id, "test/append/1", vec![0; 1 << 20]).await;
     assert!(matches!(large, Err(RecordsError::Invalid { .. })));
     let deadline = world.runtime.now() + PATIENCE;
-    let nowhere =
-        world.nodes[&1].query(atoll_types::ShardId(99), "test/get/1", "log".into(), deadline).await;
+    let nowhere = world.nodes[&1].query(atoll_types::ShardId(99), "test/get/1", "log".into(), deadline).await;
     assert_eq!(nowhere, Err(RecordsError::UnknownShard { shard: atoll_types::ShardId(99) }));
     let _ = SHARD;
 }
