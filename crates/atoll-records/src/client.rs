@@ -135,25 +135,35 @@ impl Client {
             } else {
                 self.try_there(node, shard, &request, remaining.min(ATTEMPT_LIMIT)).await
             };
-            let mut leaders = self.leaders.lock().expect("nobody panics holding it");
-            let known = leaders.remove(&shard);
             match outcome {
                 Outcome::Done(response) => {
-                    leaders.insert(shard, node);
+                    self.note_leader(shard, Some(node));
                     return Ok(response);
                 }
                 Outcome::Invalid { reason } => return Err(RecordsError::Invalid { reason }),
                 Outcome::NotLeader { leader } => {
+                    let known = self.note_leader(shard, None);
                     // Ask whom it named, unless it named itself or who just refused.
                     hint = leader.filter(|leader| *leader != node && Some(*leader) != known);
                 }
-                Outcome::Unknown => {}
+                Outcome::Unknown => {
+                    self.note_leader(shard, None);
+                }
             }
-            drop(leaders);
             if hint.is_none() {
                 self.runtime.sleep(pause.min(deadline - self.runtime.now())).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
+        }
+    }
+
+    /// Remembers who leads, or that whoever did does not answer; returns who was
+    /// remembered before.
+    fn note_leader(&self, shard: ShardId, leader: Option<NodeId>) -> Option<NodeId> {
+        let mut leaders = self.leaders.lock().expect("nobody panics holding it");
+        match leader {
+            Some(leader) => leaders.insert(shard, leader),
+            None => leaders.remove(&shard),
         }
     }
 

@@ -90,6 +90,11 @@ pub fn address(number: u8) -> ReplicaAddress {
     ReplicaAddress { replica: ReplicaId(u64::from(number)), node: node_id(number) }
 }
 
+/// Callers await operations in spawned tasks.
+fn sendable<T: Send>(future: T) -> T {
+    future
+}
+
 pub struct World {
     pub runtime: Runtime,
     pub network: MemoryNetwork,
@@ -162,7 +167,7 @@ impl World {
         input: impl Into<Bytes>,
     ) -> Result<Executed, RecordsError> {
         let deadline = self.runtime.now() + PATIENCE;
-        self.nodes[&node].execute(SHARD, id, command, input.into(), deadline).await
+        sendable(self.nodes[&node].execute(SHARD, id, command, input.into(), deadline)).await
     }
 
     pub async fn execute(&self, node: u8, command: &'static str, input: impl Into<Bytes>) -> Executed {
@@ -177,7 +182,8 @@ impl World {
 
     pub async fn read(&self, node: u8, key: &'static str) -> String {
         let deadline = self.runtime.now() + PATIENCE;
-        let value = self.nodes[&node].query(SHARD, "test/get/1", key.into(), deadline).await.unwrap();
+        let query = self.nodes[&node].query(SHARD, "test/get/1", key.into(), deadline);
+        let value = sendable(query).await.unwrap();
         String::from_utf8(value.to_vec()).unwrap()
     }
 }
