@@ -49,7 +49,9 @@ impl Layout {
             return Err(ChangeError::BeingRemoved { node: *node });
         }
         self.require_another(node)?;
-        Ok(self.with_state(node, NodeState::Draining))
+        let is_dead = matches!(self.nodes[node].state, NodeState::Dead { .. });
+        let state = if is_dead { NodeState::Dead { draining: true } } else { NodeState::Draining };
+        Ok(self.with_state(node, state))
     }
 
     /// The node is to stay after all.
@@ -57,7 +59,9 @@ impl Layout {
         if self.require(node)? == NodeState::Removing {
             return Err(ChangeError::BeingRemoved { node: *node });
         }
-        Ok(self.with_state(node, NodeState::Active))
+        let is_dead = matches!(self.nodes[node].state, NodeState::Dead { .. });
+        let state = if is_dead { NodeState::Dead { draining: false } } else { NodeState::Active };
+        Ok(self.with_state(node, state))
     }
 
     /// The node's key is refused for good. Without `force` it must hold nothing any more;

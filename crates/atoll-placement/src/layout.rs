@@ -37,8 +37,9 @@ pub enum NodeState {
     Active,
     /// Asked to leave: serves and votes on until others have taken over, gets nothing new.
     Draining,
-    /// Unreachable for so long that others replace it. Active again when it comes back.
-    Dead,
+    /// Unreachable for so long that others replace it. When it comes back it is again what
+    /// it was: active, or draining.
+    Dead { draining: bool },
     /// Removed by force while it still held something: refused for good from this version
     /// on, and gone from the layout when others have taken over.
     Removing,
@@ -247,12 +248,6 @@ impl Layout {
     /// nor removed and has the same disk.
     pub(crate) fn is_serving(&self, holder: Holder) -> bool {
         self.nodes.get(&holder.node).is_some_and(|node| node.state.serves() && node.disk == holder.disk)
-    }
-
-    pub(crate) fn new_replica(&mut self, node: NodeId, disk: DiskId) -> Replica {
-        let id = self.next_replica;
-        self.next_replica.0 += 1;
-        Replica { id, node, disk }
     }
 
     /// What every layout must be, whoever made it.

@@ -12,14 +12,20 @@
 //! the byte, on every platform. It does not know how chunks are copied or how Raft changes
 //! its members, only what has to be true before and after.
 
+mod assign;
 mod change;
 mod layout;
+mod plan;
 mod query;
+mod quota;
+mod rendezvous;
 mod shard;
 mod slot;
+mod voters;
 
 pub use change::ChangeError;
 pub use layout::{Layout, LayoutError, LayoutNode, LayoutSettings, NodeState};
+pub use plan::{ObservedMember, Plan, PlanSettings, Reason, ShardChange, SlotMove, Warning, plan};
 pub use query::{CopyTask, Quorum, ShardMapEntry, SlotsOf, WriteRefused, WriteTargets};
 pub use shard::{Replica, ReplicaSet, ShardPlacement};
 pub use slot::{Holder, SlotProgress};

@@ -116,8 +116,7 @@ impl Layout {
         Quorum { members: self.serving(of.iter().copied()).map(|holder| holder.node).collect(), needed }
     }
 
-    /// As many as must be asked so that every acknowledged write is known to one of them.
-    fn copy_quorum(&self, set: &HolderSet) -> Quorum {
+    fn copy_quorum_of(&self, set: &HolderSet) -> Quorum {
         let (of, needed) = match set.rule {
             WriteRule::Keeper => (&set.members[..1], 1),
             // n − (⌊n/2⌋ + 1) + 1: what a majority cannot miss.
@@ -183,6 +182,23 @@ impl Layout {
         self.slot(slot).writers().map(|number| self.holder(number))
     }
 
+    /// Those who hold everything that was ever written to the slot, as far as the layout
+    /// knows.
+    pub fn complete_holders(&self, slot: Slot) -> impl Iterator<Item = Holder> + '_ {
+        self.slot(slot).current.members.iter().map(|number| self.holder(*number))
+    }
+
+    /// The layout version that last changed who takes the slot's writes.
+    pub fn slot_changed(&self, slot: Slot) -> u64 {
+        self.slot(slot).changed
+    }
+
+    /// As many of the complete holders as must be asked so that every acknowledged write
+    /// is known to one of them: for copying, repair and verification.
+    pub fn copy_quorum(&self, slot: Slot) -> Quorum {
+        self.copy_quorum_of(&self.slot(slot).current)
+    }
+
     pub fn progress(&self, slot: Slot) -> SlotProgress {
         self.slot(slot).progress()
     }
@@ -212,7 +228,7 @@ impl Layout {
             let entry = self.slot(slot);
             let mut sources = self.read_candidates(slot, node);
             sources.retain(|source| source != node);
-            CopyTask { slot, changed: entry.changed, sources, quorum: self.copy_quorum(&entry.current) }
+            CopyTask { slot, changed: entry.changed, sources, quorum: self.copy_quorum_of(&entry.current) }
         };
         self.slots_of(node).arriving.into_iter().map(task).collect()
     }

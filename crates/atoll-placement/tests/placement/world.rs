@@ -1,0 +1,222 @@
+//! A cluster that does what its layout says: nodes come and go, moves finish when asked to.
+//! Every layout that appears is held against the one before it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use atoll_placement::{
+    Holder, Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, Plan, PlanSettings, plan,
+};
+use atoll_types::{ByteSize, DiskId, Format, NodeId, ReplicaId, Roles, ShardId, Slot, Zone};
+
+pub const SLOT_BYTES: u64 = 1 << 20;
+
+pub fn id(number: u8) -> NodeId {
+    NodeId([number; 32])
+}
+
+pub fn member(number: u8, zone: &str, gigabytes: u64) -> ObservedMember {
+    ObservedMember {
+        node: id(number),
+        zone: Zone(zone.into()),
+        capacity: ByteSize::gib(gigabytes),
+        disk: DiskId(1000 + u64::from(number)),
+        roles: Roles::default(),
+        addresses: vec![format!("10.0.0.{number}:9100")],
+        unreachable_for: None,
+        lost_replicas: BTreeSet::new(),
+    }
+}
+
+pub struct World {
+    pub layout: Layout,
+    pub members: BTreeMap<u8, ObservedMember>,
+    ids_seen: BTreeMap<ReplicaId, (ShardId, NodeId, DiskId)>,
+}
+
+impl World {
+    pub fn of(first: ObservedMember) -> Self {
+        let properties = LayoutNode {
+            zone: first.zone.clone(),
+            capacity: first.capacity,
+            disk: first.disk,
+            roles: first.roles,
+            state: NodeState::Active,
+            addresses: first.addresses.clone(),
+        };
+        let layout = Layout::genesis(first.node, properties, LayoutSettings::default());
+        let members = [(first.node.0[0], first)].into();
+        Self { layout, members, ids_seen: BTreeMap::new() }
+    }
+
+    /// `count` nodes of 100 GiB in one zone, settled.
+    pub fn of_nodes(count: u8) -> Self {
+        let mut world = Self::of(member(1, "a", 100));
+        for number in 2..=count {
+            world.join(member(number, "a", 100));
+        }
+        world.settle();
+        world
+    }
+
+    pub fn join(&mut self, member: ObservedMember) {
+        self.members.insert(member.node.0[0], member);
+    }
+
+    pub fn plan(&mut self) -> Plan {
+        let observed: Vec<ObservedMember> = self.members.values().cloned().collect();
+        let settings = PlanSettings::default();
+        let plan = plan(&self.layout, &observed, &settings, |_| ByteSize(SLOT_BYTES));
+        assert_eq!(plan.is_change(&self.layout), plan.next != self.layout);
+        if plan.is_change(&self.layout) {
+            self.adopt(plan.next.clone());
+        }
+        let again = atoll_placement::plan(&self.layout, &observed, &settings, |_| ByteSize(SLOT_BYTES));
+        assert!(!again.is_change(&self.layout), "planning again changed {:?}", again.reasons);
+        plan
+    }
+
+    /// All moves finish, as often as it takes until nothing is left to do.
+    pub fn settle(&mut self) {
+        for _ in 0..10 {
+            self.plan();
+            self.finish_slots(1.0, 0);
+            self.finish_shards();
+            self.release();
+        }
+        assert!(self.layout.is_settled(), "{:?}", self.layout.progress_counts());
+    }
+
+    /// Reports a part of the moving slots as moved.
+    pub fn finish_slots(&mut self, part: f64, seed: u64) {
+        let mut moved: BTreeMap<Slot, u64> = BTreeMap::new();
+        for node in self.layout.nodes().keys() {
+            moved.extend(self.layout.copy_tasks(node).into_iter().map(|task| (task.slot, task.changed)));
+        }
+        // Slots that only lose holders have nobody copying.
+        let moving =
+            Slot::all().filter(|slot| self.layout.progress(*slot) == atoll_placement::SlotProgress::Moving);
+        for slot in moving {
+            moved.entry(slot).or_insert_with(|| self.layout.slot_changed(slot));
+        }
+        let chosen = |slot: &Slot| (hash(seed ^ u64::from(slot.0)) as f64 / u64::MAX as f64) < part;
+        let finished: Vec<(Slot, u64)> = moved.into_iter().filter(|(slot, _)| chosen(slot)).collect();
+        if let Some(next) = self.layout.slots_moved(&finished) {
+            self.adopt(next);
+        }
+    }
+
+    /// Nodes that can be reached make their final passes.
+    pub fn release(&mut self) {
+        for member in self
+            .members
+            .values()
+            .filter(|member| member.unreachable_for.is_none())
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            let retiring = self.layout.slots_of(&member.node).retiring;
+            if let Some(next) = self.layout.slots_released(&member.node, &retiring) {
+                self.adopt(next);
+            }
+        }
+    }
+
+    pub fn finish_shards(&mut self) {
+        let targets = self.layout.shards().iter();
+        let reached =
+            targets.filter_map(|(shard, placement)| Some((*shard, placement.target.clone()?))).collect();
+        if let Some(next) = self.layout.shards_changed(&reached) {
+            self.adopt(next);
+        }
+    }
+
+    /// What every transition must keep.
+    pub fn adopt(&mut self, next: Layout) {
+        let before = std::mem::replace(&mut self.layout, next);
+        let after = &self.layout;
+        assert_eq!(after.version(), before.version() + 1);
+        assert_eq!(after.check(), Ok(()));
+        assert_eq!(Layout::decode(&after.encode()).as_ref(), Ok(after));
+        for (shard, placement) in after.shards() {
+            for replica in placement.all() {
+                let meaning = (*shard, replica.node, replica.disk);
+                let first = *self.ids_seen.entry(replica.id).or_insert(meaning);
+                assert_eq!(first, meaning, "replica id {} was used twice", replica.id);
+            }
+            let goal = placement.goal();
+            let nodes: BTreeSet<NodeId> = goal.voters.iter().map(|voter| voter.node).collect();
+            assert_eq!(nodes.len(), goal.voters.len(), "two voters of {shard} on one node");
+            assert!(matches!(nodes.len(), 1 | 3), "{shard} has {} voters", nodes.len());
+            // Nobody who may be a voter of the real group vanishes without a report.
+            let was = &before.shards()[shard];
+            if placement.current == was.current && placement.target.is_some() {
+                let now: BTreeSet<ReplicaId> = placement.all().map(|replica| replica.id).collect();
+                assert!(
+                    was.all().all(|replica| now.contains(&replica.id)),
+                    "{shard} lost a replica in mid-change"
+                );
+            }
+        }
+        for slot in Slot::all().step_by(97) {
+            writes_stay_visible(&before, after, slot);
+        }
+        for slot in Slot::all() {
+            let live = |layout: &Layout| {
+                let serves = |holder: &Holder| {
+                    layout
+                        .node(&holder.node)
+                        .is_some_and(|node| node.state.serves() && node.disk == holder.disk)
+                };
+                layout.complete_holders(slot).filter(|holder| serves(holder)).count()
+            };
+            let possible = after.storage_nodes().count().min(after.settings().copies.into());
+            if before.nodes() == after.nodes() {
+                assert!(live(after) >= live(&before).min(possible), "slot {slot} lost a copy");
+            }
+        }
+    }
+}
+
+/// Every write acknowledged under the former layout is seen by whoever copies or repairs
+/// under the next: any set of nodes that met the former quorums has a member in any set
+/// that meets the copy quorum.
+fn writes_stay_visible(before: &Layout, after: &Layout, slot: Slot) {
+    let writes = before.write_targets(slot);
+    let copies = after.copy_quorum(slot);
+    let nodes: Vec<NodeId> = {
+        let members = writes.quorums.iter().flat_map(|quorum| &quorum.members).chain(&copies.members);
+        members.copied().collect::<BTreeSet<_>>().into_iter().collect()
+    };
+    assert!(nodes.len() <= 12);
+    let subset = |mask: u32| -> BTreeSet<NodeId> {
+        nodes.iter().enumerate().filter(|(at, _)| mask & (1 << at) != 0).map(|(_, node)| *node).collect()
+    };
+    // A node with a new disk is another holder: its former acknowledgements are gone.
+    let same_disk = |node: &NodeId| {
+        let disk = |layout: &Layout| layout.node(node).map(|properties| properties.disk);
+        disk(before) == disk(after) && after.node(node).is_some_and(|properties| properties.state.serves())
+    };
+    for mask in 0..1u32 << nodes.len() {
+        let stored = subset(mask);
+        if writes.is_met(&stored) && stored.iter().all(same_disk) {
+            // Quorums only grow with their sets: if anyone misses the write, all others do.
+            let others = subset(!mask);
+            assert!(!copies.is_met(&others), "slot {slot}: a write on {stored:?} is missed by {others:?}");
+        }
+    }
+}
+
+/// SplitMix64, for choices that depend on a seed alone.
+pub fn hash(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+pub fn minutes(minutes: u64) -> Option<Duration> {
+    Some(Duration::from_secs(60 * minutes))
+}
