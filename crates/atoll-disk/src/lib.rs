@@ -5,11 +5,16 @@
 //! stored value are bytes with a name. The only crate that touches a file system, and
 //! the only one with a library that has threads of its own (`fjall`).
 
+mod chunks;
 mod files;
 mod log;
 mod store;
 mod whole;
 
+pub use chunks::{
+    CHUNK_BYTES_MAX, ChunkError, ChunkInfo, ChunkRecovery, ChunkSettings, ChunkStore, ChunkUsage, Compacted,
+    PackDamage, Put, Scrubbed,
+};
 pub use files::{DiskError, File, Files, OpenFolderError, RealFiles, Space};
 pub use log::{
     Append, Appended, ENTRY_BYTES_MAX, LogEntry, LogError, LogSettings, LogVerdict, OpenLogError,
