@@ -9,9 +9,11 @@
 //! speak which protocol is asked of [`Admission`], where a peer listens is told by
 //! [`Transport::set_addresses`].
 
+mod key;
 pub mod memory;
 mod protocol;
 mod registry;
+pub mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,6 +21,7 @@ use async_trait::async_trait;
 use atoll_types::NodeId;
 use bytes::Bytes;
 
+pub use key::{NodeKey, NodeKeyError, verify};
 pub use protocol::Protocol;
 
 /// A request or a reply: a small header, and bulk bytes that are never copied into it.
