@@ -201,7 +201,7 @@ impl Wake for TaskWaker {
 }
 
 /// Locks even after a panic: the run has failed then, and is only being taken down.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

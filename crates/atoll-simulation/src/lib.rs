@@ -2,8 +2,9 @@
 //! from one seed.
 //!
 //! It owns virtual time and the schedule ([`Simulation`]), seeds ([`Seed`]), the trace
-//! that says whether two runs were the same ([`TraceHash`]), and wall clocks that are
-//! wrong on purpose. Everything from the seams upwards runs in it unchanged. How that is
+//! that says whether two runs were the same ([`TraceHash`]), links that stall ([`Network`]),
+//! wall clocks that are wrong on purpose, whole worlds of nodes, clients and accidents
+//! ([`world::World`]), and the verdict over what the clients saw ([`linearizability`]). Everything from the seams upwards runs in it unchanged. How that is
 //! kept deterministic, and what leaks remain: `docs/adr/0001-deterministic-executor.md`.
 //!
 //! It contains no rule of Atoll's own: it breaks things, and says what it saw.
@@ -11,9 +12,12 @@
 mod clock;
 mod executor;
 pub mod linearizability;
+mod network;
 mod seed;
 mod trace;
+pub mod world;
 
 pub use executor::{Faults, NodeIndex, RunError, Schedule, Simulation, StopReason, Tracer};
-pub use seed::Seed;
+pub use network::{Network, Stalls};
+pub use seed::{Seed, seeds};
 pub use trace::TraceHash;

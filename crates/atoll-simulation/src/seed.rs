@@ -1,6 +1,6 @@
 //! The one number that a run is made from.
 
-use std::{fmt, num::ParseIntError, str::FromStr};
+use std::{fmt, num::ParseIntError, ops::Range, str::FromStr};
 
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -16,6 +16,18 @@ impl Seed {
         hasher.update(&self.0.to_le_bytes());
         hasher.update(purpose.as_bytes());
         StdRng::from_seed(*hasher.finalize().as_bytes())
+    }
+}
+
+/// The seeds that a test runs: these, or the one that `ATOLL_SEED` names, to replay what
+/// it found.
+///
+/// # Panics
+/// If it names no number.
+pub fn seeds(usual: Range<u64>) -> Vec<Seed> {
+    match std::env::var("ATOLL_SEED") {
+        Ok(text) => vec![text.parse().unwrap_or_else(|error| panic!("ATOLL_SEED={text:?}: {error}"))],
+        Err(_) => usual.map(Seed).collect(),
     }
 }
 

@@ -1,0 +1,355 @@
+//! Several nodes, their network and disks, clients that load them, and what befalls them:
+//! a fixture that reads as prose.
+//!
+//! ```ignore
+//! let mut world = World::new(seed, program);
+//! world.nodes(3);
+//! world.clients(6, Load::default());
+//! world.run_until(stable);
+//! world.cut([0], [1, 2]);
+//! world.run_for(seconds(10));
+//! world.crash(1);
+//! world.restart(1);
+//! world.heal();
+//! world.run_until(stable);
+//! world.check();
+//! ```
+//!
+//! What runs on the nodes is a [`Program`], started anew for each life of a node. The
+//! clients are tasks of the world; each operation runs as a task of the node that it is
+//! sent to, and so ends with it, its outcome unknown. What every client saw goes into
+//! one history, which [`World::check`] has judged.
+
+mod clients;
+mod storm;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use atoll_disk::MemoryStore;
+use atoll_runtime::Runtime;
+use atoll_transport::Transport;
+use atoll_types::{Instant, NodeId};
+use futures_util::future::BoxFuture;
+use rand::rngs::StdRng;
+
+use crate::{
+    Faults, Network, NodeIndex, RunError, Schedule, Seed, Simulation, TraceHash,
+    executor::lock,
+    linearizability::{
+        self, History, Verdict,
+        register::{Input, Output, Registers},
+    },
+};
+
+pub use clients::Load;
+pub use storm::Storm;
+
+/// What runs on every node.
+pub trait Program: Send + Sync + 'static {
+    /// One life of a node, started on what the node's disks hold.
+    fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>>;
+}
+
+/// A node that runs.
+pub trait Life: Send + Sync + 'static {
+    /// A client's operation, asked of this node. `None`: the outcome is unknown.
+    fn perform(self: Arc<Self>, input: Input) -> BoxFuture<'static, Option<Output>>;
+}
+
+/// Where a life takes place: all that a node gets from its machine.
+pub struct Place {
+    /// Counts from 0.
+    pub index: usize,
+    pub id: NodeId,
+    /// All machines of the world, this one among them.
+    pub everyone: Vec<NodeId>,
+    /// Counts the lives of this node, from 0.
+    pub life: u64,
+    pub runtime: Runtime,
+    pub transport: Arc<dyn Transport>,
+    pub store: MemoryStore,
+}
+
+struct Machine {
+    node: NodeIndex,
+    id: NodeId,
+    store: MemoryStore,
+    lives: u64,
+    /// From its start to its end, its life may be on the way up.
+    running: bool,
+    station: Arc<Station>,
+}
+
+/// What a machine's clients see of it.
+#[derive(Default)]
+struct Station {
+    /// The present life, once it has started.
+    life: Mutex<Option<(Runtime, Arc<dyn Life>)>>,
+    /// When the last operation was called that got an answer.
+    answered: Mutex<Option<Instant>>,
+}
+
+pub struct World {
+    simulation: Simulation,
+    faults: Faults,
+    network: Network,
+    program: Arc<dyn Program>,
+    machines: Vec<Machine>,
+    history: Arc<Mutex<History<Input, Output>>>,
+    clients: usize,
+    clients_go_on: Arc<AtomicBool>,
+    /// For which bytes of a disk survive a crash, and other accidents.
+    rng: StdRng,
+    /// When something was last broken or mended.
+    disturbed: Instant,
+}
+
+/// An hour of virtual time: what has not settled by then never will.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// For [`World::run_until`]: all nodes are up, and since the last disturbance each has
+/// answered an operation.
+pub fn stable(world: &World) -> bool {
+    world.machines.iter().all(|machine| {
+        let answered = *lock(&machine.station.answered);
+        machine.is_up() && answered.is_some_and(|at| at >= world.disturbed)
+    })
+}
+
+impl Machine {
+    fn is_up(&self) -> bool {
+        lock(&self.station.life).is_some()
+    }
+}
+
+impl World {
+    pub fn new(seed: Seed, program: impl Program) -> Self {
+        let simulation = Simulation::new(seed, Schedule::Shuffled);
+        Self {
+            faults: simulation.faults(),
+            network: Network::new(&simulation),
+            program: Arc::new(program),
+            machines: Vec::new(),
+            history: Arc::default(),
+            clients: 0,
+            clients_go_on: Arc::new(AtomicBool::new(true)),
+            rng: seed.stream("world"),
+            disturbed: Instant::ORIGIN,
+            simulation,
+        }
+    }
+
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    pub fn simulation(&self) -> &Simulation {
+        &self.simulation
+    }
+
+    /// The node's key. Any bytes will do: the in-memory network proves nothing.
+    pub fn id(index: usize) -> NodeId {
+        NodeId([index as u8 + 1; 32])
+    }
+
+    /// Adds this many machines and starts a node on each.
+    pub fn nodes(&mut self, count: usize) {
+        let first = self.machines.len();
+        for index in first..first + count {
+            let node = self.simulation.add_node(format!("n{index}"));
+            let store = MemoryStore::new();
+            let machine = Machine {
+                node,
+                id: Self::id(index),
+                store,
+                lives: 0,
+                running: false,
+                station: Arc::default(),
+            };
+            self.machines.push(machine);
+        }
+        for index in first..first + count {
+            self.start(index);
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        self.disturbed = self.simulation.now();
+        let everyone = self.machines.iter().map(|machine| machine.id).collect();
+        let machine = &mut self.machines[index];
+        let runtime = self.simulation.node_runtime(machine.node);
+        let place = Place {
+            index,
+            id: machine.id,
+            everyone,
+            life: machine.lives,
+            transport: self.network.memory().endpoint(machine.id, runtime.clone()),
+            store: machine.store.clone(),
+            runtime: runtime.clone(),
+        };
+        machine.lives += 1;
+        machine.running = true;
+        let (program, station) = (self.program.clone(), machine.station.clone());
+        let own = runtime.clone();
+        runtime.spawn("start", async move {
+            let life = program.start(place).await;
+            *lock(&station.life) = Some((own, life));
+        });
+    }
+
+    fn end(&mut self, index: usize) {
+        self.disturbed = self.simulation.now();
+        let machine = &mut self.machines[index];
+        machine.running = false;
+        self.faults.crash(machine.node);
+        let life = lock(&machine.station.life).take();
+        drop(life);
+    }
+
+    /// The machine loses power: nothing is told to anybody, and the disk keeps what was
+    /// flushed, and of the rest what it likes.
+    pub fn crash(&mut self, index: usize) {
+        self.end(index);
+        let machine = &self.machines[index];
+        self.network.memory().vanish(machine.id);
+        machine.store.crash(&mut self.rng);
+    }
+
+    /// The process ends as by `kill -9`: its connections break, and the operating system
+    /// keeps all it wrote.
+    pub fn kill(&mut self, index: usize) {
+        self.end(index);
+        self.network.memory().stop(self.machines[index].id);
+    }
+
+    /// The next life of a node that crashed or was killed.
+    ///
+    /// # Panics
+    /// If it runs.
+    pub fn restart(&mut self, index: usize) {
+        assert!(!self.machines[index].running, "node {index} runs");
+        self.start(index);
+    }
+
+    pub fn is_up(&self, index: usize) -> bool {
+        self.machines[index].is_up()
+    }
+
+    /// The node stands still while time goes on.
+    pub fn pause(&mut self, index: usize) {
+        self.disturbed = self.simulation.now();
+        self.faults.pause(self.machines[index].node);
+    }
+
+    pub fn resume(&mut self, index: usize) {
+        self.disturbed = self.simulation.now();
+        self.faults.resume(self.machines[index].node);
+    }
+
+    /// The node's wall clock is set forward, or back.
+    pub fn jump_clock(&mut self, index: usize, by: Duration, forward: bool) {
+        self.faults.jump_clock(self.machines[index].node, by, forward);
+    }
+
+    /// Nothing passes between these and those.
+    pub fn cut(&mut self, these: impl IntoIterator<Item = usize>, those: impl IntoIterator<Item = usize>) {
+        self.disturbed = self.simulation.now();
+        let these: Vec<NodeId> = these.into_iter().map(Self::id).collect();
+        let those: Vec<NodeId> = those.into_iter().map(Self::id).collect();
+        self.network.links().cut(&these, &those);
+    }
+
+    /// Nothing passes from this one to that one, while the other direction stays.
+    pub fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.disturbed = self.simulation.now();
+        self.network.links().cut_one_way(Self::id(from), Self::id(to));
+    }
+
+    /// All cuts are mended, all nodes resumed, all that are down started.
+    pub fn heal(&mut self) {
+        self.network.links().heal_all();
+        for index in 0..self.machines.len() {
+            self.resume(index);
+            if !self.machines[index].running {
+                self.start(index);
+            }
+        }
+        self.disturbed = self.simulation.now();
+    }
+
+    /// # Panics
+    /// With the seed, if the run fails.
+    pub fn run_for(&mut self, duration: Duration) {
+        let result = self.simulation.run_for(duration);
+        self.must(result);
+    }
+
+    /// # Panics
+    /// With the seed, if the run fails, or if it takes an hour.
+    pub fn run_until(&mut self, condition: impl Fn(&World) -> bool) {
+        self.run_until_within(condition, PATIENCE);
+    }
+
+    /// # Panics
+    /// With the seed, if the run fails, or if it takes longer than `limit`.
+    pub fn run_until_within(&mut self, condition: impl Fn(&World) -> bool, limit: Duration) {
+        let result = self.simulation.run_until(|| condition(self), limit);
+        self.must(result);
+    }
+
+    fn must(&self, result: Result<(), RunError>) {
+        if let Err(error) = result {
+            panic!("{error}\n{}", self.replay());
+        }
+    }
+
+    /// How to see a failure again, if the test takes its seeds from [`crate::seeds`].
+    fn replay(&self) -> String {
+        let test = std::thread::current().name().unwrap_or("").to_owned();
+        let seed = self.seed();
+        format!(
+            "trace {}\nreplay: ATOLL_SEED={seed} cargo test -p atoll-simulation {test}",
+            self.trace_hash()
+        )
+    }
+
+    pub fn seed(&self) -> Seed {
+        self.simulation.seed()
+    }
+
+    pub fn trace_hash(&self) -> TraceHash {
+        self.simulation.trace_hash()
+    }
+
+    /// Operations so far, and how many of them have no outcome.
+    pub fn operations(&self) -> (usize, usize) {
+        let history = lock(&self.history);
+        (history.len(), history.unknown())
+    }
+
+    /// Stops the clients, waits for what they have under way, and judges what all of
+    /// them saw.
+    pub fn verdict(&mut self) -> Verdict {
+        self.clients_go_on.store(false, Ordering::Relaxed);
+        self.run_for(Load::LIMIT * 2);
+        linearizability::check(&Registers, lock(&self.history).operations())
+    }
+
+    /// # Panics
+    /// With the seed and the contradiction, if what the clients saw is not linearizable.
+    pub fn check(&mut self) {
+        let verdict = self.verdict();
+        let (operations, unknown) = self.operations();
+        assert!(
+            verdict.is_linearizable(),
+            "{verdict}\n({operations} operations, {unknown} with unknown outcome)\n{}",
+            self.replay()
+        );
+    }
+}
