@@ -11,6 +11,12 @@ pub enum Principal {
     Operator { name: String },
 }
 
+/// The id that S3 shows for a user wherever it shows an owner: 64 hexadecimal digits that
+/// say nothing and never change.
+pub fn canonical_id(user: &str) -> String {
+    data_encoding::HEXLOWER.encode(&blake3::derive_key("atoll 2026 canonical user id", user.as_bytes()))
+}
+
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource<'a> {

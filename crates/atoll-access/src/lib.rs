@@ -15,6 +15,6 @@ mod records;
 mod secret;
 
 pub use access::{Access, AccessError, REFRESH_EVERY, STALENESS_MAX};
-pub use decision::{Decision, Principal, Resource};
+pub use decision::{Decision, Principal, Resource, canonical_id};
 pub use records::{KeyRecord, ROOT_USER, TokenRecord, register};
 pub use secret::{AdminToken, Secret, TokenHash};

@@ -1,0 +1,81 @@
+//! The S3 door: `s3s` reads requests and checks signatures, these files translate each
+//! operation to `atoll-objects`, one file per verb.
+//!
+//! A request's way: [`serve`] (connections, slow clients) → [`gateway`] (what is refused
+//! at once, the guarded body, ids, metrics) → `s3s` (signature, XML) → [`auth`] (the
+//! decision) → one of the verbs below → `atoll_objects::Objects`.
+//!
+//! Mind of `s3s` 0.14.1: it accepts SigV2 ([`unsupported`] refuses it first), buffers a
+//! declared `aws-chunked` chunk whole ([`body`] caps it), verifies no checksum and no
+//! decoded length (both are checked as the body is stored), and logs signatures and
+//! malformed bodies ([`may_log`] keeps it quiet).
+
+mod auth;
+mod body;
+mod bucket;
+mod checksum;
+mod context;
+mod copy;
+mod delete;
+mod error;
+mod gateway;
+mod get;
+mod headers;
+mod list;
+mod metrics;
+mod multipart;
+mod operations;
+mod put;
+mod serve;
+mod unsupported;
+
+use atoll_access::Access;
+use atoll_objects::Objects;
+use atoll_runtime::Runtime;
+use rand::Rng;
+use s3s::service::S3ServiceBuilder;
+
+pub use gateway::S3Gateway;
+pub use metrics::S3Metrics;
+pub use serve::serve_s3;
+
+/// What a node hands to its S3 door.
+pub struct S3Parts {
+    pub runtime: Runtime,
+    pub objects: Objects,
+    pub access: Access,
+    /// What `GetBucketLocation` says. Requests signed for any region are served.
+    pub region: String,
+    pub metrics: S3Metrics,
+}
+
+/// The operations on objects, in S3's words. Holds no state.
+struct S3Operations {
+    objects: Objects,
+    region: String,
+    /// The one owner of everything, until there are other users.
+    owner_id: String,
+    owner_name: String,
+}
+
+impl S3Gateway {
+    pub fn new(parts: S3Parts) -> Self {
+        let S3Parts { runtime, objects, access, region, metrics } = parts;
+        let owner_name = atoll_access::ROOT_USER.to_owned();
+        let operations =
+            S3Operations { objects, region, owner_id: atoll_access::canonical_id(&owner_name), owner_name };
+        let mut builder = S3ServiceBuilder::new(operations);
+        builder.set_auth(auth::Doorkeeper::new(access.clone()));
+        builder.set_access(auth::Doorkeeper::new(access));
+        let first_id = runtime.rng().random();
+        Self::of(runtime, builder.build(), first_id, metrics)
+    }
+}
+
+/// Whether an event may be logged at all: `s3s` logs computed signatures at debug and
+/// malformed bodies at error, and everything it could tell is in our own access log. To be
+/// put over every subscriber, whatever filter the user chose.
+pub fn may_log(metadata: &tracing::Metadata<'_>) -> bool {
+    let target = metadata.target();
+    target != "s3s" && !target.starts_with("s3s::")
+}

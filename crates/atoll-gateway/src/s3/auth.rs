@@ -1,0 +1,116 @@
+//! Who signed, and whether they may: `s3s` checks signatures with the secrets it asks
+//! for here; the decision is `atoll-access`'s.
+
+use atoll_access::{Access, Decision, Principal, Resource};
+use s3s::{
+    S3Result,
+    access::{S3Access, S3AccessContext},
+    auth::{S3Auth, SecretKey},
+    path::S3Path,
+    s3_error,
+};
+
+use super::{context::RequestContext, error::IntoS3};
+
+pub(crate) struct Doorkeeper {
+    access: Access,
+}
+
+impl Doorkeeper {
+    pub(crate) fn new(access: Access) -> Self {
+        Self { access }
+    }
+}
+
+#[async_trait::async_trait]
+impl S3Auth for Doorkeeper {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        match self.access.lookup(access_key).await.map_err(IntoS3::into_s3)? {
+            Some(record) => Ok(SecretKey::from(record.secret.expose())),
+            None => Err(s3_error!(
+                InvalidAccessKeyId,
+                "The AWS Access Key Id you provided does not exist in our records."
+            )),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl S3Access for Doorkeeper {
+    async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
+        let operation = static_name(cx.s3_op().name());
+        RequestContext::of(cx.extensions_mut()).set_operation(operation);
+        let principal = match cx.credentials() {
+            None => Principal::Anonymous,
+            Some(credentials) => {
+                let record = self.access.lookup(&credentials.access_key).await.map_err(IntoS3::into_s3)?;
+                // Revoked between the signature's check and here.
+                let record = record.ok_or_else(|| s3_error!(AccessDenied, "Access Denied"))?;
+                Principal::User { user: record.user.clone(), access_key: record.access_key.clone() }
+            }
+        };
+        let resource = match cx.s3_path() {
+            S3Path::Root => Resource::Cluster,
+            S3Path::Bucket { bucket } => Resource::Bucket { bucket },
+            S3Path::Object { bucket, key } => Resource::Object { bucket, key },
+        };
+        match self.access.decide(&principal, action(operation), resource) {
+            Decision::Allowed { .. } => {
+                cx.extensions_mut().insert(principal);
+                Ok(())
+            }
+            Decision::Denied { rule } => {
+                tracing::debug!(operation, rule, "denied");
+                Err(s3_error!(AccessDenied, "Access Denied"))
+            }
+        }
+    }
+}
+
+/// The operations that exist here: S3's name for each, its action in policies, and the
+/// label that metrics and logs have. An operation that is not among them is refused
+/// later, as not implemented, whatever it is called.
+const OPERATIONS: [(&str, &str); 31] = [
+    ("GetObject", "s3:GetObject"),
+    ("HeadObject", "s3:GetObject"),
+    ("PutObject", "s3:PutObject"),
+    ("CopyObject", "s3:PutObject"),
+    ("DeleteObject", "s3:DeleteObject"),
+    ("DeleteObjects", "s3:DeleteObject"),
+    ("GetObjectAttributes", "s3:GetObjectAttributes"),
+    ("GetObjectTagging", "s3:GetObjectTagging"),
+    ("GetObjectAcl", "s3:GetObjectAcl"),
+    ("ListObjects", "s3:ListBucket"),
+    ("ListObjectsV2", "s3:ListBucket"),
+    ("ListObjectVersions", "s3:ListBucketVersions"),
+    ("CreateBucket", "s3:CreateBucket"),
+    ("DeleteBucket", "s3:DeleteBucket"),
+    ("HeadBucket", "s3:ListBucket"),
+    ("ListBuckets", "s3:ListAllMyBuckets"),
+    ("GetBucketLocation", "s3:GetBucketLocation"),
+    ("GetBucketVersioning", "s3:GetBucketVersioning"),
+    ("GetBucketAcl", "s3:GetBucketAcl"),
+    ("GetBucketPolicy", "s3:GetBucketPolicy"),
+    ("GetBucketCors", "s3:GetBucketCORS"),
+    ("GetBucketTagging", "s3:GetBucketTagging"),
+    ("GetBucketLifecycleConfiguration", "s3:GetLifecycleConfiguration"),
+    ("GetBucketEncryption", "s3:GetEncryptionConfiguration"),
+    ("CreateMultipartUpload", "s3:PutObject"),
+    ("UploadPart", "s3:PutObject"),
+    ("UploadPartCopy", "s3:PutObject"),
+    ("CompleteMultipartUpload", "s3:PutObject"),
+    ("AbortMultipartUpload", "s3:AbortMultipartUpload"),
+    ("ListParts", "s3:ListMultipartUploadParts"),
+    ("ListMultipartUploads", "s3:ListBucketMultipartUploads"),
+];
+
+/// What other operations are counted under.
+pub(crate) const OTHER: &str = "Other";
+
+fn static_name(operation: &str) -> &'static str {
+    OPERATIONS.iter().find(|row| row.0 == operation).map_or(OTHER, |row| row.0)
+}
+
+fn action(operation: &str) -> &'static str {
+    OPERATIONS.iter().find(|row| row.0 == operation).map_or("s3:Other", |row| row.1)
+}

@@ -1,0 +1,254 @@
+//! A request's body on its way in, before `s3s` sees it: a client that stops sending is
+//! given up after [`BODY_IDLE_MAX`]; a declared `aws-chunked` chunk over
+//! [`CHUNK_BYTES_MAX`] is refused before it is read (`s3s` buffers a chunk whole); a
+//! small body's `Content-MD5` or checksum header is verified where no object is put.
+//!
+//! Why it broke off is left in the [`RequestContext`].
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use atoll_runtime::Runtime;
+use atoll_types::Instant;
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::{
+    checksum::AnnouncedDigest,
+    context::{BodyFailure, RequestContext},
+};
+
+/// 30 s without a byte: outlives a TCP retransmission back-off of a lossy link (1 + 2 + 4
+/// + 8 s), and frees what a vanished client holds.
+pub(crate) const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// 16 MiB: clients send 64 KiB to 1 MiB; 64 uploads at once stay within 1 GiB even if all
+/// use it.
+pub(crate) const CHUNK_BYTES_MAX: u64 = 16 << 20;
+
+/// The error that breaks the stream off; its kind is in the [`RequestContext`].
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+pub(crate) struct GuardedBody<B> {
+    inner: B,
+    runtime: Runtime,
+    context: RequestContext,
+    /// `None` if the body is not `aws-chunked`.
+    framing: Option<ChunkFraming>,
+    digest: Option<AnnouncedDigest>,
+    last_progress: Instant,
+    /// Made when the body is first found waiting, kept for the next time.
+    idle: Option<BoxFuture<'static, ()>>,
+    ended: bool,
+}
+
+impl<B> GuardedBody<B> {
+    pub(crate) fn new(
+        inner: B,
+        runtime: Runtime,
+        context: RequestContext,
+        aws_chunked: bool,
+        digest: Option<AnnouncedDigest>,
+    ) -> Self {
+        let last_progress = runtime.now();
+        let framing = aws_chunked.then(ChunkFraming::default);
+        Self { inner, runtime, context, framing, digest, last_progress, idle: None, ended: false }
+    }
+
+    fn fail(&mut self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.context.fail_body(failure);
+        self.ended = true;
+        Poll::Ready(Some(Err(failure.into())))
+    }
+
+    /// Ready when nothing arrived for [`BODY_IDLE_MAX`].
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let deadline = self.last_progress + BODY_IDLE_MAX;
+            let idle = self.idle.get_or_insert_with(|| self.runtime.sleep_until(deadline));
+            ready!(idle.poll_unpin(cx));
+            self.idle = None;
+            // The timer is not moved at each byte; it is looked at again when it rings.
+            if self.runtime.now() >= self.last_progress + BODY_IDLE_MAX {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl<B> Body for GuardedBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut this.inner).poll_frame(cx) {
+            Poll::Pending => match this.poll_idle(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(()) => this.fail(BodyFailure::TimedOut),
+            },
+            Poll::Ready(Some(Ok(frame))) => {
+                this.last_progress = this.runtime.now();
+                if let Some(data) = frame.data_ref() {
+                    if let Some(framing) = &mut this.framing
+                        && let Err(failure) = framing.advance(data)
+                    {
+                        return this.fail(failure);
+                    }
+                    if let Some(digest) = &mut this.digest {
+                        digest.update(data);
+                    }
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => this.fail(BodyFailure::Disconnected),
+            Poll::Ready(None) => {
+                this.ended = true;
+                let holds = this.digest.take().is_none_or(AnnouncedDigest::holds);
+                if holds { Poll::Ready(None) } else { this.fail(BodyFailure::BadDigest) }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // Not before the digest was looked at.
+        self.ended || (self.digest.is_none() && self.inner.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> GuardedBody<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    pub(crate) fn into_s3s(self) -> s3s::Body {
+        s3s::Body::http_body_unsync(self.map_err(|error| error))
+    }
+}
+
+/// Follows the framing of `aws-chunked` (AWS's "SigV4 streaming": `size[;extension]CRLF
+/// data CRLF`, a last chunk of size 0, then trailers) far enough to know each declared
+/// size before its data.
+#[derive(Debug, Default)]
+struct ChunkFraming {
+    state: FramingState,
+}
+
+#[derive(Debug)]
+enum FramingState {
+    /// In a size line: what the digits say so far, and how many bytes the line has.
+    Size { size: u64, line_bytes: usize, in_digits: bool },
+    /// This much data and CRLF is left.
+    Data { left: u64 },
+    /// After the last chunk: `s3s` has limits of its own for these.
+    Trailers,
+}
+
+impl Default for FramingState {
+    fn default() -> Self {
+        FramingState::Size { size: 0, line_bytes: 0, in_digits: true }
+    }
+}
+
+impl ChunkFraming {
+    /// 8 hexadecimal digits and `;chunk-signature=` with 64 more make 91.
+    const LINE_BYTES_MAX: usize = 1024;
+
+    fn advance(&mut self, mut bytes: &[u8]) -> Result<(), BodyFailure> {
+        while !bytes.is_empty() {
+            match &mut self.state {
+                FramingState::Trailers => return Ok(()),
+                FramingState::Data { left } => {
+                    let taken = (*left).min(bytes.len() as u64);
+                    *left -= taken;
+                    bytes = &bytes[taken as usize..];
+                    if *left == 0 {
+                        self.state = FramingState::default();
+                    }
+                }
+                FramingState::Size { size, line_bytes, in_digits } => {
+                    let (byte, rest) = (bytes[0], &bytes[1..]);
+                    bytes = rest;
+                    *line_bytes += 1;
+                    if *line_bytes > Self::LINE_BYTES_MAX {
+                        return Err(BodyFailure::MalformedChunk);
+                    }
+                    match byte {
+                        b'\n' => {
+                            self.state = match *size {
+                                0 => FramingState::Trailers,
+                                size => FramingState::Data { left: size + 2 },
+                            };
+                        }
+                        b';' | b'\r' => *in_digits = false,
+                        _ if !*in_digits => {}
+                        _ => {
+                            let digit = (byte as char).to_digit(16).ok_or(BodyFailure::MalformedChunk)?;
+                            *size = *size << 4 | u64::from(digit);
+                            if *size > CHUNK_BYTES_MAX {
+                                let max = CHUNK_BYTES_MAX;
+                                return Err(BodyFailure::ChunkTooLarge { declared: *size, max });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds `bytes` in pieces of every size: the framing must not care.
+    fn check(bytes: &[u8]) -> Result<(), BodyFailure> {
+        let mut results = (1..=bytes.len()).map(|piece| {
+            let mut framing = ChunkFraming::default();
+            bytes.chunks(piece).try_for_each(|piece| framing.advance(piece))
+        });
+        let first = results.next().unwrap();
+        assert!(results.all(|result| result == first));
+        first
+    }
+
+    #[test]
+    fn a_declared_chunk_over_the_limit_is_refused_before_its_data() {
+        let over = BodyFailure::ChunkTooLarge { declared: 0x1000001, max: CHUNK_BYTES_MAX };
+        assert_eq!(check(b"1000001\r\n"), Err(over));
+        assert_eq!(check(b"3\r\nabc\r\n1000001;chunk-signature=0\r\n"), Err(over));
+        assert_eq!(check(b"1000000\r\n"), Ok(()));
+        assert!(check(b"ffffffffffffffffffff\r\n").is_err());
+    }
+
+    #[test]
+    fn data_and_trailers_are_not_taken_for_sizes() {
+        assert_eq!(
+            check(b"a;chunk-signature=zz\r\nfffffffff\n\r\n0\r\nx-amz-checksum-crc32:zzzz\r\n\r\n"),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_size_that_is_no_number_is_refused() {
+        assert_eq!(check(b"xyz\r\n"), Err(BodyFailure::MalformedChunk));
+    }
+}

@@ -1,0 +1,151 @@
+//! Buckets: create, delete, head, list, location, and what is said of one that nothing
+//! was set on.
+
+use s3s::{
+    S3Request, S3Response, S3Result,
+    dto::{
+        Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
+        DeleteBucketOutput, GetBucketAclInput, GetBucketAclOutput, GetBucketLocationInput,
+        GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput, GetObjectAclInput,
+        GetObjectAclOutput, Grant, Grantee, HeadBucketInput, HeadBucketOutput, ListBucketsInput,
+        ListBucketsOutput, Owner, Permission, Type,
+    },
+    s3_error,
+};
+
+use super::{S3Operations, error::IntoS3, headers};
+
+/// The region whose name S3 leaves out of a location.
+const REGION_DEFAULT: &str = "us-east-1";
+
+impl S3Operations {
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { display_name: Some(self.owner_name.clone()), id: Some(self.owner_id.clone()) }
+    }
+
+    pub(crate) async fn create(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        let name = headers::bucket(&req.input.bucket)?;
+        self.objects.create_bucket(&name, &self.owner_id).await.map_err(IntoS3::into_s3)?;
+        Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
+    }
+
+    pub(crate) async fn delete_empty(
+        &self,
+        req: S3Request<DeleteBucketInput>,
+    ) -> S3Result<S3Response<DeleteBucketOutput>> {
+        let name = headers::bucket(&req.input.bucket)?;
+        self.objects.delete_bucket(&name).await.map_err(IntoS3::into_s3)?;
+        Ok(S3Response::with_status(DeleteBucketOutput::default(), http::StatusCode::NO_CONTENT))
+    }
+
+    pub(crate) async fn must_exist(&self, bucket: &str) -> S3Result<()> {
+        let name = headers::bucket(bucket)?;
+        self.objects.head_bucket(&name).await.map_err(IntoS3::into_s3)?;
+        Ok(())
+    }
+
+    pub(crate) async fn head_existing(
+        &self,
+        req: S3Request<HeadBucketInput>,
+    ) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.must_exist(&req.input.bucket).await?;
+        let output = HeadBucketOutput { bucket_region: Some(self.region.clone()), ..Default::default() };
+        Ok(S3Response::new(output))
+    }
+
+    pub(crate) async fn location(
+        &self,
+        req: S3Request<GetBucketLocationInput>,
+    ) -> S3Result<S3Response<GetBucketLocationOutput>> {
+        self.must_exist(&req.input.bucket).await?;
+        let named = self.region != REGION_DEFAULT;
+        let location_constraint = named.then(|| BucketLocationConstraint::from(self.region.clone()));
+        Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
+    }
+
+    /// Names in order; `prefix`, `max-buckets` and the token as S3 has them since 2024.
+    pub(crate) async fn list_all(
+        &self,
+        req: S3Request<ListBucketsInput>,
+    ) -> S3Result<S3Response<ListBucketsOutput>> {
+        let input = req.input;
+        let limit = match input.max_buckets {
+            None => usize::MAX,
+            Some(limit @ 1..=10_000) => limit as usize,
+            Some(_) => {
+                return Err(s3_error!(InvalidArgument, "Argument max-buckets must be between 1 and 10000"));
+            }
+        };
+        let prefix = input.prefix.as_deref().unwrap_or_default();
+        let after = input.continuation_token.as_deref().unwrap_or_default();
+        let all = self.objects.list_buckets().await.map_err(IntoS3::into_s3)?;
+        let mut matching = all
+            .iter()
+            .filter(|bucket| bucket.name.as_str().starts_with(prefix) && bucket.name.as_str() > after)
+            .map(|bucket| Bucket {
+                bucket_region: Some(self.region.clone()),
+                creation_date: Some(headers::timestamp(bucket.created)),
+                name: Some(bucket.name.to_string()),
+            });
+        let buckets: Vec<_> = matching.by_ref().take(limit).collect();
+        let more = matching.next().is_some();
+        let continuation_token = buckets.last().filter(|_| more).and_then(|bucket| bucket.name.clone());
+        let output = ListBucketsOutput {
+            buckets: Some(buckets),
+            continuation_token,
+            owner: Some(self.owner()),
+            prefix: input.prefix,
+        };
+        Ok(S3Response::new(output))
+    }
+
+    /// Versioning was never enabled, which S3 says by saying nothing.
+    pub(crate) async fn versioning(
+        &self,
+        req: S3Request<GetBucketVersioningInput>,
+    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
+        self.must_exist(&req.input.bucket).await?;
+        Ok(S3Response::new(GetBucketVersioningOutput::default()))
+    }
+
+    pub(crate) async fn bucket_acl(
+        &self,
+        req: S3Request<GetBucketAclInput>,
+    ) -> S3Result<S3Response<GetBucketAclOutput>> {
+        self.must_exist(&req.input.bucket).await?;
+        let output =
+            GetBucketAclOutput { grants: Some(vec![self.full_control()]), owner: Some(self.owner()) };
+        Ok(S3Response::new(output))
+    }
+
+    pub(crate) async fn object_acl(
+        &self,
+        req: S3Request<GetObjectAclInput>,
+    ) -> S3Result<S3Response<GetObjectAclOutput>> {
+        self.info(&req.input.bucket, req.input.key, req.input.version_id.as_deref()).await?;
+        let output = GetObjectAclOutput {
+            grants: Some(vec![self.full_control()]),
+            owner: Some(self.owner()),
+            request_charged: None,
+        };
+        Ok(S3Response::new(output))
+    }
+
+    /// The private ACL: all there is.
+    fn full_control(&self) -> Grant {
+        let owner = self.owner();
+        Grant {
+            grantee: Some(Grantee {
+                display_name: owner.display_name,
+                email_address: None,
+                id: owner.id,
+                type_: Type::from_static(Type::CANONICAL_USER),
+                uri: None,
+            }),
+            permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! One request from its headers to its answer's: what is refused at once, the guarded
+//! body, `s3s`, and what every answer carries.
+
+use std::sync::Arc;
+
+use atoll_runtime::Runtime;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use hyper::body::Body;
+use percent_encoding::percent_decode_str;
+use s3s::{S3Error, S3Result, service::S3Service};
+
+use super::{
+    auth::OTHER,
+    body::GuardedBody,
+    checksum::AnnouncedDigest,
+    context::{RequestContext, RequestIds},
+    error::{RETRY_AFTER_SECONDS, not_implemented},
+    metrics::{Counted, S3Metrics},
+    unsupported,
+};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+const SERVER: HeaderValue = HeaderValue::from_static(concat!("Atoll/", env!("CARGO_PKG_VERSION")));
+
+/// The S3 door. Cheap to clone.
+#[derive(Clone)]
+pub struct S3Gateway {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    runtime: Runtime,
+    service: S3Service,
+    ids: RequestIds,
+    metrics: S3Metrics,
+}
+
+impl S3Gateway {
+    pub(crate) fn of(runtime: Runtime, service: S3Service, first_id: u64, metrics: S3Metrics) -> Self {
+        Self { inner: Arc::new(Inner { runtime, service, ids: RequestIds::new(first_id), metrics }) }
+    }
+
+    pub(crate) fn metrics(&self) -> &S3Metrics {
+        &self.inner.metrics
+    }
+
+    /// Answers one request. Never fails: what goes wrong is an answer, too.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<s3s::Body>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let inner = &*self.inner;
+        let started = inner.runtime.now();
+        let _in_flight = Counted::in_gauge(&inner.metrics.in_flight);
+        let context = RequestContext::new(inner.ids.next());
+        let resource = request.uri().path().to_owned();
+        let method = request.method().clone();
+        let bytes_in = request.body().size_hint().exact().unwrap_or(0);
+        let mut response = match self.answer(request, &context).await {
+            Ok(response) => response,
+            Err(error) => error.to_http_response().unwrap_or_else(|_| internal_error()),
+        };
+        if let Some(failure) = context.body_failure()
+            && !response.status().is_success()
+        {
+            // Found while `s3s` itself read the body, and lost on the way: say it after all.
+            let error = S3Error::with_message(failure.code(), failure.to_string());
+            response = error.to_http_response().unwrap_or_else(|_| internal_error());
+        }
+        finish(&mut response, &context, &resource);
+        let elapsed = inner.runtime.now().saturating_since(started);
+        let operation = context.operation().unwrap_or(OTHER);
+        let bytes_out = response.body().size_hint().exact().unwrap_or(0);
+        inner.metrics.answered(operation, response.status(), elapsed);
+        inner.metrics.moved(bytes_in, if method == Method::HEAD { 0 } else { bytes_out });
+        tracing::debug!(
+            target: "atoll::access_log",
+            id = %context.id().text(),
+            %method,
+            path = resource,
+            operation,
+            status = response.status().as_u16(),
+            bytes_in,
+            bytes_out,
+            elapsed_us = elapsed.as_micros() as u64,
+        );
+        response
+    }
+
+    async fn answer<B>(&self, request: Request<B>, context: &RequestContext) -> S3Result<Response<s3s::Body>>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let inner = &*self.inner;
+        let (mut parts, body) = request.into_parts();
+        lift_presigned(&parts.uri, &mut parts.headers);
+        unsupported::refuse(&parts.headers, &parts.uri)?;
+        let aws_chunked = is_aws_chunked(&parts.headers);
+        // Where an object or a part is put, its bytes are verified as they are stored.
+        let digest = match parts.method {
+            Method::POST => AnnouncedDigest::of(&parts.headers)?,
+            _ => None,
+        };
+        if parts.method == Method::POST && is_form(&parts.headers) {
+            return Err(not_implemented("Uploading by POST form"));
+        }
+        parts.extensions.insert(context.clone());
+        let body = if body.is_end_stream() && digest.is_none() {
+            s3s::Body::empty()
+        } else {
+            GuardedBody::new(body, inner.runtime.clone(), context.clone(), aws_chunked, digest).into_s3s()
+        };
+        let answer = inner.service.call(Request::from_parts(parts, body)).await;
+        Ok(answer.unwrap_or_else(|error| {
+            tracing::error!(id = %context.id().text(), ?error, "a request failed inside");
+            internal_error()
+        }))
+    }
+}
+
+fn is_aws_chunked(headers: &HeaderMap) -> bool {
+    let kind = headers.get("x-amz-content-sha256");
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"STREAMING-"))
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.get(..19).is_some_and(|start| start.eq_ignore_ascii_case(b"multipart/form-data"))
+}
+
+/// Headers that SDKs move into a presigned URL's query, where they are signed with it and
+/// S3 reads them as headers. Not the checksums: SDKs put those of an empty body there.
+const LIFTED: [&str; 8] = [
+    "x-amz-acl",
+    "x-amz-grant-",
+    "x-amz-meta-",
+    "x-amz-object-lock-",
+    "x-amz-server-side-encryption",
+    "x-amz-storage-class",
+    "x-amz-tagging",
+    "x-amz-website-redirect-location",
+];
+
+fn lift_presigned(uri: &Uri, headers: &mut HeaderMap) {
+    let Some(query) = uri.query().filter(|query| query.contains("X-Amz-Signature=")) else { return };
+    for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
+        let name = name.to_ascii_lowercase();
+        if !LIFTED.iter().any(|prefix| name.starts_with(prefix)) || headers.contains_key(&name) {
+            continue;
+        }
+        let value = percent_decode_str(value).collect::<Vec<u8>>();
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(&value)) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+fn internal_error() -> Response<s3s::Body> {
+    let mut response = Response::new(s3s::Body::empty());
+    *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+    response
+}
+
+/// What every answer carries: the id, who answered, when to come back after a 503; and
+/// an error's body says what it was about.
+fn finish(response: &mut Response<s3s::Body>, context: &RequestContext, resource: &str) {
+    let id = context.id().text();
+    let status = response.status();
+    if (status.is_client_error() || status.is_server_error())
+        && let Some(body) = response.body().bytes()
+        && let Some(start) = body.strip_suffix(b"</Error>")
+    {
+        let mut xml = String::from_utf8_lossy(start).into_owned();
+        xml.push_str("<Resource>");
+        escape_xml(resource, &mut xml);
+        xml.push_str(&format!("</Resource><RequestId>{id}</RequestId></Error>"));
+        *response.body_mut() = s3s::Body::from(xml);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    if status == http::StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    if let Ok(id) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response.headers_mut().insert(header::SERVER, SERVER);
+}
+
+fn escape_xml(text: &str, out: &mut String) {
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            c => out.push(c),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_presigned_url_s_headers_count_as_headers() {
+        let uri = Uri::from_static(
+            "/b/k?X-Amz-Signature=a&x-amz-acl=public-read&X-Amz-Meta-A=b%20c&x-amz-checksum-crc32=AAAAAA%3D%3D",
+        );
+        let mut headers = HeaderMap::new();
+        lift_presigned(&uri, &mut headers);
+        assert_eq!(headers.get("x-amz-acl").unwrap(), "public-read");
+        assert_eq!(headers.get("x-amz-meta-a").unwrap(), "b c");
+        assert_eq!(headers.len(), 2);
+        let mut headers = HeaderMap::new();
+        lift_presigned(&Uri::from_static("/b/k?x-amz-acl=public-read"), &mut headers);
+        assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn forms_are_recognised_whatever_their_boundary() {
+        let form = |kind: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, kind.parse().unwrap());
+            is_form(&headers)
+        };
+        assert!(form("multipart/form-data; boundary=x"));
+        assert!(form("Multipart/Form-Data"));
+        assert!(!form("text/plain"));
+    }
+}

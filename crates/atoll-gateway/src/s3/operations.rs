@@ -1,0 +1,87 @@
+//! The table from `s3s`'s operations to the verbs. What is not here answers
+//! `NotImplemented`; what can only be "nothing was set" answers S3's code for that.
+
+use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
+
+use super::S3Operations;
+
+macro_rules! operations {
+    ($($name:ident($input:ident) -> $output:ident = $verb:ident;)*) => {
+        #[async_trait::async_trait]
+        impl S3 for S3Operations {
+            $(
+                async fn $name(&self, req: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                    self.$verb(req).await
+                }
+            )*
+
+            async fn get_bucket_policy(
+                &self,
+                req: S3Request<GetBucketPolicyInput>,
+            ) -> S3Result<S3Response<GetBucketPolicyOutput>> {
+                self.must_exist(&req.input.bucket).await?;
+                Err(s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"))
+            }
+
+            async fn get_bucket_cors(
+                &self,
+                req: S3Request<GetBucketCorsInput>,
+            ) -> S3Result<S3Response<GetBucketCorsOutput>> {
+                self.must_exist(&req.input.bucket).await?;
+                Err(s3_error!(NoSuchCORSConfiguration, "The CORS configuration does not exist"))
+            }
+
+            async fn get_bucket_tagging(
+                &self,
+                req: S3Request<GetBucketTaggingInput>,
+            ) -> S3Result<S3Response<GetBucketTaggingOutput>> {
+                self.must_exist(&req.input.bucket).await?;
+                Err(s3_error!(NoSuchTagSet, "The TagSet does not exist"))
+            }
+
+            async fn get_bucket_lifecycle_configuration(
+                &self,
+                req: S3Request<GetBucketLifecycleConfigurationInput>,
+            ) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
+                self.must_exist(&req.input.bucket).await?;
+                Err(s3_error!(NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist"))
+            }
+
+            async fn get_bucket_encryption(
+                &self,
+                req: S3Request<GetBucketEncryptionInput>,
+            ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
+                self.must_exist(&req.input.bucket).await?;
+                let code = S3ErrorCode::ServerSideEncryptionConfigurationNotFoundError;
+                Err(s3s::S3Error::with_message(code, "The server side encryption configuration was not found"))
+            }
+        }
+    };
+}
+
+operations! {
+    list_buckets(ListBucketsInput) -> ListBucketsOutput = list_all;
+    create_bucket(CreateBucketInput) -> CreateBucketOutput = create;
+    delete_bucket(DeleteBucketInput) -> DeleteBucketOutput = delete_empty;
+    head_bucket(HeadBucketInput) -> HeadBucketOutput = head_existing;
+    get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = location;
+    get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = versioning;
+    get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = bucket_acl;
+    get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = object_acl;
+    get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput = object_tags;
+    get_object(GetObjectInput) -> GetObjectOutput = get;
+    head_object(HeadObjectInput) -> HeadObjectOutput = head;
+    put_object(PutObjectInput) -> PutObjectOutput = put;
+    copy_object(CopyObjectInput) -> CopyObjectOutput = copy;
+    delete_object(DeleteObjectInput) -> DeleteObjectOutput = delete;
+    delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = delete_many;
+    list_objects(ListObjectsInput) -> ListObjectsOutput = list_v1;
+    list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output = list_v2;
+    create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput = create_upload;
+    upload_part(UploadPartInput) -> UploadPartOutput = put_part;
+    upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput = copy_part;
+    list_parts(ListPartsInput) -> ListPartsOutput = parts;
+    list_multipart_uploads(ListMultipartUploadsInput) -> ListMultipartUploadsOutput = uploads;
+    complete_multipart_upload(CompleteMultipartUploadInput) -> CompleteMultipartUploadOutput = complete;
+    abort_multipart_upload(AbortMultipartUploadInput) -> AbortMultipartUploadOutput = abort;
+}

@@ -1,0 +1,166 @@
+//! Connections: accept, speak HTTP/1.1 or HTTP/2, give up on clients that neither send
+//! nor take anything, and end in order.
+
+use std::{
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use atoll_runtime::Runtime;
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture, Either},
+};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto::Builder, graceful::GracefulShutdown},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+use super::{S3Gateway, metrics::Counted};
+
+/// How long a client may take for a request's headers, and how long a connection may lie
+/// idle between two requests: S3 itself keeps them some 20 s.
+const HEADERS_WAIT: Duration = Duration::from_secs(30);
+
+/// How long a client may take nothing of an answer that is waiting for it.
+const WRITE_IDLE_MAX: Duration = Duration::from_secs(60);
+
+/// A connection costs some 20 KiB when idle and a socket: 4,096 of them 80 MiB, and within
+/// the common limit of files with room for the store's. Further ones wait in the kernel.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// How long requests may run on after the stop was asked for.
+const DRAIN_WAIT: Duration = Duration::from_secs(20);
+
+/// After an accept that failed (no file handle left): something has to be closed first.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Serves S3 on `listener` until `shutdown` is ready; then lets the requests under way
+/// finish, and returns.
+pub async fn serve_s3(
+    listener: TcpListener,
+    gateway: S3Gateway,
+    runtime: Runtime,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut http = Builder::new(TokioExecutor::new());
+    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WAIT);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADERS_WAIT);
+    let graceful = GracefulShutdown::new();
+    let permits = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = async {
+            let permit = permits.clone().acquire_owned().await.expect("never closed");
+            (permit, listener.accept().await)
+        };
+        let (permit, accepted) = match future::select(&mut shutdown, pin!(accepted)).await {
+            Either::Left(((), _)) => break,
+            Either::Right((accepted, _)) => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                runtime.sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        // Answers go out as they are written: small ones do not wait for a full segment.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "a connection closed as it opened");
+            continue;
+        }
+        let io = TokioIo::new(PatientStream::new(stream, runtime.clone()));
+        let counted = Counted::in_gauge(&gateway.metrics().connections);
+        let gateway = gateway.clone();
+        let service = hyper::service::service_fn(move |request| {
+            let gateway = gateway.clone();
+            async move { Ok::<_, std::convert::Infallible>(gateway.handle(request).await) }
+        });
+        let connection = graceful.watch(http.serve_connection(io, service).into_owned());
+        drop(runtime.spawn("s3 connection", async move {
+            let _held = (permit, counted);
+            if let Err(error) = connection.await {
+                // Clients hang up in the middle all the time.
+                tracing::debug!(error = &*error, "a connection broke off");
+            }
+        }));
+    }
+    drop(listener);
+    if runtime.timeout(DRAIN_WAIT, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still running when the S3 door closed");
+    }
+}
+
+/// A socket that gives up when its peer takes nothing for [`WRITE_IDLE_MAX`]. Reading has
+/// limits of its own: hyper's for headers, the guarded body's for bodies.
+struct PatientStream {
+    inner: TcpStream,
+    runtime: Runtime,
+    /// The timer of the write that waits; `None` while none does.
+    waiting: Option<BoxFuture<'static, ()>>,
+}
+
+impl PatientStream {
+    fn new(inner: TcpStream, runtime: Runtime) -> Self {
+        Self { inner, runtime, waiting: None }
+    }
+
+    fn patient<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.waiting = None;
+            return poll;
+        }
+        let runtime = &self.runtime;
+        let timer = self.waiting.get_or_insert_with(|| runtime.sleep(WRITE_IDLE_MAX));
+        ready!(timer.poll_unpin(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+    }
+}
+
+impl AsyncRead for PatientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for PatientStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.patient(cx, poll)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.patient(cx, poll)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
