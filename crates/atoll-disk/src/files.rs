@@ -1,6 +1,7 @@
 //! The file seam: the few things we ask of a file system, each a future, so that the
 //! twin can make them slow, lose them or break them.
 
+mod memory;
 mod real;
 
 use std::{io, sync::Arc};
@@ -8,6 +9,7 @@ use std::{io, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use memory::{DiskFaults, FaultCounts, MemoryDisk, MemoryFiles};
 pub use real::{OpenFolderError, RealFiles};
 
 /// What the disk refused. `source` has the system's word; `path` is relative to the

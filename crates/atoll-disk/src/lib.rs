@@ -15,7 +15,10 @@ pub use chunks::{
     CHUNK_BYTES_MAX, ChunkError, ChunkInfo, ChunkRecovery, ChunkSettings, ChunkStore, ChunkUsage, Compacted,
     PackDamage, Put, Scrubbed,
 };
-pub use files::{DiskError, File, Files, OpenFolderError, RealFiles, Space};
+pub use files::{
+    DiskError, DiskFaults, FaultCounts, File, Files, MemoryDisk, MemoryFiles, OpenFolderError, RealFiles,
+    Space,
+};
 pub use log::{
     Append, Appended, ENTRY_BYTES_MAX, LogEntry, LogError, LogSettings, LogVerdict, OpenLogError,
     RecoveredReplica, Recovery, SharedLog,

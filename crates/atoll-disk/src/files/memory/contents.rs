@@ -1,0 +1,105 @@
+//! A file's bytes, by pages; what was never written, or only with zeros, takes no room.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What a disk writes whole or not at all.
+pub(super) const SECTOR: usize = 512;
+
+/// A page.
+const PAGE: usize = 4096;
+
+/// A clone shares all pages until one side writes to them.
+#[derive(Default, Clone)]
+pub(super) struct Contents {
+    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
+    len: u64,
+}
+
+impl Contents {
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Fewer than `len` bytes only at the end.
+    pub(super) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+        let end = (offset + len as u64).min(self.len);
+        if offset >= end {
+            return Vec::new();
+        }
+        let mut bytes = vec![0; (end - offset) as usize];
+        for (index, page) in self.pages.range(offset / PAGE as u64..=(end - 1) / PAGE as u64) {
+            let start = index * PAGE as u64;
+            let (from, to) = (offset.max(start), end.min(start + PAGE as u64));
+            bytes[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&page[(from - start) as usize..(to - start) as usize]);
+        }
+        bytes
+    }
+
+    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let end = offset + bytes.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let index = at / PAGE as u64;
+            let start = index * PAGE as u64;
+            let to = end.min(start + PAGE as u64);
+            let piece = &bytes[(at - offset) as usize..(to - offset) as usize];
+            if self.pages.contains_key(&index) || piece.iter().any(|byte| *byte != 0) {
+                let page = self.pages.entry(index).or_insert_with(|| Arc::new([0; PAGE]));
+                Arc::make_mut(page)[(at - start) as usize..(to - start) as usize].copy_from_slice(piece);
+            }
+            at = to;
+        }
+        self.len = self.len.max(end);
+    }
+
+    pub(super) fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            let last = len / PAGE as u64;
+            self.pages.split_off(&(last + 1));
+            if let Some(page) = self.pages.get_mut(&last) {
+                Arc::make_mut(page)[(len % PAGE as u64) as usize..].fill(0);
+            }
+        }
+        self.len = len;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn contents_are_what_a_plain_vector_would_be(
+            steps in prop::collection::vec((0u8..3, 0u64..20_000, 0usize..9_000, any::<u8>()), 1..30)
+        ) {
+            let mut contents = Contents::default();
+            let mut plain: Vec<u8> = Vec::new();
+            for (kind, offset, len, value) in steps {
+                let at = offset as usize;
+                match kind {
+                    0 => {
+                        contents.set_len(offset);
+                        plain.resize(at, 0);
+                    }
+                    // Every other write is of zeros.
+                    1 => {
+                        let bytes = vec![if value % 2 == 0 { 0 } else { value }; len];
+                        contents.write(offset, &bytes);
+                        plain.resize(plain.len().max(at + len), 0);
+                        plain[at..at + len].copy_from_slice(&bytes);
+                    }
+                    _ => {
+                        let end = (at + len).min(plain.len());
+                        prop_assert_eq!(contents.read(offset, len), &plain[at.min(end)..end]);
+                    }
+                }
+                prop_assert_eq!(contents.len(), plain.len() as u64);
+            }
+            prop_assert_eq!(contents.read(0, plain.len()), plain);
+        }
+    }
+}
