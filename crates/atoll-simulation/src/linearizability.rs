@@ -65,6 +65,9 @@ pub struct Operation<I, O> {
     pub returned: Option<(u64, O)>,
 }
 
+/// An operation of what a model models.
+pub type Op<M> = Operation<<M as Model>::Input, <M as Model>::Output>;
+
 /// Operations as they are being observed. Its clock is the order of the observations,
 /// which in one thread is exact.
 #[derive(Debug, Clone)]
@@ -169,18 +172,14 @@ impl fmt::Display for Verdict {
 pub const CONFIGURATIONS_MAX: usize = 5_000_000;
 
 /// Searches for an order. The first part without one ends the search.
-pub fn check<M: Model>(model: &M, operations: &[Operation<M::Input, M::Output>]) -> Verdict {
+pub fn check<M: Model>(model: &M, operations: &[Op<M>]) -> Verdict {
     check_within(model, operations, CONFIGURATIONS_MAX)
 }
 
 /// As [`check`], with another limit on what each part may cost.
-pub fn check_within<M: Model>(
-    model: &M,
-    operations: &[Operation<M::Input, M::Output>],
-    configurations_max: usize,
-) -> Verdict {
+pub fn check_within<M: Model>(model: &M, operations: &[Op<M>], configurations_max: usize) -> Verdict {
     let inputs: Vec<&M::Input> = operations.iter().map(|operation| &operation.input).collect();
-    let mut parts: BTreeMap<M::Part, Vec<&Operation<M::Input, M::Output>>> = BTreeMap::new();
+    let mut parts: BTreeMap<M::Part, Vec<&Op<M>>> = BTreeMap::new();
     for (part, operation) in model.parts(&inputs).into_iter().zip(operations) {
         parts.entry(part).or_default().push(operation);
     }
@@ -192,8 +191,6 @@ pub fn check_within<M: Model>(
     }
     Verdict::Linearizable
 }
-
-type Op<M> = Operation<<M as Model>::Input, <M as Model>::Output>;
 
 /// One part of the history. Operations with an outcome and without are kept apart: the
 /// former are done from the front with a few ahead of the rest, so that a set of them is
@@ -212,8 +209,8 @@ struct Done {
     before: usize,
     /// And these further ones, ascending.
     ahead: Vec<u32>,
-    /// And these open ones, a bit each.
-    open: Vec<u64>,
+    /// And these open ones.
+    open: OpenSet,
 }
 
 impl Done {
@@ -256,10 +253,15 @@ enum Choice {
     Open(usize),
 }
 
+/// Closed operations done, and the state.
+type Reached<S> = (usize, Vec<u32>, S);
+/// A set of open operations, a bit each.
+type OpenSet = Vec<u64>;
+
 /// Where the search was already.
 struct Seen<S> {
-    /// By closed operations done and state: the sets of open ones done. Never iterated.
-    open: HashMap<(usize, Vec<u32>, S), Vec<Vec<u64>>, BuildHasherDefault<DefaultHasher>>,
+    /// With which sets of open operations done each place was reached. Never iterated.
+    open: HashMap<Reached<S>, Vec<OpenSet>, BuildHasherDefault<DefaultHasher>>,
     configurations: usize,
 }
 
@@ -274,7 +276,7 @@ impl<S: Clone + Eq + Hash> Seen<S> {
     /// used up: whatever can follow here could follow there.
     fn is_new(&mut self, done: &Done, state: &S) -> bool {
         let sets = self.open.entry((done.before, done.ahead.clone(), state.clone())).or_default();
-        let covered = |set: &Vec<u64>| set.iter().zip(&done.open).all(|(used, here)| used & !here == 0);
+        let covered = |set: &OpenSet| set.iter().zip(&done.open).all(|(used, here)| used & !here == 0);
         if sets.iter().any(covered) {
             return false;
         }

@@ -19,15 +19,18 @@ impl Seed {
     }
 }
 
-/// The seeds that a test runs: these, or the one that `ATOLL_SEED` names, to replay what
-/// it found.
+/// The seeds that a test runs: these, or what `ATOLL_SEED` names: one (`0x2a`), to replay
+/// what it found, or a range (`100..1100`), to search.
 ///
 /// # Panics
-/// If it names no number.
+/// If it names neither.
 pub fn seeds(usual: Range<u64>) -> Vec<Seed> {
-    match std::env::var("ATOLL_SEED") {
-        Ok(text) => vec![text.parse().unwrap_or_else(|error| panic!("ATOLL_SEED={text:?}: {error}"))],
-        Err(_) => usual.map(Seed).collect(),
+    let Ok(text) = std::env::var("ATOLL_SEED") else { return usual.map(Seed).collect() };
+    let parse =
+        |text: &str| -> Seed { text.parse().unwrap_or_else(|error| panic!("ATOLL_SEED={text:?}: {error}")) };
+    match text.split_once("..") {
+        Some((first, end)) => (parse(first).0..parse(end).0).map(Seed).collect(),
+        None => vec![parse(&text)],
     }
 }
 

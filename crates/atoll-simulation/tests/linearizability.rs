@@ -142,8 +142,8 @@ fn a_bad_history_is_decided_in_spite_of_many_unknown_writes() {
     let mut operations = generate(&mut Seed(3).stream("history"), &shape);
     let (index, stale) = (0..operations.len())
         .filter(|&index| matches!(operations[index].returned, Some((_, Output::Found(_)))))
-        .filter_map(|index| Some((index, stale_value(&operations, &operations[index])?)))
-        .last()
+        .rev()
+        .find_map(|index| Some((index, stale_value(&operations, &operations[index])?)))
         .unwrap();
     operations[index].returned.as_mut().unwrap().1 = Output::Found(Some(stale));
     let verdict = check(&Registers, &operations);

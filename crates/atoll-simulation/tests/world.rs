@@ -20,7 +20,6 @@ use atoll_simulation::{
 };
 use atoll_transport::{Admission, Caller, Handler, Message, Protocol, Refusal};
 use atoll_types::NodeId;
-use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 
 /// Node 0 holds the only copy; the others ask it.
@@ -96,10 +95,10 @@ impl Copy {
     }
 
     async fn there(&self, input: &Input) -> Option<Output> {
-        let request = Message::header(encode(input));
+        let request = Message::header(postcard::to_stdvec(input).unwrap());
         let limit = Duration::from_secs(3);
         let reply = self.place.transport.call(World::id(0), Protocol::Bench, request, limit).await.ok()?;
-        Some(decode_output(&reply.header))
+        Some(postcard::from_bytes(&reply.header).unwrap())
     }
 
     async fn ask(&self, mut input: Input) -> Option<Output> {
@@ -139,59 +138,8 @@ struct Answers(Arc<Copy>);
 #[async_trait]
 impl Handler for Answers {
     async fn call(&self, _from: Caller, request: Message) -> Result<Message, Refusal> {
-        let output = self.0.here(&decode(&request.header)).await;
-        Ok(Message::header(encode_output(output)))
-    }
-}
-
-/// `key|verb|value|condition`, which is enough between friends.
-fn encode(input: &Input) -> Bytes {
-    let condition = |condition| match condition {
-        Condition::None => "none".to_owned(),
-        Condition::Absent => "absent".to_owned(),
-        Condition::Is(Value(value)) => value.to_string(),
-    };
-    let key = &input.key;
-    match input.action {
-        Action::Get => format!("{key}|get|0|none"),
-        Action::Put(Value(value), when) => format!("{key}|put|{value}|{}", condition(when)),
-        Action::Delete(when) => format!("{key}|delete|0|{}", condition(when)),
-    }
-    .into()
-}
-
-fn decode(bytes: &[u8]) -> Input {
-    let text = std::str::from_utf8(bytes).unwrap();
-    let words: Vec<&str> = text.split('|').collect();
-    let condition = match words[3] {
-        "none" => Condition::None,
-        "absent" => Condition::Absent,
-        value => Condition::Is(Value(value.parse().unwrap())),
-    };
-    let action = match words[1] {
-        "get" => Action::Get,
-        "put" => Action::Put(Value(words[2].parse().unwrap()), condition),
-        _ => Action::Delete(condition),
-    };
-    Input { key: words[0].into(), action }
-}
-
-fn encode_output(output: Output) -> Bytes {
-    match output {
-        Output::Found(Some(Value(value))) => format!("{value}"),
-        Output::Found(None) => "nothing".into(),
-        Output::Done => "done".into(),
-        Output::Refused => "refused".into(),
-    }
-    .into()
-}
-
-fn decode_output(bytes: &[u8]) -> Output {
-    match std::str::from_utf8(bytes).unwrap() {
-        "nothing" => Output::Found(None),
-        "done" => Output::Done,
-        "refused" => Output::Refused,
-        value => Output::Found(Some(Value(value.parse().unwrap()))),
+        let output = self.0.here(&postcard::from_bytes(&request.header).unwrap()).await;
+        Ok(Message::header(postcard::to_stdvec(&output).unwrap()))
     }
 }
 

@@ -1,14 +1,16 @@
 //! Registers with conditions: what an object store promises of each key. Each write has
 //! a value of its own, which serves as its version and ETag.
 
+use serde::{Deserialize, Serialize};
+
 use super::Model;
 
 /// What a write writes: unlike any other write's, so that a read says whose it saw.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Value(pub u64);
 
 /// What must hold for a write to happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
     None,
     /// `If-None-Match: *`
@@ -17,20 +19,20 @@ pub enum Condition {
     Is(Value),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     Get,
     Put(Value, Condition),
     Delete(Condition),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Input {
     pub key: String,
     pub action: Action,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     /// A get found this, or nothing.
     Found(Option<Value>),
