@@ -229,6 +229,11 @@ impl Changes {
         &self.counts
     }
 
+    /// True if a commit would change nothing but the position.
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.changed_counts.is_empty()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -77,6 +77,13 @@ impl MemoryStore {
         forgotten
     }
 
+    /// A store of its own with what this one has now, all of it flushed: a disk image, to
+    /// be damaged or brought back later.
+    pub fn image(&self) -> MemoryStore {
+        let state = State { current: self.lock().current.clone(), earlier: VecDeque::new() };
+        MemoryStore { state: Arc::new(Mutex::new(state)) }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics between two changes that belong together.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
