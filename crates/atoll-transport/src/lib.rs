@@ -9,6 +9,7 @@
 //! speak which protocol is asked of [`Admission`], where a peer listens is told by
 //! [`Transport::set_addresses`].
 
+pub mod bench;
 mod key;
 pub mod memory;
 mod protocol;

@@ -264,12 +264,12 @@ impl Drop for TlsTransport {
     }
 }
 
-/// A join always goes by the control line, whose binding it proves; chunks always by a
-/// bulk line, since their replies are large.
+/// A join always goes by the control line, whose binding it proves; chunks, and what
+/// measures them, always by a bulk line, since their replies are large.
 fn is_control(protocol: Protocol, request: &Message) -> bool {
     match protocol {
         Protocol::Join => true,
-        Protocol::Chunks => false,
+        Protocol::Chunks | Protocol::Bench => false,
         _ => request.header.len() + request.body.len() <= CONTROL_CALL_BYTES_MAX,
     }
 }

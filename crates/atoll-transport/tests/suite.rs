@@ -3,6 +3,7 @@
 //!
 //! Not here: delays, loss and cuts (`src/memory/tests.rs`), keys, malformed frames and
 //! silent peers on sockets (`src/tls/tests.rs`).
+#![allow(clippy::disallowed_methods, reason = "tests start tasks beside the transport")]
 
 use std::{
     collections::BTreeMap,
