@@ -31,12 +31,12 @@ use std::{
     time::Duration,
 };
 
-use atoll_disk::MemoryStore;
+use atoll_disk::{DiskFaults, Files, MemoryDisk, MemoryStore};
 use atoll_runtime::Runtime;
 use atoll_transport::Transport;
 use atoll_types::{Instant, NodeId};
 use futures_util::future::BoxFuture;
-use rand::rngs::StdRng;
+use rand::{Rng, rngs::StdRng};
 
 use crate::{
     Faults, Network, NodeIndex, RunError, Schedule, Seed, Simulation, TraceHash,
@@ -73,12 +73,14 @@ pub struct Place {
     pub life: u64,
     pub runtime: Runtime,
     pub transport: Arc<dyn Transport>,
+    pub files: Arc<dyn Files>,
     pub store: MemoryStore,
 }
 
 struct Machine {
     node: NodeIndex,
     id: NodeId,
+    disk: MemoryDisk,
     store: MemoryStore,
     lives: u64,
     /// From its start to its end, its life may be on the way up.
@@ -122,6 +124,11 @@ pub fn stable(world: &World) -> bool {
     })
 }
 
+/// A common cloud disk: a flush takes some 4 ms.
+fn usual_disk() -> DiskFaults {
+    DiskFaults { sync_latency: Duration::from_millis(1)..Duration::from_millis(8), ..DiskFaults::default() }
+}
+
 impl Machine {
     fn is_up(&self) -> bool {
         lock(&self.station.life).is_some()
@@ -163,16 +170,17 @@ impl World {
         let first = self.machines.len();
         for index in first..first + count {
             let node = self.simulation.add_node(format!("n{index}"));
-            let store = MemoryStore::new();
-            let machine = Machine {
+            let disk = MemoryDisk::new(self.seed().stream(&format!("disk {index}")).random());
+            disk.set_faults(usual_disk());
+            self.machines.push(Machine {
                 node,
                 id: Self::id(index),
-                store,
+                disk,
+                store: MemoryStore::new(),
                 lives: 0,
                 running: false,
                 station: Arc::default(),
-            };
-            self.machines.push(machine);
+            });
         }
         for index in first..first + count {
             self.start(index);
@@ -190,6 +198,7 @@ impl World {
             everyone,
             life: machine.lives,
             transport: self.network.memory().endpoint(machine.id, runtime.clone()),
+            files: Arc::new(machine.disk.files(&runtime)),
             store: machine.store.clone(),
             runtime: runtime.clone(),
         };
@@ -218,6 +227,7 @@ impl World {
         self.end(index);
         let machine = &self.machines[index];
         self.network.memory().vanish(machine.id);
+        machine.disk.crash(&mut self.rng);
         machine.store.crash(&mut self.rng);
     }
 
@@ -225,6 +235,7 @@ impl World {
     /// keeps all it wrote.
     pub fn kill(&mut self, index: usize) {
         self.end(index);
+        self.machines[index].disk.kill();
         self.network.memory().stop(self.machines[index].id);
     }
 
@@ -255,6 +266,11 @@ impl World {
     /// The node's wall clock is set forward, or back.
     pub fn jump_clock(&mut self, index: usize, by: Duration, forward: bool) {
         self.faults.jump_clock(self.machines[index].node, by, forward);
+    }
+
+    /// What goes wrong on the machine's disk from now on.
+    pub fn set_disk_faults(&mut self, index: usize, faults: DiskFaults) {
+        self.machines[index].disk.set_faults(faults);
     }
 
     /// Nothing passes between these and those.

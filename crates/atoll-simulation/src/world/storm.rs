@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use atoll_disk::DiskFaults;
 use atoll_transport::memory::LinkProfile;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-use super::World;
+use super::{World, usual_disk};
 use crate::Stalls;
 
 /// Which accidents may happen. Drawn anew for each seed, so that each kind also meets
@@ -28,6 +29,8 @@ pub struct Storm {
     pub bad_links: bool,
     /// Single passages take up to five seconds.
     pub stalls: bool,
+    /// Single operations of a disk take a second longer.
+    pub slow_disks: bool,
 }
 
 impl Storm {
@@ -41,6 +44,7 @@ impl Storm {
         clock_jumps: true,
         bad_links: true,
         stalls: true,
+        slow_disks: true,
     };
 
     /// Each kind with even odds.
@@ -56,6 +60,7 @@ impl Storm {
             clock_jumps: coin(),
             bad_links: coin(),
             stalls: coin(),
+            slow_disks: coin(),
         }
     }
 
@@ -95,6 +100,10 @@ impl World {
         if storm.stalls {
             self.network.set_stalls(Stalls { chance: 0.002, longest: Duration::from_secs(5) });
         }
+        if storm.slow_disks {
+            let slow = DiskFaults { stall_chance: 0.01, stall: Duration::from_secs(1), ..usual_disk() };
+            (0..self.machines.len()).for_each(|index| self.set_disk_faults(index, slow.clone()));
+        }
         while self.simulation.now() < end {
             // Long enough for an election now and then, short enough to interrupt one.
             let calm = rng.random_range(Duration::from_millis(50)..=Duration::from_secs(6));
@@ -105,6 +114,7 @@ impl World {
             }
         }
         self.network.set_stalls(Stalls::NONE);
+        (0..self.machines.len()).for_each(|index| self.set_disk_faults(index, usual_disk()));
         self.network.links().set_all(LinkProfile::local_network());
         self.heal();
     }
