@@ -194,16 +194,18 @@ async fn a_small_call_does_not_wait_for_large_ones(world: World) {
             }
         })
     };
-    let (a, b) = world.pair(Arc::new(handler)).await;
+    let (a, b) = world.pair(echo()).await;
+    b.serve(Protocol::Raft, Arc::new(handler));
+    let ask = async |a: Arc<dyn Transport>, b: Arc<dyn Transport>, request| {
+        a.call(b.node_id(), Protocol::Raft, request, LIMIT).await
+    };
     let large = (0..24).map(|_| {
         let (a, b) = (a.clone(), b.clone());
-        tokio::spawn(
-            async move { ask(&a, &b, Message::with_body("", vec![1; Message::BODY_BYTES_MAX])).await },
-        )
+        tokio::spawn(async move { ask(a, b, Message::with_body("", vec![1; Message::BODY_BYTES_MAX])).await })
     });
     let large: Vec<_> = large.collect();
     for _ in 0..10 {
-        ask(&a, &b, Message::header("small")).await.unwrap();
+        ask(a.clone(), b.clone(), Message::header("small")).await.unwrap();
     }
     opened.store(true, Ordering::SeqCst);
     for call in large {

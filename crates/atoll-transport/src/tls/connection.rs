@@ -41,8 +41,10 @@ const _: () = assert!(BODIES_MAX > BULK_TURNS);
 /// up are still being served.
 const CALLS_MAX: usize = 256;
 const SERVED_MAX: usize = 2 * CALLS_MAX;
-/// Bytes of requests' bodies being served for one connection: eight of the largest.
-const SERVED_BYTES_MAX: usize = 64 << 20;
+/// Bytes of requests' bodies in calls that wait for a reply: four of the largest.
+const CALLS_BYTES_MAX: usize = 32 << 20;
+const SERVED_BYTES_MAX: usize = 2 * CALLS_BYTES_MAX;
+const _: () = assert!(CALLS_BYTES_MAX >= Message::BODY_BYTES_MAX);
 /// What a stranger may have us do at once: it needs one.
 const JOINS_MAX: usize = 4;
 /// A stranger's proof and its addresses fit a hundred times.
@@ -68,6 +70,7 @@ pub(super) struct Connection {
     /// Calls of ours that wait for a reply. None once closed.
     calls: Mutex<Option<Calls>>,
     calls_room: Semaphore,
+    calls_bytes_room: Semaphore,
     next_id: AtomicU64,
     /// Calls of the peer's that are being served, and whether it stopped waiting.
     served: Mutex<BTreeMap<u64, bool>>,
@@ -137,6 +140,7 @@ impl Connection {
             outbox: Outbox::new(),
             calls: Mutex::new(Some(BTreeMap::new())),
             calls_room: Semaphore::new(CALLS_MAX),
+            calls_bytes_room: Semaphore::new(CALLS_BYTES_MAX),
             next_id: AtomicU64::new(1),
             served: Mutex::new(BTreeMap::new()),
             served_room: Arc::new(Semaphore::new(SERVED_MAX)),
@@ -196,6 +200,7 @@ impl Connection {
             }
         }
         self.calls_room.close();
+        self.calls_bytes_room.close();
     }
 
     fn log(&self, end: &End) {
@@ -236,6 +241,9 @@ impl Connection {
 
     pub(super) async fn call(&self, protocol: Protocol, request: Message) -> Result<Message, CallEnd> {
         let _turn = self.calls_room.acquire().await.map_err(|_| CallEnd::NotSent)?;
+        // Within the limits of a message, which fit.
+        let body_len = request.body.len() as u32;
+        let _bytes = self.calls_bytes_room.acquire_many(body_len).await.map_err(|_| CallEnd::NotSent)?;
         self.mark_used();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let frame = Outgoing::new(Kind::Request, protocol.code(), id, request.header, request.body);
