@@ -30,9 +30,16 @@ pub enum Unavailable {
     /// A shard answered what this program does not understand: versions too far apart.
     #[error("a shard's answer is malformed")]
     Malformed(#[from] atoll_types::FormatError),
-    /// The operation's own deadline passed between its steps.
-    #[error("the deadline passed")]
-    Deadline,
+    /// A shard said no where that makes no sense. Ours, a bug; nothing was changed.
+    #[error("a shard refused: {0}")]
+    Refused(String),
+    /// The bucket or its shard changed under the operation again and again.
+    #[error("the bucket keeps changing")]
+    Unsettled,
+    /// Of a body: the object was replaced two sweeps ago or more, and what was left of it
+    /// is gone.
+    #[error("the object was replaced long ago, while it was being read")]
+    Vanished,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,149 +1,223 @@
-//! The handle that the gateway uses.
+//! The handle that the gateway uses, and how its operations reach the shards.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use atoll_disk::ChunkStore;
+use atoll_placement::Layout;
 use atoll_records::Records;
 use atoll_runtime::Runtime;
-use atoll_transport::Transport;
-use atoll_types::NodeId;
+use atoll_transport::{Protocol, Transport};
+use atoll_types::{Format, Instant, NodeId, ShardId, TransactionId};
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::{mpsc, watch};
 
-use crate::{error::*, names::*, object::*, request::*};
+use crate::{
+    error::Unavailable,
+    holder::{ChunkHandler, Holder},
+    holders::Holders,
+    layout_link::LayoutLink,
+    names::BucketName,
+    request::BucketInfo,
+    shard::{Answer, Ask, CommandName, QueryName, Refused, bucket, name, records::OwnedRange},
+};
 
-/// What a node hands to its objects. (The chunk store and the layout join here when
-/// their crates have them.)
+/// What a node hands to its objects.
 pub struct ObjectsParts {
     pub runtime: Runtime,
     pub transport: Arc<dyn Transport>,
     pub records: Records,
-    pub me: NodeId,
+    pub chunks: ChunkStore,
+    pub layout: watch::Receiver<Arc<Layout>>,
+    pub link: Arc<dyn LayoutLink>,
     pub settings: ObjectsSettings,
 }
 
 #[derive(Debug, Clone)]
 pub struct ObjectsSettings {
-    /// How many shards share the buckets: 1 to this. Fixed when the cluster is created.
-    pub data_shards: u32,
     /// How long an operation may wait for elections and slow holders before it says
-    /// [`Unavailable`]. A put's clock starts after its body: the client sets that pace.
+    /// [`Unavailable`]. 5 s: an election takes under 3 s, and a node that is cut off
+    /// must say so within 5. A put's clock starts again after its body: the client sets
+    /// that pace.
     pub patience: Duration,
 }
 
 impl Default for ObjectsSettings {
-    /// 5 s: a node that is cut off answers 503 within it, an election takes under 3 s.
     fn default() -> Self {
-        Self { data_shards: 64, patience: Duration::from_secs(5) }
+        Self { patience: Duration::from_millis(4_500) }
     }
 }
+
+/// Chunks noted for repair at a time; what is over is found by its walks.
+const SUSPICIOUS_MAX: usize = 1024;
+/// How often an operation follows a bucket that is being made, freed or moved.
+pub(crate) const BUCKET_ATTEMPTS: usize = 4;
 
 /// Buckets and objects of the whole cluster, as seen from any node. Cheap to clone.
 #[derive(Clone)]
 pub struct Objects {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-struct Inner {
-    parts: ObjectsParts,
+pub(crate) struct Inner {
+    pub runtime: Runtime,
+    pub records: Records,
+    pub holders: Holders,
+    pub settings: ObjectsSettings,
+    /// Where buckets were when somebody last asked. It may be old: the shard that is
+    /// asked knows what it owns, and its "no" leads to shard 0.
+    buckets: Mutex<BTreeMap<BucketName, Arc<BucketInfo>>>,
+    /// For the one repair worker, which takes it.
+    pub suspicious: Mutex<Option<mpsc::Receiver<atoll_types::ChunkHash>>>,
 }
 
 impl Objects {
+    /// Begins to serve chunks to the other nodes.
     pub fn new(parts: ObjectsParts) -> Self {
-        Self { inner: Arc::new(Inner { parts }) }
+        let ObjectsParts { runtime, transport, records, chunks, layout, link, settings } = parts;
+        let me: NodeId = transport.node_id();
+        let holder = Arc::new(Holder::new(runtime.clone(), me, chunks, layout, link));
+        transport.serve(Protocol::Chunks, Arc::new(ChunkHandler(holder.clone())));
+        let (suspicious_tx, suspicious) = mpsc::channel(SUSPICIOUS_MAX);
+        let holders = Holders::new(runtime.clone(), transport, holder, suspicious_tx);
+        let inner = Inner {
+            runtime,
+            records,
+            holders,
+            settings,
+            buckets: Mutex::default(),
+            suspicious: Mutex::new(Some(suspicious)),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
-    fn unavailable(&self) -> Unavailable {
-        let _ = &self.inner.parts.runtime;
-        Unavailable::Deadline
+    /// When an operation that starts now gives up.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.inner.runtime.now() + self.inner.settings.patience
     }
 
-    /// Creates a bucket; the second creation by the same owner is an error that says so.
-    pub async fn create_bucket(
+    /// Asks a shard. The inner error is the shard's definite "no".
+    pub(crate) async fn query<I, O>(
         &self,
-        _name: &BucketName,
-        _owner: &str,
-    ) -> Result<BucketInfo, CreateBucketError> {
-        Err(self.unavailable().into())
+        shard: ShardId,
+        query: &QueryName<I, O>,
+        input: I,
+        deadline: Instant,
+    ) -> Result<Result<O, Refused>, Unavailable>
+    where
+        I: Serialize + DeserializeOwned,
+        O: Serialize + DeserializeOwned,
+    {
+        let input = Bytes::from(Ask(input).encode());
+        let output = self.inner.records.query(shard, query.name, input, deadline).await?;
+        Ok(Answer::decode(&output)?.0)
     }
 
-    /// Deletes an empty bucket, with the uploads that were never completed.
-    pub async fn delete_bucket(&self, _name: &BucketName) -> Result<(), DeleteBucketError> {
-        Err(self.unavailable().into())
-    }
-
-    pub async fn head_bucket(&self, _name: &BucketName) -> Result<BucketInfo, HeadBucketError> {
-        Err(self.unavailable().into())
-    }
-
-    /// All buckets, by name.
-    pub async fn list_buckets(&self) -> Result<Vec<BucketInfo>, Unavailable> {
-        Err(self.unavailable())
-    }
-
-    pub async fn put(&self, _request: PutObject) -> Result<PutResult, PutObjectError> {
-        Err(self.unavailable().into())
-    }
-
-    pub async fn get(&self, _request: GetObject) -> Result<GotObject, GetObjectError> {
-        Err(self.unavailable().into())
-    }
-
-    /// [`Objects::get`] without the bytes; a range is checked all the same.
-    pub async fn head(&self, _request: GetObject) -> Result<ObjectInfo, GetObjectError> {
-        Err(self.unavailable().into())
-    }
-
-    pub async fn delete(&self, _request: DeleteObject) -> Result<Deleted, DeleteObjectError> {
-        Err(self.unavailable().into())
-    }
-
-    /// Deletes up to 1,000 keys, in one command per shard.
-    pub async fn delete_many(
+    /// Runs a command in a shard, once under this id however often it is retried.
+    pub(crate) async fn execute<I, O>(
         &self,
-        _bucket: &BucketName,
-        _keys: Vec<ObjectKey>,
-    ) -> Result<DeletedMany, DeleteObjectError> {
-        Err(self.unavailable().into())
+        shard: ShardId,
+        id: TransactionId,
+        command: &CommandName<I, O>,
+        input: I,
+        deadline: Instant,
+    ) -> Result<Result<O, Refused>, Unavailable>
+    where
+        I: Serialize + DeserializeOwned,
+        O: Serialize + DeserializeOwned,
+    {
+        let input = Bytes::from(Ask(input).encode());
+        let executed = self.inner.records.execute(shard, id, command.name, input, deadline).await?;
+        Ok(Answer::decode(&executed.output)?.0)
     }
 
-    /// One page, read at one moment.
-    pub async fn list(&self, _request: ListObjects) -> Result<ObjectPage, ListObjectsError> {
-        Err(self.unavailable().into())
+    fn buckets(&self) -> std::sync::MutexGuard<'_, BTreeMap<BucketName, Arc<BucketInfo>>> {
+        self.inner.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub async fn copy(&self, _request: CopyObject) -> Result<PutResult, CopyObjectError> {
-        Err(CopyObjectError::Destination(self.unavailable().into()))
-    }
-
-    pub async fn create_upload(&self, _request: CreateUpload) -> Result<UploadId, CreateUploadError> {
-        Err(self.unavailable().into())
-    }
-
-    pub async fn upload_part(&self, _request: UploadPart) -> Result<PartInfo, UploadPartError> {
-        Err(UploadPartError::Put(self.unavailable().into()))
-    }
-
-    pub async fn upload_part_copy(&self, _request: UploadPartCopy) -> Result<PartInfo, UploadPartError> {
-        Err(UploadPartError::Put(self.unavailable().into()))
-    }
-
-    pub async fn list_parts(&self, _request: ListParts) -> Result<PartPage, UploadError> {
-        Err(self.unavailable().into())
-    }
-
-    pub async fn list_uploads(&self, _request: ListUploads) -> Result<UploadPage, UploadError> {
-        Err(self.unavailable().into())
-    }
-
-    /// Makes the parts one object. Asked again for the same upload, it answers the same.
-    pub async fn complete_upload(&self, _request: CompleteUpload) -> Result<PutResult, CompleteUploadError> {
-        Err(self.unavailable().into())
-    }
-
-    pub async fn abort_upload(
+    /// The bucket, as remembered or as shard 0 says. Only shard 0 says that there is none.
+    pub(crate) async fn bucket(
         &self,
-        _bucket: &BucketName,
-        _key: &ObjectKey,
-        _upload: UploadId,
-    ) -> Result<(), UploadError> {
-        Err(self.unavailable().into())
+        bucket: &BucketName,
+        deadline: Instant,
+    ) -> Result<Option<Arc<BucketInfo>>, Unavailable> {
+        if let Some(known) = self.buckets().get(bucket) {
+            return Ok(Some(known.clone()));
+        }
+        self.look_up_bucket(bucket, deadline).await
     }
+
+    pub(crate) async fn look_up_bucket(
+        &self,
+        bucket: &BucketName,
+        deadline: Instant,
+    ) -> Result<Option<Arc<BucketInfo>>, Unavailable> {
+        let answer = self.query(ShardId::META, &name::LOOKUP, bucket.clone(), deadline).await?;
+        let found = answer.map_err(unexpected)?.map(Arc::new);
+        match &found {
+            Some(info) => drop(self.buckets().insert(bucket.clone(), info.clone())),
+            None => drop(self.buckets().remove(bucket)),
+        }
+        Ok(found)
+    }
+
+    /// What to do when a data shard does not know the bucket as we do: the bucket to try
+    /// again with, or `None` if there is no such bucket any more. What somebody began and
+    /// did not finish, opening or freeing, is finished here.
+    pub(crate) async fn follow_bucket(
+        &self,
+        known: &BucketInfo,
+        refused: &Refused,
+        deadline: Instant,
+    ) -> Result<Option<Arc<BucketInfo>>, Unavailable> {
+        match refused {
+            Refused::UnknownBucket => {
+                let current = self.look_up_bucket(&known.name, deadline).await?;
+                if let Some(bucket) = &current {
+                    self.open_bucket(bucket, deadline).await?;
+                }
+                Ok(current)
+            }
+            Refused::SealedBucket => {
+                self.free_bucket(known, deadline).await?;
+                self.look_up_bucket(&known.name, deadline).await
+            }
+            Refused::FreedBucket | Refused::WrongShard => {
+                let current = self.look_up_bucket(&known.name, deadline).await?;
+                Ok(current.filter(|current| current.id != known.id || *refused == Refused::WrongShard))
+            }
+            other => Err(unexpected(other.clone())),
+        }
+    }
+
+    /// The second step of a bucket's creation; anyone may do it, any number of times.
+    pub(crate) async fn open_bucket(
+        &self,
+        bucket: &BucketInfo,
+        deadline: Instant,
+    ) -> Result<Result<(), Refused>, Unavailable> {
+        for (at, range) in bucket.ranges.iter().enumerate() {
+            let end = bucket.ranges.get(at + 1).map(|next| next.start.clone());
+            let owned = vec![OwnedRange { start: range.start.clone(), end }];
+            let open = bucket::Open { bucket: bucket.id, owned };
+            let id = self.inner.runtime.transaction_id();
+            if let Err(refused) = self.execute(range.shard, id, &bucket::OPEN, open, deadline).await? {
+                return Ok(Err(refused));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    pub(crate) fn forget_bucket(&self, bucket: &BucketName) {
+        self.buckets().remove(bucket);
+    }
+}
+
+/// A "no" that no caller has a word for.
+pub(crate) fn unexpected(refused: Refused) -> Unavailable {
+    Unavailable::Refused(format!("{refused:?}"))
 }
