@@ -57,7 +57,9 @@ impl Objects {
                 }
                 Ok(()) => return Err(CreateBucketError::AlreadyExists(bucket.clone())),
                 // Somebody was deleting it: finish that, then the name is free.
-                Err(Refused::SealedBucket | Refused::FreedBucket) => self.free_bucket(&info, deadline).await?,
+                Err(Refused::SealedBucket | Refused::FreedBucket) => {
+                    self.free_bucket(&info, deadline).await?
+                }
                 Err(refused) => return Err(unexpected(refused).into()),
             }
         }
@@ -145,8 +147,7 @@ impl Objects {
         loop {
             let after = buckets.last().map(|bucket| bucket.name.clone());
             let names = name::Names { after, limit: NAMES_PER_PAGE };
-            let page =
-                self.query(ShardId::META, &name::LIST, names, deadline).await?.map_err(unexpected)?;
+            let page = self.query(ShardId::META, &name::LIST, names, deadline).await?.map_err(unexpected)?;
             let full = page.len() == NAMES_PER_PAGE as usize;
             buckets.extend(page);
             if !full {

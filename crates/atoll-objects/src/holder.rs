@@ -195,7 +195,9 @@ impl Handler for ChunkHandler {
             ChunkRequest::Put { hash, stamp, layout_version } => {
                 holder.put(hash, request.body, stamp, layout_version, false).await
             }
-            ChunkRequest::Stamp { hashes, .. } | ChunkRequest::Has { hashes } if hashes.len() > HASHES_MAX => {
+            ChunkRequest::Stamp { hashes, .. } | ChunkRequest::Has { hashes }
+                if hashes.len() > HASHES_MAX =>
+            {
                 let reason = format!("{} hashes; {HASHES_MAX} is the most", hashes.len());
                 return Err(Refusal { code: OVER_LIMIT, reason });
             }

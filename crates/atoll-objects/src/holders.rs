@@ -271,9 +271,8 @@ impl Holders {
             }
         }
         let none = BTreeSet::new();
-        let met = |hash: &ChunkHash| {
-            layout.write_targets(hash.slot()).is_met(stamped.get(hash).unwrap_or(&none))
-        };
+        let met =
+            |hash: &ChunkHash| layout.write_targets(hash.slot()).is_met(stamped.get(hash).unwrap_or(&none));
         let unmet: BTreeSet<ChunkHash> = hashes.iter().copied().filter(|hash| !met(hash)).collect();
         unmet.into_iter().collect()
     }

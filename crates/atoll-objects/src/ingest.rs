@@ -12,7 +12,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use atoll_runtime::Task;
+use atoll_runtime::{Runtime, Task};
 use atoll_types::{ChunkHash, Instant, ShardId};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -55,7 +55,10 @@ pub struct Ingested {
 pub enum IngestedContent {
     Inline(Bytes),
     /// Stored at the quorums of their slots, stamped with `epoch`.
-    Chunks { chunks: Vec<ChunkRef>, epoch: u64 },
+    Chunks {
+        chunks: Vec<ChunkRef>,
+        epoch: u64,
+    },
 }
 
 /// The hashes over the whole body; they travel to the blocking pool and back.
@@ -86,6 +89,34 @@ impl BodyHashes {
     }
 }
 
+enum Hashing {
+    Idle(BodyHashes),
+    Running(Task<BodyHashes>),
+}
+
+impl Hashing {
+    /// Waits for the batch before, and begins this one.
+    async fn push(self, runtime: &Runtime, pieces: Vec<Bytes>) -> Result<Self, Unavailable> {
+        let mut hashes = self.rest().await?;
+        let pool = runtime.clone();
+        let update = async move {
+            let update = move || {
+                hashes.update(&pieces);
+                hashes
+            };
+            pool.blocking(update).await
+        };
+        Ok(Hashing::Running(runtime.spawn("body hashes", update)))
+    }
+
+    async fn rest(self) -> Result<BodyHashes, Unavailable> {
+        match self {
+            Hashing::Idle(hashes) => Ok(hashes),
+            Hashing::Running(task) => finished(task).await,
+        }
+    }
+}
+
 impl Objects {
     /// Takes a body in. `shard` is where it will be committed; `inline` allows a small
     /// one to be kept in memory for its record.
@@ -99,11 +130,10 @@ impl Objects {
         if length.is_some_and(|length| length > BODY_BYTES_MAX) {
             return Err(PutObjectError::EntityTooLarge { max: BODY_BYTES_MAX });
         }
-        let mut hashes = BodyHashes { md5: Md5::new(), digests };
+        let mut hashing = Hashing::Idle(BodyHashes { md5: Md5::new(), digests });
         let mut batch = Batch::default();
         let mut size = 0_u64;
         let mut chunked: Option<ChunkedBody> = None;
-        let mut hashing: Option<Task<BodyHashes>> = None;
 
         loop {
             let piece = stream.next().await.transpose().map_err(PutObjectError::Body)?;
@@ -123,6 +153,7 @@ impl Objects {
             }
             let small = inline && chunked.is_none() && batch.bytes <= INLINE_BYTES_MAX;
             if ended && small {
+                let mut hashes = hashing.rest().await?;
                 // 16 KiB take MD5 some 25 µs: less than a trip to the blocking pool and back.
                 hashes.update(&batch.pieces);
                 let (md5, checksum) = hashes.finish(content_md5)?;
@@ -137,29 +168,16 @@ impl Objects {
                 None => chunked.insert(ChunkedBody::start(self.clone(), shard).await?),
             };
             let pieces = std::mem::take(&mut batch).pieces;
-            if let Some(running) = hashing.take() {
-                hashes = finished(running).await?;
-            }
-            let for_hashes = pieces.clone();
-            let runtime = self.inner.runtime.clone();
-            let mut travelling = std::mem::replace(&mut hashes, BodyHashes { md5: Md5::new(), digests: vec![] });
-            hashing = Some(self.inner.runtime.spawn("body hashes", async move {
-                runtime
-                    .blocking(move || {
-                        travelling.update(&for_hashes);
-                        travelling
-                    })
-                    .await
-            }));
+            hashing = hashing.push(&self.inner.runtime, pieces.clone()).await?;
             body.push(pieces).await?;
             if ended {
                 break;
             }
         }
-        // The loop leaves by its last batch, which made both of these.
-        let (Some(body), Some(hashing)) = (chunked, hashing) else { return Err(stopped().into()) };
+        // The loop is left by its last batch, which began this if nothing did before.
+        let Some(body) = chunked else { return Err(stopped().into()) };
         let (chunks, epoch) = body.finish().await?;
-        let (md5, checksum) = finished(hashing).await?.finish(content_md5)?;
+        let (md5, checksum) = hashing.rest().await?.finish(content_md5)?;
         Ok(Ingested { content: IngestedContent::Chunks { chunks, epoch }, size, md5, checksum })
     }
 }

@@ -4,19 +4,33 @@
 //! It knows nothing of HTTP, of signatures or of who may do what: the gateway translates
 //! and asks, and maps each operation's error enum to S3's codes.
 
+mod buckets;
 mod chunker;
 mod conditions;
+mod copy;
+mod delete;
 mod error;
+mod get;
+mod holder;
+mod holders;
+mod ingest;
+mod layout_link;
+mod list;
 mod manifest;
 mod names;
 mod object;
 mod objects;
+mod peers;
+mod put;
 mod request;
 mod shard;
 mod slots;
+mod upload;
+mod wire;
 
 pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions, WriteConditions};
 pub use error::*;
+pub use layout_link::{LayoutLink, ReportError};
 pub use names::{BucketId, BucketName, InvalidBucketName, InvalidKey, ManifestId, ObjectKey, UploadId};
 pub use object::{
     BodyDigest, ByteRange, Checksum, ChecksumAlgorithm, ETag, ListEntry, ObjectHeaders, ObjectInfo,

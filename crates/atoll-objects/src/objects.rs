@@ -178,7 +178,8 @@ impl Objects {
             Refused::UnknownBucket => {
                 let current = self.look_up_bucket(&known.name, deadline).await?;
                 if let Some(bucket) = &current {
-                    self.open_bucket(bucket, deadline).await?;
+                    // What it refuses, the next attempt meets as well.
+                    let _opened = self.open_bucket(bucket, deadline).await?;
                 }
                 Ok(current)
             }

@@ -9,15 +9,32 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChunkRequest {
     /// Store the body under its hash, stamped at least `stamp`. Answered when durable.
-    Put { hash: ChunkHash, stamp: u64, layout_version: u64 },
+    Put {
+        hash: ChunkHash,
+        stamp: u64,
+        layout_version: u64,
+    },
     /// Raise the stamps of chunks that should be there; says of each whether it is.
-    Stamp { hashes: Vec<ChunkHash>, stamp: u64, layout_version: u64 },
-    Get { hash: ChunkHash },
+    Stamp {
+        hashes: Vec<ChunkHash>,
+        stamp: u64,
+        layout_version: u64,
+    },
+    Get {
+        hash: ChunkHash,
+    },
     /// Of each, whether it is there whole.
-    Has { hashes: Vec<ChunkHash> },
+    Has {
+        hashes: Vec<ChunkHash>,
+    },
     /// A page of a slot's chunks in hash order, from a node that knows at least this
     /// layout: it then has taken its last write under an older one.
-    List { slot: Slot, after: Option<ChunkHash>, limit: u32, layout_version: u64 },
+    List {
+        slot: Slot,
+        after: Option<ChunkHash>,
+        limit: u32,
+        layout_version: u64,
+    },
 }
 
 impl Format for ChunkRequest {
@@ -34,14 +51,20 @@ pub enum ChunkReply {
     Flags(Vec<bool>),
     Listed(Vec<ListedChunk>),
     /// The slot's holders changed in this layout version: look there.
-    StaleLayout { changed: u64 },
+    StaleLayout {
+        changed: u64,
+    },
     /// The answering node has only this layout.
-    Behind { have: u64 },
+    Behind {
+        have: u64,
+    },
     NotAHolder,
     /// No room beside the reserve for records (rule 19).
     Full,
     /// The disk, not the asker, is at fault.
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
 }
 
 impl Format for ChunkReply {
