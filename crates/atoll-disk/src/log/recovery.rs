@@ -81,7 +81,12 @@ pub(super) async fn recover(files: &Arc<dyn Files>) -> Result<(Opened, Recovery)
 
     let mut replay = Replay::default();
     let mut note = match (note, ids.as_slice()) {
-        (Some(note), _) => note,
+        (Some(note), _) => {
+            // It may have been read from the system's memory and not be on the disk yet;
+            // segments are deleted by it below.
+            note_file.write_both(note).await?;
+            note
+        }
         (None, []) => {
             note_file.write_both(Note::EMPTY).await?;
             Note::EMPTY
@@ -163,15 +168,17 @@ async fn open_segments(
                 return Err(OpenLogError::NewerVersion { segment: id, found });
             }
         };
-        if id > note.newest && header.is_none() {
-            // Batches come after the note of the segment: this one never had any.
+        let segment = FoundSegment { id, file, header };
+        if id > note.newest && is_unused(&segment).await? {
+            // A crash came between its making and the note of it, and so before its first
+            // batch. Even if it looks whole, nobody knows that it was flushed.
             files.remove(&path).await?;
             continue;
         }
-        if header.is_none() {
+        if segment.header.is_none() {
             replay.findings.push(format!("segment {id} has a damaged header"));
         }
-        found.push(FoundSegment { id, file, header });
+        found.push(segment);
     }
     if note.newest >= note.oldest {
         if found.first().is_none_or(|segment| segment.id != note.oldest) {
@@ -186,6 +193,15 @@ async fn open_segments(
     }
     note.newest = note.newest.max(found.last().map_or(0, |segment| segment.id));
     Ok(found)
+}
+
+/// No batch can be read in it. Asked of segments that the note does not know: if there is
+/// one, it is the note that lost its newest slot.
+async fn is_unused(segment: &FoundSegment) -> Result<bool, DiskError> {
+    match segment.header {
+        None => Ok(true),
+        Some(header) => Ok(scan(segment, header.tag).await?.0.is_empty()),
+    }
 }
 
 /// All intact batches of a segment by sequence, and what lies after the last.
