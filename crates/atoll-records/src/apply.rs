@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use atoll_disk::{OrderedStore, StoreError};
+use atoll_disk::{OrderedStore, StoreError, Table, WriteBatch};
 use atoll_runtime::Runtime;
 use atoll_types::{Format, ReplicaId, Revision, WallTime};
 use bytes::Bytes;
@@ -20,7 +20,8 @@ use crate::{
     dedup::Results,
     driver::Feedback,
     group::{Committed, ExecuteReply, ReplicaShared, Work},
-    state::{Area, Members, Meta, Place},
+    snapshot::delete_range,
+    state::{Area, Descriptor, Members, Meta, Place},
     view::{CommandView, Pending},
     wire::CommandEntry,
 };
@@ -29,6 +30,8 @@ use crate::{
 pub(crate) enum Job {
     Open { shared: Arc<ReplicaShared>, place: Place, meta: Option<Meta> },
     Apply { replica: ReplicaId, entries: Vec<Committed> },
+    /// Makes a pulled state current; what the replica had is deleted.
+    Install { place: Place, meta: Box<Meta> },
     Close { replica: ReplicaId, closed: oneshot::Sender<()> },
 }
 
@@ -60,6 +63,7 @@ struct Done {
     applied: Vec<Applied>,
     replies: Vec<(ExecuteReply, Outcome<Executed>)>,
     failed: Vec<(ReplicaId, String)>,
+    installed: Vec<(ReplicaId, Meta)>,
 }
 
 /// Why an entry can't be applied.
@@ -85,6 +89,9 @@ impl Worker {
         let mut states: BTreeMap<ReplicaId, State> = BTreeMap::new();
         while let Some(first) = jobs.recv().await {
             let mut round = Vec::new();
+            // After the round's entries: those that came later are older than the
+            // snapshot, or Raft would not have been offered it.
+            let mut installs = Vec::new();
             let mut entries = 0;
             let mut next = Some(first);
             while let Some(job) = next.take() {
@@ -97,6 +104,7 @@ impl Worker {
                         entries += more.len();
                         round.push((replica, more));
                     }
+                    Job::Install { place, meta } => installs.push((place, *meta)),
                     Job::Close { replica, closed } => {
                         states.remove(&replica);
                         // Whoever closes waits unless the node stops.
@@ -107,14 +115,20 @@ impl Worker {
                     next = jobs.try_recv().ok();
                 }
             }
-            if round.is_empty() {
+            if round.is_empty() && installs.is_empty() {
                 continue;
             }
             let (store, procedures) = (self.store.clone(), self.procedures.clone());
             let done = self
                 .runtime
                 .blocking(move || {
-                    let done = apply_round(&*store, &procedures, &mut states, round);
+                    let mut done = apply_round(&*store, &procedures, &mut states, round);
+                    for (place, meta) in installs {
+                        done = done.and_then(|mut done| {
+                            done.installed.extend(install(&*store, &mut states, place, meta)?);
+                            Ok(done)
+                        });
+                    }
                     (states, done)
                 })
                 .await;
@@ -133,11 +147,46 @@ impl Worker {
                 // A caller whose time is up doesn't wait any more.
                 let _ = reply.send(outcome);
             }
+            for (replica, meta) in done.installed {
+                // As above.
+                let _ = self.feedback.send(Feedback::Installed { replica, meta });
+            }
             if self.feedback.send(Feedback::Applied { applied: done.applied, failed: done.failed }).is_err() {
                 return;
             }
         }
     }
+}
+
+/// Makes a pulled state current, durably: the log is about to forget what led to it.
+/// `None` if it is of no use any more.
+fn install(
+    store: &dyn OrderedStore,
+    states: &mut BTreeMap<ReplicaId, State>,
+    place: Place,
+    meta: Meta,
+) -> Result<Option<(ReplicaId, Meta)>, StoreError> {
+    let replica = place.replica;
+    let Some(state) = states.get_mut(&replica) else { return Ok(None) };
+    if let Some(current) = &state.meta {
+        if meta.applied == current.applied && meta.applied_term == current.applied_term {
+            return Ok(Some((replica, meta)));
+        }
+        if meta.applied <= current.applied {
+            return Ok(None);
+        }
+    }
+    let old = state.place;
+    let descriptor = Descriptor { shard: state.shared.shard, replica, generation: place.generation };
+    let mut batch = WriteBatch::default();
+    batch.put(Table::Records, place.key(Area::Meta, &[]), meta.encode());
+    batch.put(Table::Local, Descriptor::key(replica), descriptor.encode());
+    store.write(batch)?;
+    store.flush()?;
+    (state.place, state.meta, state.results) = (place, Some(meta.clone()), Results::new());
+    state.shared.applied.send_replace(meta.applied.0);
+    delete_range(store, &old.whole())?;
+    Ok(Some((replica, meta)))
 }
 
 fn apply_round(
@@ -146,9 +195,12 @@ fn apply_round(
     states: &mut BTreeMap<ReplicaId, State>,
     round: Vec<(ReplicaId, Vec<Committed>)>,
 ) -> Result<Done, StoreError> {
+    let mut done = Done::default();
+    if round.is_empty() {
+        return Ok(done);
+    }
     let snapshot = store.snapshot()?;
     let mut pending = Pending::new(&*snapshot);
-    let mut done = Done::default();
     let mut touched: BTreeMap<ReplicaId, Applied> = BTreeMap::new();
     for (replica, entries) in round {
         let Some(state) = states.get_mut(&replica) else { continue };

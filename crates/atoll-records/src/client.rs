@@ -20,6 +20,7 @@ use crate::{
     driver::{Directory, Input},
     group::Proposal,
     reads::Permit,
+    snapshot::Snapshots,
     state::{Descriptor, Meta},
     view::StateView,
     wire::{Answer, Call},
@@ -368,17 +369,20 @@ impl Handler for RecordsHandler {
     }
 }
 
-/// Serves `Protocol::Raft`.
-pub(crate) struct RaftHandler(pub mpsc::Sender<Input>);
+/// Serves `Protocol::Raft`: messages to the driver, pulls from the store.
+pub(crate) struct RaftHandler {
+    pub inbox: mpsc::Sender<Input>,
+    pub snapshots: Arc<Snapshots>,
+}
 
 #[async_trait]
 impl Handler for RaftHandler {
-    async fn call(&self, _from: Caller, _request: Message) -> Result<Message, Refusal> {
-        Err(Refusal { code: REFUSED_MALFORMED, reason: "no such call".into() })
+    async fn call(&self, from: Caller, request: Message) -> Result<Message, Refusal> {
+        self.snapshots.serve(&from, &request).await
     }
 
     fn datagram(&self, from: &Caller, payload: Bytes) {
         // A full inbox loses the frame, as the network might: Raft sends again.
-        let _ = self.0.try_send(Input::Frame { from: from.node, payload });
+        let _ = self.inbox.try_send(Input::Frame { from: from.node, payload });
     }
 }

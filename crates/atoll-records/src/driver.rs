@@ -17,14 +17,18 @@ use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Generation, Instant, NodeId, ReplicaId, ShardId};
 use bytes::Bytes;
 use raft::eraftpb::Message;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
+    ShardMap, ShardReplicas,
     apply::{Applied, Job},
+    check::Refused,
     client::Outcome,
     group::{Group, Proposal},
     log::Wish,
     reads::ReadReply,
+    snapshot::{FillError, Filling, Snapshots},
+    state::{Meta, Place},
     timing::TICK,
     wire::{Frame, Kind, PeerMessage},
 };
@@ -37,6 +41,10 @@ pub(crate) const INBOX_MAX: usize = 4096;
 const INPUTS_PER_ROUND_MAX: usize = 1024;
 /// 512 KiB of messages share a frame; a larger one has its own.
 const FRAME_BYTES_TARGET: usize = 512 << 10;
+/// Replicas that are filled at once: growing is to leave room for serving.
+pub(crate) const FILLS_MAX: usize = 2;
+/// 5 s.
+const SWEEP_TICKS: u64 = 50;
 
 /// What others want of the driver.
 pub(crate) enum Input {
@@ -45,6 +53,8 @@ pub(crate) enum Input {
     Read { shard: ShardId, reply: ReadReply },
     Add { group: Box<Group>, added: oneshot::Sender<()> },
     Remove { replica: ReplicaId, removed: oneshot::Sender<()> },
+    /// Where the layout wants the shard's members.
+    Reconfigure { shard: ShardId, target: ShardReplicas },
 }
 
 /// What comes back of what the driver had done.
@@ -55,6 +65,10 @@ pub(crate) enum Feedback {
         applied: Vec<Applied>,
         failed: Vec<(ReplicaId, String)>,
     },
+    /// A snapshot was pulled, or could not be.
+    Pulled { replica: ReplicaId, from: ReplicaId, term: u64, result: Result<(Place, Box<Meta>), FillError> },
+    /// A pulled state is current in the store.
+    Installed { replica: ReplicaId, meta: Meta },
     /// The disk fails: nothing can go on.
     Failed {
         reason: String,
@@ -80,6 +94,13 @@ pub(crate) struct Driver {
     pub directory: Directory,
     pub log: mpsc::UnboundedSender<Wish>,
     pub apply: mpsc::UnboundedSender<Job>,
+    /// For what is begun here and reports back.
+    pub feedback: mpsc::UnboundedSender<Feedback>,
+    pub map: watch::Receiver<Arc<ShardMap>>,
+    pub snapshots: Arc<Snapshots>,
+    /// Turns to pull a snapshot.
+    pub fills: Arc<Semaphore>,
+    pub ticks: u64,
     pub groups: BTreeMap<ReplicaId, Group>,
     /// Groups that may have something to collect.
     pub dirty: BTreeSet<ReplicaId>,
@@ -199,6 +220,16 @@ impl Driver {
                 // The node may be stopping.
                 let _ = added.send(());
             }
+            Input::Reconfigure { shard, target } => {
+                if let Some(replica) = self.of_shard(shard) {
+                    self.with_group(replica, |group| {
+                        if group.is_leader() {
+                            group.target = Some(target);
+                            group.advance_membership();
+                        }
+                    });
+                }
+            }
             Input::Remove { replica, removed } => {
                 self.stop_group(replica, "removed");
                 let _ = removed.send(());
@@ -209,16 +240,59 @@ impl Driver {
     fn take_frame(&mut self, from: NodeId, frame: Frame) {
         for message in frame.messages {
             let replica = message.to;
-            let Some(group) = self.groups.get(&replica) else { continue };
-            let known = group.members.nodes.get(&message.from) == Some(&from)
-                || (group.empty && matches!(message.kind, Kind::Heartbeat | Kind::Append | Kind::Snapshot));
-            if message.shard != group.shard || !known || message.kind == Kind::Snapshot {
+            let Some(group) = self.groups.get_mut(&replica) else { continue };
+            if message.shard != group.shard {
                 continue;
             }
-            if let Some(Err(refused)) = self.with_group(replica, |group| group.step(message)) {
+            if group.members.nodes.get(&message.from) != Some(&from) {
+                // One that has yet to catch up does not know the newest members; the map
+                // may. One that is empty knows nobody, and takes only its filling.
+                let filling = matches!(message.kind, Kind::Heartbeat | Kind::Append | Kind::Snapshot);
+                if !(group.empty && filling) && !is_at(&self.map, message.shard, message.from, from) {
+                    tracing::debug!(?from, %replica, refused = %Refused::UnknownSender, "refused a raft message");
+                    continue;
+                }
+                group.learned.insert(message.from, from);
+            }
+            let result = if message.kind == Kind::Snapshot {
+                match self.with_group(replica, |group| group.offered(&message)) {
+                    Some(Ok(true)) => {
+                        self.pull(from, &message);
+                        Ok(())
+                    }
+                    Some(Err(refused)) => Err(refused),
+                    Some(Ok(false)) | None => Ok(()),
+                }
+            } else {
+                self.with_group(replica, |group| group.step(message)).unwrap_or(Ok(()))
+            };
+            if let Err(refused) = result {
                 tracing::debug!(?from, %replica, %refused, "refused a raft message");
             }
         }
+    }
+
+    /// Begins to pull the snapshot that was offered.
+    fn pull(&mut self, node: NodeId, offer: &PeerMessage) {
+        let Some(group) = self.groups.get_mut(&offer.to) else { return };
+        let (replica, from, term) = (offer.to, offer.from, offer.term);
+        let filling = Filling {
+            runtime: self.runtime.clone(),
+            transport: self.transport.clone(),
+            store: self.snapshots.store.clone(),
+            shard: group.shard,
+            replica,
+            from,
+            node,
+            newer_than: group.raw.raft.raft_log.committed,
+        };
+        let (fills, feedback) = (self.fills.clone(), self.feedback.clone());
+        group.filling = Some(self.runtime.spawn_owned("records-fill", async move {
+            let Ok(_turn) = fills.acquire().await else { return };
+            let result = filling.pull().await.map(|(place, meta)| (place, Box::new(meta)));
+            // The driver may be gone; then nobody is filled.
+            let _ = feedback.send(Feedback::Pulled { replica, from, term, result });
+        }));
     }
 
     fn take_feedback(&mut self, feedback: Feedback) {
@@ -243,6 +317,32 @@ impl Driver {
                     self.stop_group(replica, &reason);
                 }
             }
+            Feedback::Pulled { replica, from, term, result } => {
+                let Some(group) = self.groups.get_mut(&replica) else { return };
+                group.filling = None;
+                match result {
+                    Err(error) => {
+                        let shard = group.shard;
+                        tracing::warn!(%shard, %replica, error = &error as &dyn std::error::Error, "a replica was not filled");
+                    }
+                    Ok((_, meta)) if group.empty && meta.members.is_voter(replica) => {
+                        // A replica becomes a voter only once it is filled: this one was,
+                        // and its disk does not know (rule 4).
+                        self.stop_group(replica, "it has forgotten what it promised");
+                    }
+                    Ok((place, meta)) => {
+                        group.fill_source = (from, term);
+                        // The worker outlives the driver but in a stop.
+                        let _ = self.apply.send(Job::Install { place, meta });
+                    }
+                }
+            }
+            Feedback::Installed { replica, meta } => {
+                self.with_group(replica, |group| {
+                    let (from, term) = group.fill_source;
+                    group.installed(from, term, meta);
+                });
+            }
             Feedback::Failed { reason } => {
                 for replica in self.groups.keys().copied().collect::<Vec<_>>() {
                     self.stop_group(replica, &reason);
@@ -252,9 +352,13 @@ impl Driver {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.ticks += 1;
+        if self.ticks.is_multiple_of(SWEEP_TICKS) {
+            self.snapshots.sweep(now);
+        }
         for replica in self.groups.keys().copied().collect::<Vec<_>>() {
             let Some(group) = self.groups.get_mut(&replica) else { continue };
-            match catch_unwind(AssertUnwindSafe(|| group.tick(now))) {
+            match catch_unwind(AssertUnwindSafe(|| group.tick(now, &self.snapshots))) {
                 Ok(true) => {
                     self.dirty.insert(replica);
                 }
@@ -303,6 +407,13 @@ impl Driver {
     }
 }
 
+/// Whether the map has this replica on that node.
+fn is_at(map: &watch::Receiver<Arc<ShardMap>>, shard: ShardId, replica: ReplicaId, node: NodeId) -> bool {
+    let map = map.borrow();
+    let replicas = map.shards.get(&shard);
+    replicas.is_some_and(|replicas| replicas.all().any(|at| at.replica == replica && at.node == node))
+}
+
 /// Messages on their way out, by peer.
 #[derive(Default)]
 struct Outgoing {
@@ -313,9 +424,9 @@ impl Outgoing {
     fn add(&mut self, groups: &BTreeMap<ReplicaId, Group>, replica: ReplicaId, messages: Vec<Message>) {
         let Some(group) = groups.get(&replica) else { return };
         for message in messages {
-            let Some(node) = group.members.nodes.get(&ReplicaId(message.to)) else { continue };
+            let Some(node) = group.node_of(ReplicaId(message.to)) else { continue };
             if let Some(message) = PeerMessage::of(group.shard, message) {
-                self.by_node.entry(*node).or_default().push(message);
+                self.by_node.entry(node).or_default().push(message);
             }
         }
     }

@@ -8,10 +8,11 @@ use std::{
     sync::Arc,
 };
 
+use atoll_runtime::AbortOnDrop;
 use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId, TransactionId, WallTime};
 use bytes::Bytes;
 use raft::{
-    Config, RawNode, ReadOnlyOption, StateRole,
+    Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole,
     eraftpb::{
         ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState,
         Message, MessageType,
@@ -20,12 +21,13 @@ use raft::{
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Executed,
+    Executed, ReplicaAddress, ShardReplicas,
     check::{Refused, check},
     client::Outcome,
     group_log::{GroupLog, entry_bytes},
     reads::{ReadReply, Reads},
-    state::Members,
+    snapshot::{OFFER_LIMIT, Snapshots},
+    state::{Members, Meta},
     timing::{ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS},
     wire::{Change, ChangeEntry, CommandEntry, Kind, PeerMessage},
 };
@@ -41,6 +43,9 @@ const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 const COMMITTED_BYTES_MAX: u64 = 4 << 20;
 /// 4 MiB of commands are proposed at once; the rest waits for the next round.
 const PROPOSED_BYTES_MAX: usize = 4 << 20;
+
+/// A learner this close to the end of the log may vote: some ms of entries under load.
+const CAUGHT_UP_ENTRIES: u64 = 256;
 
 const _: () = assert!(APPEND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
 
@@ -119,6 +124,19 @@ pub(crate) struct Group {
     /// True until a snapshot filled it: it then has no say in anything.
     pub empty: bool,
     pub reads: Reads,
+    /// Where those replicas are that the members don't name: new ones, as seen by one
+    /// that has yet to catch up.
+    pub learned: BTreeMap<ReplicaId, NodeId>,
+    /// The pull that is under way.
+    pub filling: Option<AbortOnDrop>,
+    /// Who offered the state that was pulled last, and in which term.
+    pub fill_source: (ReplicaId, u64),
+    /// States in the store that Raft was told of, by index, until it takes one.
+    installing: BTreeMap<u64, Meta>,
+    /// Since when each replica is offered a snapshot.
+    pub offers: BTreeMap<ReplicaId, Instant>,
+    /// Where the layout wants the members; kept until they are there.
+    pub target: Option<ShardReplicas>,
     proposals: Vec<Proposal>,
     proposals_bytes: usize,
     waiters: BTreeMap<u64, Waiter>,
@@ -174,6 +192,12 @@ impl Group {
             seen: (raw.raft.term, raw.raft.state),
             raw,
             reads: Reads::default(),
+            learned: BTreeMap::new(),
+            filling: None,
+            fill_source: (ReplicaId(0), 0),
+            installing: BTreeMap::new(),
+            offers: BTreeMap::new(),
+            target: None,
             proposals: Vec::new(),
             proposals_bytes: 0,
             waiters: BTreeMap::new(),
@@ -195,7 +219,11 @@ impl Group {
 
     /// Where the leader is, if one is known.
     pub fn leader_node(&self) -> Option<NodeId> {
-        self.members.nodes.get(&ReplicaId(self.raw.raft.leader_id)).copied()
+        self.node_of(ReplicaId(self.raw.raft.leader_id))
+    }
+
+    pub fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        self.members.nodes.get(&replica).or_else(|| self.learned.get(&replica)).copied()
     }
 
     pub fn leader(&self) -> Option<ReplicaId> {
@@ -223,6 +251,8 @@ impl Group {
     }
 
     fn lost_leadership(&mut self) {
+        self.target = None;
+        self.offers.clear();
         self.reads.forgotten();
         for (_, waiter) in std::mem::take(&mut self.waiters) {
             // The entry may yet be committed by the next leader.
@@ -231,8 +261,12 @@ impl Group {
     }
 
     /// One tick of Raft's clock. True if there may be something to collect.
-    pub fn tick(&mut self, now: Instant) -> bool {
+    pub fn tick(&mut self, now: Instant, snapshots: &Snapshots) -> bool {
         self.reads.expire(now);
+        if self.is_leader() {
+            self.expire_offers(now, snapshots);
+            self.advance_membership();
+        }
         if !self.is_leader() && !self.unpersisted.is_empty() {
             // Raft requires a candidate's log to be durable; and a replica whose disk
             // hangs should not want to lead.
@@ -240,7 +274,7 @@ impl Group {
         }
         let active = self.raw.tick();
         self.after_step();
-        active || !self.reads.is_idle() || !self.proposals.is_empty()
+        active || self.raw.has_ready() || !self.reads.is_idle() || !self.proposals.is_empty()
     }
 
     /// Checks a peer's message and gives it to Raft. Snapshots are not for this door.
@@ -253,15 +287,38 @@ impl Group {
         Ok(())
     }
 
-    /// Tells Raft of a snapshot that is in the store already.
-    pub fn step_snapshot(
-        &mut self,
-        term: u64,
-        from: ReplicaId,
-        index: u64,
-        index_term: u64,
-        members: &Members,
-    ) {
+    /// A leader offers a snapshot. True if it is to be pulled; otherwise Raft has
+    /// answered that it needs none.
+    pub fn offered(&mut self, offer: &PeerMessage) -> Result<bool, Refused> {
+        check(&self.raw.raft, self.empty, offer)?;
+        if offer.term < self.raw.raft.term {
+            // Of a leader that is none any more.
+            return Ok(false);
+        }
+        if offer.index > self.raw.raft.raft_log.committed {
+            return Ok(self.filling.is_none());
+        }
+        let members = self.members.clone();
+        self.step_snapshot(offer.term, offer.from, offer.index, offer.log_term, &members);
+        Ok(false)
+    }
+
+    /// A pulled state is current in the store: Raft takes note.
+    pub fn installed(&mut self, from: ReplicaId, offered_term: u64, meta: Meta) {
+        let raft = &self.raw.raft;
+        // Whoever leads now has this state too; its term is the one Raft listens to.
+        let (term, from) = match raft.leader_id {
+            raft::INVALID_ID => (offered_term.max(raft.term), from),
+            leader => (raft.term, ReplicaId(leader)),
+        };
+        let members = meta.members.clone();
+        let (index, index_term) = (meta.applied.0, meta.applied_term);
+        self.saw_stamp(meta.stamp);
+        self.installing.insert(index, meta);
+        self.step_snapshot(term, from, index, index_term, &members);
+    }
+
+    fn step_snapshot(&mut self, term: u64, from: ReplicaId, index: u64, index_term: u64, members: &Members) {
         let mut message = Message::default();
         message.set_msg_type(MessageType::MsgSnapshot);
         message.from = from.0;
@@ -369,6 +426,114 @@ impl Group {
         self.raw.propose_conf_change(context.encode(), change).is_ok()
     }
 
+    /// Takes the next step towards the target, if this replica leads and no change is
+    /// under way: missing replicas become learners; when those that are to vote have
+    /// caught up, one joint change makes them voters and removes the old; what is left
+    /// over goes last. One step at a time, each of which finds for itself what is to do,
+    /// so that a new leader goes on where the old one stopped.
+    pub fn advance_membership(&mut self) {
+        if !self.is_leader() || self.raw.raft.has_pending_conf() || self.raw.raft.lead_transferee.is_some() {
+            return;
+        }
+        if self.members.is_joint() {
+            if self.members.voters.contains(&self.replica) {
+                self.propose_change(Vec::new());
+            } else {
+                // The new voters leave the joint configuration by themselves.
+                self.transfer_to_one_of(&self.members.voters.clone());
+            }
+            return;
+        }
+        let Some(target) = self.target.clone() else { return };
+        if let Some(new) = target.all().find(|new| self.members.all().all(|member| member != new.replica)) {
+            self.propose_change(vec![Change::Learner { replica: new.replica, node: new.node }]);
+            return;
+        }
+        let voters: Vec<ReplicaId> = target.voters.iter().map(|voter| voter.replica).collect();
+        let new_voters: Vec<&ReplicaAddress> =
+            target.voters.iter().filter(|voter| !self.members.is_voter(voter.replica)).collect();
+        let old_voters: Vec<ReplicaId> =
+            self.members.voters.iter().copied().filter(|voter| !voters.contains(voter)).collect();
+        if !new_voters.is_empty() || !old_voters.is_empty() {
+            if voters.is_empty() || !new_voters.iter().all(|new| self.has_caught_up(new.replica)) {
+                return;
+            }
+            let kept: Vec<ReplicaId> =
+                voters.iter().copied().filter(|voter| self.members.is_voter(*voter)).collect();
+            if old_voters.contains(&self.replica) && !kept.is_empty() {
+                // Hand over first: a leader that removes itself leaves an election behind.
+                self.transfer_to_one_of(&kept);
+                return;
+            }
+            let added = new_voters
+                .into_iter()
+                .map(|new| Change::Voter { replica: new.replica, node: new.node });
+            let dropped = old_voters.into_iter().map(|old| {
+                match target.learners.iter().find(|learner| learner.replica == old) {
+                    Some(learner) => Change::Learner { replica: old, node: learner.node },
+                    None => Change::Remove { replica: old },
+                }
+            });
+            self.propose_change(added.chain(dropped).collect());
+            return;
+        }
+        if let Some(extra) =
+            self.members.learners.iter().find(|old| target.all().all(|wanted| wanted.replica != **old))
+        {
+            self.propose_change(vec![Change::Remove { replica: *extra }]);
+            return;
+        }
+        self.target = None;
+    }
+
+    /// Whether a learner may vote without holding commits up.
+    fn has_caught_up(&self, replica: ReplicaId) -> bool {
+        self.raw.raft.prs().get(replica.0).is_some_and(|progress| {
+            progress.state == ProgressState::Replicate
+                && progress.recent_active
+                && progress.matched + CAUGHT_UP_ENTRIES >= self.raw.raft.raft_log.last_index()
+        })
+    }
+
+    fn transfer_to_one_of(&mut self, candidates: &[ReplicaId]) {
+        let best = candidates
+            .iter()
+            .filter(|candidate| **candidate != self.replica && self.has_caught_up(**candidate))
+            .max_by_key(|candidate| self.raw.raft.prs().get(candidate.0).map(|progress| progress.matched));
+        if let Some(best) = best {
+            self.raw.transfer_leader(best.0);
+            self.after_step();
+        }
+    }
+
+    /// Hands leadership to the voter that has most of the log, if there is another.
+    pub fn hand_over(&mut self) {
+        if self.is_leader() {
+            self.transfer_to_one_of(&self.members.voters.clone());
+        }
+    }
+
+    /// Offers whose puller was not heard of for `OFFER_LIMIT`: Raft tries anew.
+    fn expire_offers(&mut self, now: Instant, snapshots: &Snapshots) {
+        let offered: Vec<ReplicaId> = self
+            .raw
+            .raft
+            .prs()
+            .iter()
+            .filter(|(_, progress)| progress.state == ProgressState::Snapshot)
+            .map(|(replica, _)| ReplicaId(*replica))
+            .collect();
+        self.offers.retain(|replica, _| offered.contains(replica));
+        for replica in offered {
+            let since = *self.offers.entry(replica).or_insert(now);
+            let heard = snapshots.last_pull(replica).map_or(since, |pulled| pulled.max(since));
+            if now - heard >= OFFER_LIMIT {
+                self.offers.remove(&replica);
+                self.raw.report_snapshot(replica.0, SnapshotStatus::Failure);
+            }
+        }
+    }
+
     /// Everything to be done now. Call until it says that nothing is left.
     pub fn collect(&mut self, now: Instant, wall: WallTime) -> Option<Effects> {
         if !self.is_leader() {
@@ -391,6 +556,10 @@ impl Group {
 
         let reset = (!ready.snapshot().is_empty()).then(|| {
             let metadata = ready.snapshot().get_metadata();
+            let meta = self.installing.remove(&metadata.index).expect("Raft is told of stored states only");
+            self.installing.clear();
+            self.members = meta.members;
+            self.empty = false;
             let log = self.raw.mut_store();
             log.reset(metadata.index, metadata.term);
             log.applied = (metadata.index, metadata.term, metadata.get_conf_state().clone());

@@ -24,6 +24,7 @@ mod map;
 mod procedure;
 mod reads;
 mod records;
+mod snapshot;
 mod state;
 mod timing;
 mod view;

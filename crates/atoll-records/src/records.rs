@@ -10,17 +10,18 @@ use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Generation, Instant, ReplicaId, ShardId, TransactionId};
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     Executed, Procedures, RecordsError, ReplicaAddress, ShardMap, ShardReplicas,
     apply::{Job, Worker},
     client::{Client, RaftHandler, RecordsHandler},
-    driver::{Directory, Driver, INBOX_MAX, Input},
+    driver::{Directory, Driver, FILLS_MAX, INBOX_MAX, Input},
     group::{Group, ReplicaShared},
     group_log::GroupLog,
     log::{self, LogState},
     logger::logger,
+    snapshot::{Snapshots, delete_range},
     state::{Area, Descriptor, Members, Meta, Place},
 };
 
@@ -96,7 +97,7 @@ impl Records {
             transport: transport.clone(),
             store: store.clone(),
             procedures: procedures.clone(),
-            map,
+            map: map.clone(),
             directory: directory.clone(),
             inbox: inbox_tx.clone(),
             leaders: Mutex::default(),
@@ -107,6 +108,11 @@ impl Records {
             procedures,
             feedback: feedback_tx.clone(),
         };
+        let snapshots = Arc::new(Snapshots {
+            runtime: runtime.clone(),
+            store: store.clone(),
+            open: Mutex::default(),
+        });
         let driver = Driver {
             runtime: runtime.clone(),
             transport: transport.clone(),
@@ -114,6 +120,11 @@ impl Records {
             directory,
             log: log_tx,
             apply: apply_tx.clone(),
+            feedback: feedback_tx.clone(),
+            map,
+            snapshots: snapshots.clone(),
+            fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            ticks: 0,
             groups,
             dirty,
         };
@@ -122,7 +133,7 @@ impl Records {
             runtime.spawn_owned("records-apply", worker.run(apply_rx)),
             runtime.spawn_owned("records-driver", driver.run(inbox, feedback)),
         ];
-        transport.serve(Protocol::Raft, Arc::new(RaftHandler(inbox_tx)));
+        transport.serve(Protocol::Raft, Arc::new(RaftHandler { inbox: inbox_tx, snapshots }));
         transport.serve(Protocol::Records, Arc::new(RecordsHandler(client.clone())));
         Ok(Records { inner: Arc::new(Inner { runtime, store, client, apply: apply_tx, _tasks: tasks }) })
     }
@@ -203,10 +214,14 @@ impl Records {
             .map_err(|error| RecordsError::Invalid { reason: error.to_string() })
     }
 
-    /// Moves a shard that this node leads towards `target`: learners first, then one
-    /// joint change.
-    pub async fn reconfigure(&self, _shard: ShardId, _target: ShardReplicas) -> Result<(), RecordsError> {
-        Ok(())
+    /// Moves a shard that this node leads towards `target`: missing replicas become
+    /// learners and catch up, then one joint change makes the target's voters vote and
+    /// removes the others. Returns at once; `status` shows how far it is. Does nothing on
+    /// a node that does not lead the shard, and nothing when the target is reached, so ask
+    /// every node, and again after leadership has moved.
+    pub async fn reconfigure(&self, shard: ShardId, target: ShardReplicas) -> Result<(), RecordsError> {
+        let input = Input::Reconfigure { shard, target };
+        self.inner.client.inbox.send(input).await.map_err(|_| RecordsError::Unavailable { shard })
     }
 }
 
@@ -251,22 +266,10 @@ fn create(
 }
 
 fn delete(store: &dyn OrderedStore, replica: ReplicaId) -> Result<(), StoreError> {
-    /// Keys per batch: keeps a batch at some hundred KiB.
-    const KEYS_PER_BATCH: usize = 4096;
     let mut batch = WriteBatch::default();
     batch.delete(Table::Local, Descriptor::key(replica));
     store.write(batch)?;
-    let range = Place::every_generation(replica);
-    let (start, end) = crate::state::as_slices(&range);
-    let snapshot = store.snapshot()?;
-    let mut batch = WriteBatch::default();
-    for pair in snapshot.range(Table::Records, start, end) {
-        batch.delete(Table::Records, pair?.0);
-        if batch.len() >= KEYS_PER_BATCH {
-            store.write(std::mem::take(&mut batch))?;
-        }
-    }
-    store.write(batch)
+    delete_range(store, &Place::every_generation(replica))
 }
 
 fn open(

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use serde::{Deserialize, Serialize};
 
-use crate::state::Members;
+use crate::state::Meta;
 
 /// Many groups' messages on their way to one peer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -157,14 +157,20 @@ impl PeerMessage {
     /// `None` for what never leaves a node.
     pub fn of(shard: ShardId, message: Message) -> Option<Self> {
         let kind = Kind::of(message.get_msg_type())?;
+        let (mut index, mut log_term) = (message.index, message.log_term);
+        if kind == Kind::Snapshot {
+            // A snapshot travels apart (`snapshot.rs`); this only offers it.
+            let metadata = message.get_snapshot().get_metadata();
+            (index, log_term) = (metadata.index, metadata.term);
+        }
         Some(Self {
             shard,
             kind,
             from: ReplicaId(message.from),
             to: ReplicaId(message.to),
             term: message.term,
-            log_term: message.log_term,
-            index: message.index,
+            log_term,
+            index,
             commit: message.commit,
             commit_term: message.commit_term,
             reject: message.reject,
@@ -280,17 +286,16 @@ impl Format for Answer {
     const VERSION: u8 = 1;
 }
 
-/// A pull of one piece of a snapshot (`Protocol::Raft`, a call to the replica that
-/// offered it).
+/// Pulls one piece of a snapshot from the replica that offered it (`Protocol::Raft`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Pull {
     pub shard: ShardId,
     /// The replica that offered the snapshot, and the one that pulls.
     pub from: ReplicaId,
     pub to: ReplicaId,
-    /// Which of the offering replica's snapshots; none yet on the first pull.
+    /// Which of the node's open snapshots; `None` on the first pull, which opens one.
     pub snapshot: Option<u64>,
-    /// The last key received; area and the rest, without replica and generation.
+    /// The last key received: area and what follows, without replica and generation.
     pub after: Option<Bytes>,
 }
 
@@ -299,13 +304,13 @@ impl Format for Pull {
     const VERSION: u8 = 1;
 }
 
-/// The answer's header; its body is a sequence of length-prefixed pairs.
+/// The answer's header. Its body is a sequence of pairs: key length, value length (4 bytes
+/// each, big-endian), key, value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Piece {
     pub snapshot: u64,
-    pub index: u64,
-    pub term: u64,
-    pub members: Members,
+    /// Of the whole snapshot, the same in every piece.
+    pub meta: Meta,
     /// No piece follows.
     pub last: bool,
 }
