@@ -28,11 +28,28 @@ use crate::{
 
 /// What the apply worker is asked to do, in order.
 pub(crate) enum Job {
-    Open { shared: Arc<ReplicaShared>, place: Place, meta: Option<Meta> },
-    Apply { replica: ReplicaId, entries: Vec<Committed> },
+    Open {
+        shared: Arc<ReplicaShared>,
+        place: Place,
+        meta: Option<Meta>,
+    },
+    Apply {
+        replica: ReplicaId,
+        entries: Vec<Committed>,
+    },
+    /// Makes the store durable and tells the driver up to which entries.
+    Checkpoint {
+        done: Option<oneshot::Sender<()>>,
+    },
     /// Makes a pulled state current; what the replica had is deleted.
-    Install { place: Place, meta: Box<Meta> },
-    Close { replica: ReplicaId, closed: oneshot::Sender<()> },
+    Install {
+        place: Place,
+        meta: Box<Meta>,
+    },
+    Close {
+        replica: ReplicaId,
+        closed: oneshot::Sender<()>,
+    },
 }
 
 /// Entries applied in one round, at most: results wait for the whole round's batch.
@@ -55,6 +72,7 @@ pub(crate) struct Applied {
     pub index: u64,
     pub term: u64,
     pub stamp: WallTime,
+    pub hash: [u8; 32],
     pub members: Option<Members>,
 }
 
@@ -64,6 +82,7 @@ struct Done {
     replies: Vec<(ExecuteReply, Outcome<Executed>)>,
     failed: Vec<(ReplicaId, String)>,
     installed: Vec<(ReplicaId, Meta)>,
+    flushed: Vec<(ReplicaId, u64)>,
 }
 
 /// Why an entry can't be applied.
@@ -92,6 +111,7 @@ impl Worker {
             // After the round's entries: those that came later are older than the
             // snapshot, or Raft would not have been offered it.
             let mut installs = Vec::new();
+            let mut checkpoints = Vec::new();
             let mut entries = 0;
             let mut next = Some(first);
             while let Some(job) = next.take() {
@@ -104,6 +124,7 @@ impl Worker {
                         entries += more.len();
                         round.push((replica, more));
                     }
+                    Job::Checkpoint { done } => checkpoints.push(done),
                     Job::Install { place, meta } => installs.push((place, *meta)),
                     Job::Close { replica, closed } => {
                         states.remove(&replica);
@@ -115,10 +136,11 @@ impl Worker {
                     next = jobs.try_recv().ok();
                 }
             }
-            if round.is_empty() && installs.is_empty() {
+            if round.is_empty() && installs.is_empty() && checkpoints.is_empty() {
                 continue;
             }
             let (store, procedures) = (self.store.clone(), self.procedures.clone());
+            let checkpoint = !checkpoints.is_empty();
             let done = self
                 .runtime
                 .blocking(move || {
@@ -126,6 +148,17 @@ impl Worker {
                     for (place, meta) in installs {
                         done = done.and_then(|mut done| {
                             done.installed.extend(install(&*store, &mut states, place, meta)?);
+                            Ok(done)
+                        });
+                    }
+                    if checkpoint {
+                        done = done.and_then(|mut done| {
+                            store.flush()?;
+                            let applied = |state: &State| Some(state.meta.as_ref()?.applied.0);
+                            done.flushed = states
+                                .iter()
+                                .filter_map(|(replica, state)| Some((*replica, applied(state)?)))
+                                .collect();
                             Ok(done)
                         });
                     }
@@ -146,6 +179,14 @@ impl Worker {
             for (reply, outcome) in done.replies {
                 // A caller whose time is up doesn't wait any more.
                 let _ = reply.send(outcome);
+            }
+            if checkpoint {
+                // As above.
+                let _ = self.feedback.send(Feedback::Flushed(done.flushed));
+            }
+            for done in checkpoints.into_iter().flatten() {
+                // Whoever asked may not wait.
+                let _ = done.send(());
             }
             for (replica, meta) in done.installed {
                 // As above.
@@ -218,15 +259,17 @@ fn apply_round(
                     if let Some(reply) = reply {
                         done.replies.push((reply, outcome));
                     }
-                    let stamp = state.meta.as_ref().map_or(WallTime::default(), |meta| meta.stamp);
+                    let meta = state.meta.as_ref().expect("an entry was applied to it");
                     let applied = touched.entry(replica).or_insert(Applied {
                         replica,
                         index,
                         term,
-                        stamp,
+                        stamp: meta.stamp,
+                        hash: meta.hash,
                         members: None,
                     });
-                    (applied.index, applied.term, applied.stamp) = (index, term, stamp);
+                    (applied.index, applied.term) = (index, term);
+                    (applied.stamp, applied.hash) = (meta.stamp, meta.hash);
                     applied.members = members.or(applied.members.take());
                 }
                 Err(ApplyError::Store(error)) => return Err(error),

@@ -12,11 +12,15 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use atoll_disk::{LogError, SharedLog};
 use atoll_runtime::Runtime;
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Generation, Instant, NodeId, ReplicaId, ShardId};
 use bytes::Bytes;
-use raft::eraftpb::Message;
+use raft::{
+    GetEntriesContext,
+    eraftpb::{Entry, Message},
+};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
@@ -24,11 +28,13 @@ use crate::{
     apply::{Applied, Job},
     check::Refused,
     client::Outcome,
-    group::{Group, Proposal},
-    log::Wish,
+    group::{Committed, Group, Proposal},
+    group_log::{FETCH_BYTES_MAX, Fetch},
+    log::{self, OpenError, Wish},
     reads::ReadReply,
     snapshot::{FillError, Filling, Snapshots},
     state::{Meta, Place},
+    status::{ReplicaStatus, Role},
     timing::TICK,
     wire::{Frame, Kind, PeerMessage},
 };
@@ -43,18 +49,49 @@ const INPUTS_PER_ROUND_MAX: usize = 1024;
 const FRAME_BYTES_TARGET: usize = 512 << 10;
 /// Replicas that are filled at once: growing is to leave room for serving.
 pub(crate) const FILLS_MAX: usize = 2;
+/// 32 MiB of entries are applied again after a crash, at most: about a second's work.
+const CHECKPOINT_BYTES: usize = 32 << 20;
+/// 60 s: and what was written long ago does not stay in the log for its own sake.
+const CHECKPOINT_TICKS: u64 = 600;
 /// 5 s.
 const SWEEP_TICKS: u64 = 50;
 
 /// What others want of the driver.
 pub(crate) enum Input {
-    Frame { from: NodeId, payload: Bytes },
-    Propose { shard: ShardId, proposal: Proposal },
-    Read { shard: ShardId, reply: ReadReply },
-    Add { group: Box<Group>, added: oneshot::Sender<()> },
-    Remove { replica: ReplicaId, removed: oneshot::Sender<()> },
+    Frame {
+        from: NodeId,
+        payload: Bytes,
+    },
+    Propose {
+        shard: ShardId,
+        proposal: Proposal,
+    },
+    Read {
+        shard: ShardId,
+        reply: ReadReply,
+    },
+    Add {
+        group: Box<Group>,
+        added: oneshot::Sender<()>,
+    },
+    Remove {
+        replica: ReplicaId,
+        removed: oneshot::Sender<()>,
+    },
+    Status {
+        reply: oneshot::Sender<Vec<ReplicaStatus>>,
+    },
+    /// Leadership of every shard is to go elsewhere.
+    HandOver,
+    /// The store is to be flushed and the log trimmed, now.
+    Checkpoint {
+        done: oneshot::Sender<()>,
+    },
     /// Where the layout wants the shard's members.
-    Reconfigure { shard: ShardId, target: ShardReplicas },
+    Reconfigure {
+        shard: ShardId,
+        target: ShardReplicas,
+    },
 }
 
 /// What comes back of what the driver had done.
@@ -66,9 +103,25 @@ pub(crate) enum Feedback {
         failed: Vec<(ReplicaId, String)>,
     },
     /// A snapshot was pulled, or could not be.
-    Pulled { replica: ReplicaId, from: ReplicaId, term: u64, result: Result<(Place, Box<Meta>), FillError> },
+    Pulled {
+        replica: ReplicaId,
+        from: ReplicaId,
+        term: u64,
+        result: Result<(Place, Box<Meta>), FillError>,
+    },
     /// A pulled state is current in the store.
-    Installed { replica: ReplicaId, meta: Meta },
+    Installed {
+        replica: ReplicaId,
+        meta: Meta,
+    },
+    /// Entries that a follower needs were read from the log.
+    Fetched {
+        replica: ReplicaId,
+        context: GetEntriesContext,
+        result: Result<Vec<Entry>, OpenError>,
+    },
+    /// The store is durable up to these entries.
+    Flushed(Vec<(ReplicaId, u64)>),
     /// The disk fails: nothing can go on.
     Failed {
         reason: String,
@@ -101,6 +154,11 @@ pub(crate) struct Driver {
     /// Turns to pull a snapshot.
     pub fills: Arc<Semaphore>,
     pub ticks: u64,
+    pub shared_log: SharedLog,
+    /// Bytes of entries handed to the apply worker since the last checkpoint.
+    pub unflushed_bytes: usize,
+    /// Replicas of this node that don't run, and why.
+    pub absent: BTreeMap<ReplicaId, (ShardId, Role)>,
     pub groups: BTreeMap<ReplicaId, Group>,
     /// Groups that may have something to collect.
     pub dirty: BTreeSet<ReplicaId>,
@@ -165,15 +223,16 @@ impl Driver {
                 Some(value)
             }
             Err(_) => {
-                self.stop_group(replica, "raft's assertions failed");
+                self.stop_group(replica, stopped("raft's assertions failed"));
                 None
             }
         }
     }
 
-    fn stop_group(&mut self, replica: ReplicaId, reason: &str) {
+    fn stop_group(&mut self, replica: ReplicaId, role: Role) {
         if let Some(group) = self.groups.remove(&replica) {
-            tracing::error!(shard = %group.shard, %replica, reason, "a replica stopped");
+            tracing::error!(shard = %group.shard, %replica, ?role, "a replica stopped");
+            self.absent.insert(replica, (group.shard, role));
             self.dirty.remove(&replica);
             let shard = group.shard;
             let mut directory = self.directory.lock().expect("nobody panics holding it");
@@ -212,6 +271,7 @@ impl Driver {
             Input::Add { group, added } => {
                 let replica = group.replica;
                 if !self.groups.contains_key(&replica) {
+                    self.absent.remove(&replica);
                     let local = Local { replica, leads: group.is_leader(), leader: group.leader_node() };
                     self.directory.lock().expect("nobody panics holding it").insert(group.shard, local);
                     self.groups.insert(replica, *group);
@@ -220,6 +280,21 @@ impl Driver {
                 // The node may be stopping.
                 let _ = added.send(());
             }
+            Input::Status { reply } => {
+                let live = self.groups.values().map(ReplicaStatus::of);
+                let absent = self
+                    .absent
+                    .iter()
+                    .map(|(replica, (shard, role))| ReplicaStatus::of_absent(*shard, *replica, role.clone()));
+                // The asker may be gone.
+                let _ = reply.send(live.chain(absent).collect());
+            }
+            Input::HandOver => {
+                for replica in self.groups.keys().copied().collect::<Vec<_>>() {
+                    self.with_group(replica, Group::hand_over);
+                }
+            }
+            Input::Checkpoint { done } => self.checkpoint(Some(done)),
             Input::Reconfigure { shard, target } => {
                 if let Some(replica) = self.of_shard(shard) {
                     self.with_group(replica, |group| {
@@ -231,7 +306,8 @@ impl Driver {
                 }
             }
             Input::Remove { replica, removed } => {
-                self.stop_group(replica, "removed");
+                self.stop_group(replica, stopped("it was removed"));
+                self.absent.remove(&replica);
                 let _ = removed.send(());
             }
         }
@@ -310,11 +386,12 @@ impl Driver {
                 for applied in applied {
                     self.with_group(applied.replica, |group| {
                         group.saw_stamp(applied.stamp);
+                        group.hash = applied.hash;
                         group.applied(applied.index, applied.term, applied.members.as_ref());
                     });
                 }
                 for (replica, reason) in failed {
-                    self.stop_group(replica, &reason);
+                    self.stop_group(replica, Role::Stopped { reason });
                 }
             }
             Feedback::Pulled { replica, from, term, result } => {
@@ -328,7 +405,8 @@ impl Driver {
                     Ok((_, meta)) if group.empty && meta.members.is_voter(replica) => {
                         // A replica becomes a voter only once it is filled: this one was,
                         // and its disk does not know (rule 4).
-                        self.stop_group(replica, "it has forgotten what it promised");
+                        let reason = "it was a voter, and is empty".into();
+                        self.stop_group(replica, Role::Forgotten { reason });
                     }
                     Ok((place, meta)) => {
                         group.fill_source = (from, term);
@@ -343,9 +421,32 @@ impl Driver {
                     group.installed(from, term, meta);
                 });
             }
+            Feedback::Fetched { replica, context, result } => match result {
+                Ok(entries) => {
+                    self.with_group(replica, |group| {
+                        group.raw.mut_store().put_fetched(entries);
+                        group.raw.on_entries_fetched(context);
+                    });
+                }
+                // Trimmed or replaced meanwhile: Raft comes to it again.
+                Err(OpenError::Log(
+                    LogError::NotHeld { .. } | LogError::Removed { .. } | LogError::Closed,
+                )) => {}
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.stop_group(replica, Role::Forgotten { reason });
+                }
+            },
+            Feedback::Flushed(flushed) => {
+                for (replica, applied) in flushed {
+                    if let Some(Some(through)) = self.with_group(replica, |group| group.trim(applied)) {
+                        self.shared_log.trim(replica, through);
+                    }
+                }
+            }
             Feedback::Failed { reason } => {
                 for replica in self.groups.keys().copied().collect::<Vec<_>>() {
-                    self.stop_group(replica, &reason);
+                    self.stop_group(replica, stopped(&reason));
                 }
             }
         }
@@ -353,6 +454,11 @@ impl Driver {
 
     fn tick(&mut self, now: Instant) {
         self.ticks += 1;
+        if self.unflushed_bytes >= CHECKPOINT_BYTES
+            || (self.unflushed_bytes > 0 && self.ticks.is_multiple_of(CHECKPOINT_TICKS))
+        {
+            self.checkpoint(None);
+        }
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
             self.snapshots.sweep(now);
         }
@@ -363,7 +469,7 @@ impl Driver {
                     self.dirty.insert(replica);
                 }
                 Ok(false) => {}
-                Err(_) => self.stop_group(replica, "raft's assertions failed"),
+                Err(_) => self.stop_group(replica, stopped("raft's assertions failed")),
             }
         }
     }
@@ -380,11 +486,13 @@ impl Driver {
                     wish.push((replica, persist));
                 }
                 if !effects.apply.is_empty() {
+                    self.unflushed_bytes += effects.apply.iter().map(Committed::bytes).sum::<usize>();
                     // The worker outlives the driver but in a stop, when nobody waits.
                     let _ = self.apply.send(Job::Apply { replica, entries: effects.apply });
                 }
             }
             self.dirty.remove(&replica);
+            self.fetch(replica);
             self.publish(replica);
         }
         frames.send(self);
@@ -392,6 +500,27 @@ impl Driver {
             // As above.
             let _ = self.log.send(wish);
         }
+    }
+
+    /// Reads from disk what a group's followers need and memory does not have.
+    fn fetch(&mut self, replica: ReplicaId) {
+        let Some(group) = self.groups.get_mut(&replica) else { return };
+        for Fetch { low, high, context } in group.raw.mut_store().take_fetches() {
+            let (log, feedback) = (self.shared_log.clone(), self.feedback.clone());
+            let read = async move {
+                let result = log::read(&log, replica, low, high, FETCH_BYTES_MAX).await;
+                // The driver may be gone; then nobody needs them.
+                let _ = feedback.send(Feedback::Fetched { replica, context, result });
+            };
+            drop(self.runtime.spawn("records-fetch", read));
+        }
+    }
+
+    /// Makes the state durable, so that the log may lose what led to it.
+    fn checkpoint(&mut self, done: Option<oneshot::Sender<()>>) {
+        self.unflushed_bytes = 0;
+        // The worker outlives the driver but in a stop, which makes a checkpoint itself.
+        let _ = self.apply.send(Job::Checkpoint { done });
     }
 
     fn publish(&self, replica: ReplicaId) {
@@ -405,6 +534,10 @@ impl Driver {
             }
         }
     }
+}
+
+fn stopped(reason: &str) -> Role {
+    Role::Stopped { reason: reason.into() }
 }
 
 /// Whether the map has this replica on that node.

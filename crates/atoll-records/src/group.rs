@@ -24,7 +24,7 @@ use crate::{
     Executed, ReplicaAddress, ShardReplicas,
     check::{Refused, check},
     client::Outcome,
-    group_log::{GroupLog, entry_bytes},
+    group_log::GroupLog,
     reads::{ReadReply, Reads},
     snapshot::{OFFER_LIMIT, Snapshots},
     state::{Members, Meta},
@@ -46,6 +46,13 @@ const PROPOSED_BYTES_MAX: usize = 4 << 20;
 
 /// A learner this close to the end of the log may vote: some ms of entries under load.
 const CAUGHT_UP_ENTRIES: u64 = 256;
+
+/// 256 KiB of applied entries stay in memory for followers that are a little behind: 16
+/// MiB with 64 shards.
+const RECENT_BYTES_MAX: usize = 256 << 10;
+/// Entries kept for a follower that is behind or away; one further behind is filled by a
+/// snapshot. 8,192 of 1 KiB in 64 shards: 512 MiB of disk.
+const LAG_ENTRIES_MAX: u64 = 8192;
 
 const _: () = assert!(APPEND_BYTES_MAX < UNCOMMITTED_BYTES_MAX);
 
@@ -74,6 +81,15 @@ pub(crate) struct Committed {
     pub work: Work,
     /// Who proposed it here and waits.
     pub reply: Option<ExecuteReply>,
+}
+
+impl Committed {
+    pub fn bytes(&self) -> usize {
+        match &self.work {
+            Work::Command(bytes) => bytes.len(),
+            Work::Nothing | Work::Members(_) => 1,
+        }
+    }
 }
 
 pub(crate) enum Work {
@@ -124,6 +140,8 @@ pub(crate) struct Group {
     /// True until a snapshot filled it: it then has no say in anything.
     pub empty: bool,
     pub reads: Reads,
+    /// The state's hash, as of the newest applied entry.
+    pub hash: [u8; 32],
     /// Where those replicas are that the members don't name: new ones, as seen by one
     /// that has yet to catch up.
     pub learned: BTreeMap<ReplicaId, NodeId>,
@@ -162,6 +180,7 @@ impl Group {
         members: Members,
         log: GroupLog,
         stamp: WallTime,
+        hash: [u8; 32],
         logger: &slog::Logger,
     ) -> raft::Result<Self> {
         let config = Config {
@@ -192,6 +211,7 @@ impl Group {
             seen: (raw.raft.term, raw.raft.state),
             raw,
             reads: Reads::default(),
+            hash,
             learned: BTreeMap::new(),
             filling: None,
             fill_source: (ReplicaId(0), 0),
@@ -314,6 +334,7 @@ impl Group {
         let members = meta.members.clone();
         let (index, index_term) = (meta.applied.0, meta.applied_term);
         self.saw_stamp(meta.stamp);
+        self.hash = meta.hash;
         self.installing.insert(index, meta);
         self.step_snapshot(term, from, index, index_term, &members);
     }
@@ -465,9 +486,8 @@ impl Group {
                 self.transfer_to_one_of(&kept);
                 return;
             }
-            let added = new_voters
-                .into_iter()
-                .map(|new| Change::Voter { replica: new.replica, node: new.node });
+            let added =
+                new_voters.into_iter().map(|new| Change::Voter { replica: new.replica, node: new.node });
             let dropped = old_voters.into_iter().map(|old| {
                 match target.learners.iter().find(|learner| learner.replica == old) {
                     Some(learner) => Change::Learner { replica: old, node: learner.node },
@@ -489,8 +509,10 @@ impl Group {
     /// Whether a learner may vote without holding commits up.
     fn has_caught_up(&self, replica: ReplicaId) -> bool {
         self.raw.raft.prs().get(replica.0).is_some_and(|progress| {
-            progress.state == ProgressState::Replicate
+            // Filled and then idle, it stays in `Probe` until there is something to send.
+            progress.state != ProgressState::Snapshot
                 && progress.recent_active
+                && progress.matched > 0
                 && progress.matched + CAUGHT_UP_ENTRIES >= self.raw.raft.raft_log.last_index()
         })
     }
@@ -672,10 +694,29 @@ impl Group {
                 log.applied.2 = members.conf_state();
             }
         }
+        log.shrink(RECENT_BYTES_MAX);
         if index > self.raw.raft.raft_log.applied {
             self.raw.advance_apply_to(index);
         }
         self.after_step();
+    }
+
+    /// Lets go of log entries that the stored state makes up for, now that it is durable
+    /// up to `flushed`; returns up to which. Keeps what followers lack, within reason.
+    pub fn trim(&mut self, flushed: u64) -> Option<u64> {
+        let applied = self.raw.raft.raft_log.applied;
+        let wanted = if self.is_leader() {
+            let others = self.raw.raft.prs().iter().filter(|(replica, _)| **replica != self.replica.0);
+            others.map(|(_, progress)| progress.matched).min().unwrap_or(applied)
+        } else {
+            self.raw.store().left_memory()
+        };
+        let through = wanted.max(applied.saturating_sub(LAG_ENTRIES_MAX)).min(applied).min(flushed);
+        let log = self.raw.mut_store();
+        (through > log.base().0).then(|| {
+            log.trimmed(through);
+            through
+        })
     }
 
     pub fn stop(mut self) {
@@ -686,10 +727,6 @@ impl Group {
         for reply in self.reads.drain() {
             let _ = reply.send(Outcome::NotLeader { leader: None });
         }
-    }
-
-    pub fn bytes_of(entries: &[Entry]) -> usize {
-        entries.iter().map(entry_bytes).sum()
     }
 }
 

@@ -51,17 +51,19 @@ impl GroupLog {
         hard_state: HardState,
         conf_state: ConfState,
         base: (u64, u64),
+        last: u64,
         terms: Vec<(u64, u64)>,
         recent: VecDeque<Entry>,
         applied: (u64, u64),
     ) -> Self {
+        debug_assert!(recent.back().is_none_or(|entry| entry.index == last));
         let recent_bytes = recent.iter().map(entry_bytes).sum();
         Self {
             hard_state,
             applied: (applied.0, applied.1, conf_state.clone()),
             conf_state,
             base,
-            last: recent.back().map_or(base.0, |entry| entry.index),
+            last,
             terms,
             recent,
             recent_bytes,
@@ -74,12 +76,9 @@ impl GroupLog {
         self.base
     }
 
-    pub fn last(&self) -> u64 {
+    #[cfg(test)]
+    fn last(&self) -> u64 {
         self.last
-    }
-
-    pub fn recent_bytes(&self) -> usize {
-        self.recent_bytes
     }
 
     /// The first index in memory; `last + 1` if there is none.
@@ -163,16 +162,8 @@ impl GroupLog {
         Some(self.terms[run - 1].1)
     }
 
-    /// The largest index whose newer entries weigh at least `bytes`: where to trim so that
-    /// a slow follower finds that much. Only looks at what is in memory.
-    pub fn tail_start(&self, bytes: usize) -> u64 {
-        let mut kept = 0;
-        for entry in self.recent.iter().rev() {
-            kept += entry_bytes(entry);
-            if kept > bytes {
-                return entry.index;
-            }
-        }
+    /// The last index that is on disk only: what is newer is kept for slow followers.
+    pub fn left_memory(&self) -> u64 {
         self.recent_first() - 1
     }
 
@@ -277,6 +268,7 @@ mod tests {
             HardState::default(),
             ConfState::default(),
             (1, 1),
+            1,
             Vec::new(),
             VecDeque::new(),
             (1, 1),
@@ -301,7 +293,7 @@ mod tests {
         log.append(&[entry(4, 3)]);
         assert_eq!(log.last(), 4);
         assert_eq!(terms(&log)[..6], [None, Some(1), Some(1), Some(1), Some(3), None]);
-        assert_eq!(log.recent_bytes(), 300);
+        assert_eq!(log.recent_bytes, 300);
     }
 
     #[test]
@@ -331,11 +323,5 @@ mod tests {
         log.put_fetched(vec![entry(3, 1), entry(4, 2)]);
         let entries = log.entries(3, 7, None, GetEntriesContext::empty(true)).unwrap();
         assert_eq!(entries.iter().map(|entry| entry.index).collect::<Vec<_>>(), [3, 4]);
-    }
-
-    #[test]
-    fn the_tail_kept_for_slow_followers_is_counted_in_bytes() {
-        assert_eq!(log().tail_start(250), 4);
-        assert_eq!(log().tail_start(1000), 1);
     }
 }

@@ -26,6 +26,7 @@ mod reads;
 mod records;
 mod snapshot;
 mod state;
+mod status;
 mod timing;
 mod view;
 mod wire;
@@ -33,6 +34,7 @@ mod wire;
 pub use map::{ReplicaAddress, ShardMap, ShardReplicas};
 pub use procedure::{Command, Pairs, Procedures, Query, ReadView, Verdict, WriteView};
 pub use records::{Records, RecordsParts, StartError};
+pub use status::{FollowerStatus, ReplicaStatus, Role};
 
 use atoll_types::{Revision, ShardId};
 use bytes::Bytes;

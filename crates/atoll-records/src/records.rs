@@ -1,11 +1,14 @@
 //! The handle that everyone above uses.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
-use atoll_disk::{OrderedStore, StoreError, Table, WriteBatch};
+use atoll_disk::{
+    LogError, LogVerdict, OrderedStore, RecoveredReplica, Recovery, SharedLog, StoreError, Table, WriteBatch,
+};
 use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Generation, Instant, ReplicaId, ShardId, TransactionId};
@@ -16,13 +19,14 @@ use crate::{
     Executed, Procedures, RecordsError, ReplicaAddress, ShardMap, ShardReplicas,
     apply::{Job, Worker},
     client::{Client, RaftHandler, RecordsHandler},
-    driver::{Directory, Driver, FILLS_MAX, INBOX_MAX, Input},
+    driver::{Directory, Driver, FILLS_MAX, INBOX_MAX, Input, Local},
     group::{Group, ReplicaShared},
     group_log::GroupLog,
-    log::{self, LogState},
+    log::{self, OpenError, Writer},
     logger::logger,
     snapshot::{Snapshots, delete_range},
     state::{Area, Descriptor, Members, Meta, Place},
+    status::{ReplicaStatus, Role},
 };
 
 /// What a node hands to its records.
@@ -30,6 +34,9 @@ pub struct RecordsParts {
     pub runtime: Runtime,
     pub transport: Arc<dyn Transport>,
     pub store: Arc<dyn OrderedStore>,
+    /// The node's log, as [`SharedLog::open`] gave it.
+    pub log: SharedLog,
+    pub recovery: Recovery,
     pub procedures: Procedures,
     pub map: watch::Receiver<Arc<ShardMap>>,
 }
@@ -45,7 +52,12 @@ pub enum StartError {
         #[source]
         source: raft::Error,
     },
+    #[error("the shared log can't be used")]
+    Log(#[from] LogError),
 }
+
+/// Between two looks at how far a hand-over is.
+const HAND_OVER_PAUSE: Duration = Duration::from_millis(20);
 
 /// All shards, wherever their replicas are: commands and queries find the leader.
 /// The last clone that goes stops what runs here.
@@ -57,6 +69,7 @@ pub struct Records {
 struct Inner {
     runtime: Runtime,
     store: Arc<dyn OrderedStore>,
+    log: SharedLog,
     client: Arc<Client>,
     apply: mpsc::UnboundedSender<Job>,
     _tasks: [AbortOnDrop; 3],
@@ -65,7 +78,7 @@ struct Inner {
 impl Records {
     /// Opens every replica that this node has, and serves them.
     pub async fn start(parts: RecordsParts) -> Result<Records, StartError> {
-        let RecordsParts { runtime, transport, store, procedures, map } = parts;
+        let RecordsParts { runtime, transport, store, log, recovery, procedures, map } = parts;
         let procedures = Arc::new(procedures);
         let directory = Directory::default();
         let (inbox_tx, inbox) = mpsc::channel(INBOX_MAX);
@@ -77,18 +90,48 @@ impl Records {
             let store = store.clone();
             runtime.blocking(move || read_replicas(&*store)).await?
         };
+        let forgotten = match recovery.verdict {
+            LogVerdict::Clean | LogVerdict::TornTail { .. } => BTreeSet::new(),
+            LogVerdict::Damaged { forgotten, findings } => {
+                tracing::error!(?findings, "the log is damaged");
+                forgotten
+            }
+        };
         let mut groups = BTreeMap::new();
+        let mut absent = BTreeMap::new();
+        let mut known = BTreeSet::new();
         for (descriptor, meta) in found {
-            let group = open(&descriptor, meta, &apply_tx)?;
-            directory.lock().expect("nobody panics holding it").insert(
-                group.shard,
-                crate::driver::Local {
-                    replica: group.replica,
-                    leads: group.is_leader(),
-                    leader: group.leader_node(),
-                },
-            );
-            groups.insert(group.replica, group);
+            let (shard, replica) = (descriptor.shard, descriptor.replica);
+            known.insert(replica);
+            let opened = if forgotten.contains(&replica) {
+                Err(OpenError::Forgotten("its log is damaged"))
+            } else {
+                log::open(&log, replica, recovery.replicas.get(&replica), meta.as_ref()).await
+            };
+            match opened {
+                Ok(group_log) => {
+                    let group = open(&descriptor, meta, group_log, &apply_tx)?;
+                    directory.lock().expect("nobody panics holding it").insert(
+                        shard,
+                        Local { replica, leads: group.is_leader(), leader: group.leader_node() },
+                    );
+                    groups.insert(replica, group);
+                }
+                Err(OpenError::Forgotten(reason)) => {
+                    tracing::error!(%shard, %replica, reason, "a replica has forgotten");
+                    absent.insert(replica, (shard, Role::Forgotten { reason: reason.into() }));
+                }
+                Err(OpenError::Log(LogError::Damaged { .. })) => {
+                    let reason = "an entry in its log is damaged".into();
+                    absent.insert(replica, (shard, Role::Forgotten { reason }));
+                }
+                Err(OpenError::Log(error)) => return Err(error.into()),
+            }
+        }
+        for orphan in recovery.replicas.keys().filter(|replica| !known.contains(replica)) {
+            // Its creation or removal was cut short, or the store has lost it; it comes
+            // back, if it does, as an empty one.
+            log.remove(*orphan).await?;
         }
         let dirty: BTreeSet<ReplicaId> = groups.keys().copied().collect();
 
@@ -108,11 +151,8 @@ impl Records {
             procedures,
             feedback: feedback_tx.clone(),
         };
-        let snapshots = Arc::new(Snapshots {
-            runtime: runtime.clone(),
-            store: store.clone(),
-            open: Mutex::default(),
-        });
+        let snapshots =
+            Arc::new(Snapshots { runtime: runtime.clone(), store: store.clone(), open: Mutex::default() });
         let driver = Driver {
             runtime: runtime.clone(),
             transport: transport.clone(),
@@ -125,17 +165,21 @@ impl Records {
             snapshots: snapshots.clone(),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             ticks: 0,
+            shared_log: log.clone(),
+            unflushed_bytes: 0,
+            absent,
             groups,
             dirty,
         };
+        let writer = Writer { runtime: runtime.clone(), log: log.clone(), feedback: feedback_tx };
         let tasks = [
-            runtime.spawn_owned("records-log", log::run(log_rx, feedback_tx)),
+            runtime.spawn_owned("records-log", writer.run(log_rx)),
             runtime.spawn_owned("records-apply", worker.run(apply_rx)),
             runtime.spawn_owned("records-driver", driver.run(inbox, feedback)),
         ];
         transport.serve(Protocol::Raft, Arc::new(RaftHandler { inbox: inbox_tx, snapshots }));
         transport.serve(Protocol::Records, Arc::new(RecordsHandler(client.clone())));
-        Ok(Records { inner: Arc::new(Inner { runtime, store, client, apply: apply_tx, _tasks: tasks }) })
+        Ok(Records { inner: Arc::new(Inner { runtime, store, log, client, apply: apply_tx, _tasks: tasks }) })
     }
 
     /// Runs `command` in `shard` once, however often it is retried under this `id`.
@@ -176,16 +220,37 @@ impl Records {
             let reason = format!("replica {replica} is not among the founding voters");
             return Err(RecordsError::Invalid { reason });
         }
+        let invalid = |error: &dyn std::error::Error| RecordsError::Invalid { reason: error.to_string() };
         let store = self.inner.store.clone();
-        let created = self
-            .inner
-            .runtime
-            .blocking(move || create(&*store, shard, replica, founding))
+        let known = self.inner.runtime.blocking(move || read_replica(&*store, replica)).await;
+        if known.map_err(|error| invalid(&error))?.is_some() {
+            return Ok(());
+        }
+        let meta = founding.map(founding_meta);
+        let (index, term) = meta.as_ref().map_or((0, 0), |meta| (meta.applied.0, meta.applied_term));
+        // The log first: a replica whose log knows nothing of it counts as one that has
+        // forgotten.
+        self.inner
+            .log
+            .append(vec![log::founding(replica, index, term)])
             .await
-            .map_err(|error| RecordsError::Invalid { reason: error.to_string() })?;
-        let Some((descriptor, meta)) = created else { return Ok(()) };
-        let group = open(&descriptor, meta, &self.inner.apply)
-            .map_err(|error| RecordsError::Invalid { reason: error.to_string() })?;
+            .map_err(|error| invalid(&error))?;
+        let descriptor = Descriptor { shard, replica, generation: u32::from(meta.is_some()) };
+        let (store, written) = (self.inner.store.clone(), (descriptor.clone(), meta.clone()));
+        self.inner
+            .runtime
+            .blocking(move || create(&*store, &written.0, written.1.as_ref()))
+            .await
+            .map_err(|error| invalid(&error))?;
+        let recovered = RecoveredReplica {
+            state: self.inner.log.state(replica),
+            first_index: self.inner.log.first_index(replica),
+            last_index: self.inner.log.last_index(replica),
+        };
+        let group_log = log::open(&self.inner.log, replica, Some(&recovered), meta.as_ref())
+            .await
+            .map_err(|error| invalid(&error))?;
+        let group = open(&descriptor, meta, group_log, &self.inner.apply).map_err(|error| invalid(&error))?;
         let (added_tx, added) = oneshot::channel();
         let input = Input::Add { group: Box::new(group), added: added_tx };
         if self.inner.client.inbox.send(input).await.is_err() || added.await.is_err() {
@@ -211,7 +276,51 @@ impl Records {
             .runtime
             .blocking(move || delete(&*store, replica))
             .await
+            .map_err(|error| RecordsError::Invalid { reason: error.to_string() })?;
+        self.inner
+            .log
+            .remove(replica)
+            .await
             .map_err(|error| RecordsError::Invalid { reason: error.to_string() })
+    }
+
+    /// Every replica on this node, in no particular order of shards.
+    pub async fn status(&self) -> Vec<ReplicaStatus> {
+        let (reply, status) = oneshot::channel();
+        if self.inner.client.inbox.send(Input::Status { reply }).await.is_err() {
+            return Vec::new();
+        }
+        status.await.unwrap_or_default()
+    }
+
+    /// Gives leadership of all shards to others, as a node does before it stops. Waits
+    /// until that is done, or `limit`.
+    pub async fn hand_over(&self, limit: Duration) {
+        let all_gone = async {
+            loop {
+                // A node that is stopping leads nothing for long.
+                let _ = self.inner.client.inbox.send(Input::HandOver).await;
+                let status = self.status().await;
+                let alone = |replica: &ReplicaStatus| replica.voters.len() < 2;
+                if !status.iter().any(|replica| replica.role == Role::Leader && !alone(replica)) {
+                    return;
+                }
+                self.inner.runtime.sleep(HAND_OVER_PAUSE).await;
+            }
+        };
+        if self.inner.runtime.timeout(limit, all_gone).await.is_err() {
+            tracing::warn!("leadership could not be handed over in time");
+        }
+    }
+
+    /// Makes the state in the store durable and trims the log. Happens by itself; before
+    /// a stop it spares the next start some work.
+    pub async fn checkpoint(&self) {
+        let (done, finished) = oneshot::channel();
+        if self.inner.client.inbox.send(Input::Checkpoint { done }).await.is_ok() {
+            // Not if the disk failed, and then nothing can be done.
+            let _ = finished.await;
+        }
     }
 
     /// Moves a shard that this node leads towards `target`: missing replicas become
@@ -237,63 +346,51 @@ fn read_replicas(store: &dyn OrderedStore) -> Result<Vec<(Descriptor, Option<Met
         .collect()
 }
 
-/// `None` if the replica is there already.
-fn create(
-    store: &dyn OrderedStore,
-    shard: ShardId,
-    replica: ReplicaId,
-    founding: Option<Vec<ReplicaAddress>>,
-) -> Result<Option<(Descriptor, Option<Meta>)>, StoreError> {
-    if Descriptor::read(&*store.snapshot()?, replica)?.is_some() {
-        return Ok(None);
-    }
-    let meta = founding.map(|founding| {
-        let mut voters: Vec<ReplicaId> = founding.iter().map(|voter| voter.replica).collect();
-        voters.sort_unstable();
-        let nodes = founding.into_iter().map(|voter| (voter.replica, voter.node)).collect();
-        Meta::founding(Members { voters, nodes, ..Members::default() })
-    });
-    let descriptor = Descriptor { shard, replica, generation: u32::from(meta.is_some()) };
+fn read_replica(store: &dyn OrderedStore, replica: ReplicaId) -> Result<Option<Descriptor>, StoreError> {
+    Descriptor::read(&*store.snapshot()?, replica)
+}
+
+fn founding_meta(founding: Vec<ReplicaAddress>) -> Meta {
+    let mut voters: Vec<ReplicaId> = founding.iter().map(|voter| voter.replica).collect();
+    voters.sort_unstable();
+    let nodes = founding.into_iter().map(|voter| (voter.replica, voter.node)).collect();
+    Meta::founding(Members { voters, nodes, ..Members::default() })
+}
+
+fn create(store: &dyn OrderedStore, descriptor: &Descriptor, meta: Option<&Meta>) -> Result<(), StoreError> {
     let mut batch = WriteBatch::default();
-    batch.put(Table::Local, Descriptor::key(replica), descriptor.encode());
-    if let Some(meta) = &meta {
+    batch.put(Table::Local, Descriptor::key(descriptor.replica), descriptor.encode());
+    if let Some(meta) = meta {
         batch.put(Table::Records, descriptor.place().key(Area::Meta, &[]), meta.encode());
     }
     store.write(batch)?;
     // A replica that promised anything must not be forgotten.
-    store.flush()?;
-    Ok(Some((descriptor, meta)))
+    store.flush()
 }
 
 fn delete(store: &dyn OrderedStore, replica: ReplicaId) -> Result<(), StoreError> {
     let mut batch = WriteBatch::default();
     batch.delete(Table::Local, Descriptor::key(replica));
     store.write(batch)?;
-    delete_range(store, &Place::every_generation(replica))
+    delete_range(store, &Place::every_generation(replica))?;
+    store.flush()
 }
 
 fn open(
     descriptor: &Descriptor,
     meta: Option<Meta>,
+    group_log: GroupLog,
     apply: &mpsc::UnboundedSender<Job>,
 ) -> Result<Group, StartError> {
     let replica = descriptor.replica;
-    let (index, term) = meta.as_ref().map_or((0, 0), |meta| (meta.applied.0, meta.applied_term));
+    let index = meta.as_ref().map_or(0, |meta| meta.applied.0);
     let members = meta.as_ref().map(|meta| meta.members.clone()).unwrap_or_default();
-    let stamp = meta.as_ref().map(|meta| meta.stamp).unwrap_or_default();
-    let state = LogState { term, vote: ReplicaId(0), commit: index };
-    let log = GroupLog::new(
-        state.into_raft(),
-        members.conf_state(),
-        (index, term),
-        Vec::new(),
-        VecDeque::new(),
-        (index, term),
-    );
+    let (stamp, hash) = meta.as_ref().map(|meta| (meta.stamp, meta.hash)).unwrap_or_default();
     let applied = watch::Sender::new(index);
     let shared = Arc::new(ReplicaShared { shard: descriptor.shard, replica, applied });
     let job = Job::Open { shared: shared.clone(), place: descriptor.place(), meta };
     // The worker starts before anything is applied, and stops last.
     let _ = apply.send(job);
-    Group::new(shared, members, log, stamp, &logger()).map_err(|source| StartError::Raft { replica, source })
+    Group::new(shared, members, group_log, stamp, hash, &logger())
+        .map_err(|source| StartError::Raft { replica, source })
 }

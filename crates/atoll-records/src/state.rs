@@ -18,7 +18,7 @@
 use std::{collections::BTreeMap, ops::Bound};
 
 use atoll_disk::{OrderedStore, Snapshot, StoreError, Table};
-use atoll_types::{Format, Generation, NodeId, ReplicaId, Revision, ShardId, WallTime};
+use atoll_types::{Format, NodeId, ReplicaId, Revision, ShardId, WallTime};
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 use serde::{Deserialize, Serialize};
@@ -269,13 +269,4 @@ impl Meta {
 /// Decodes what this crate itself wrote to the store.
 pub(crate) fn decode<T: Format>(bytes: &[u8]) -> Result<T, StoreError> {
     T::decode(bytes).map_err(|source| StoreError { operation: "decode", source: Box::new(source) })
-}
-
-/// What a node remembers of the lives of others (`Table::Local`); see `group.rs`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Lives(pub BTreeMap<ReplicaId, Generation>);
-
-impl Format for Lives {
-    const NAME: &'static str = "replica lives";
-    const VERSION: u8 = 1;
 }

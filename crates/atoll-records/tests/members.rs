@@ -2,7 +2,7 @@
 
 mod world;
 
-use atoll_records::ReplicaAddress;
+use atoll_records::{ReplicaAddress, Role};
 use atoll_types::ReplicaId;
 use world::{SHARD, World, address, node_id};
 
@@ -62,13 +62,14 @@ async fn a_voter_that_lost_its_disk_is_not_filled_again_under_its_old_name() {
     let mut world = World::founded(3).await;
     world.append(1, "a").await;
     world.kill(3);
-    world.stores.remove(&3);
+    world.disks.remove(&3);
     world.start(3).await;
     world.nodes[&3].create_replica(SHARD, address(3).replica, None).await.unwrap();
-    world.until("replica 3 is known to have forgotten", |world| {
-        world.nodes[&3].forgotten().contains(&(SHARD, ReplicaId(3)))
-    })
-    .await;
+    world
+        .until(3, "replica 3 is known to have forgotten", |status| {
+            matches!(status[0].role, Role::Forgotten { .. })
+        })
+        .await;
     // Under a new name it is welcome.
     let new = ReplicaAddress { replica: ReplicaId(33), node: node_id(3) };
     world.nodes[&3].remove_replica(ReplicaId(3)).await.unwrap();

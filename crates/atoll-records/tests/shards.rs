@@ -3,7 +3,7 @@
 mod world;
 
 use atoll_records::RecordsError;
-use world::{PATIENCE, SHARD, World};
+use world::{PATIENCE, World};
 
 #[tokio::test]
 async fn a_write_on_one_node_is_read_back() {
@@ -55,7 +55,6 @@ async fn what_is_unknown_or_too_large_is_refused_at_once() {
     let deadline = world.runtime.now() + PATIENCE;
     let nowhere = world.nodes[&1].query(atoll_types::ShardId(99), "test/get/1", "log".into(), deadline).await;
     assert_eq!(nowhere, Err(RecordsError::UnknownShard { shard: atoll_types::ShardId(99) }));
-    let _ = SHARD;
 }
 
 #[tokio::test]

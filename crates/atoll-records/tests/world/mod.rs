@@ -4,10 +4,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use atoll_disk::{MemoryStore, StoreError};
+use atoll_disk::{LogSettings, MemoryDisk, MemoryStore, SharedLog, StoreError};
 use atoll_records::{
     Command, Executed, Procedures, Query, ReadView, Records, RecordsError, RecordsParts, ReplicaAddress,
-    ShardMap, ShardReplicas, Verdict, WriteView,
+    ReplicaStatus, Role, ShardMap, ShardReplicas, Verdict, WriteView,
 };
 use atoll_runtime::Runtime;
 use atoll_transport::{
@@ -95,12 +95,25 @@ fn sendable<T: Send>(future: T) -> T {
     future
 }
 
+/// What of a node outlives its process.
+#[derive(Clone)]
+pub struct Disk {
+    pub store: MemoryStore,
+    pub files: MemoryDisk,
+}
+
+impl Disk {
+    fn new(number: u8) -> Self {
+        Self { store: MemoryStore::new(), files: MemoryDisk::new(u64::from(number)) }
+    }
+}
+
 pub struct World {
     pub runtime: Runtime,
     pub network: MemoryNetwork,
     pub links: Arc<Links>,
     pub map: watch::Sender<Arc<ShardMap>>,
-    pub stores: BTreeMap<u8, MemoryStore>,
+    pub disks: BTreeMap<u8, Disk>,
     pub nodes: BTreeMap<u8, Records>,
 }
 
@@ -110,7 +123,7 @@ impl World {
         let links = Arc::new(Links::new(LinkProfile::local_network()));
         let network = MemoryNetwork::new(links.clone(), StdRng::seed_from_u64(1));
         let map = watch::Sender::new(Arc::new(ShardMap::default()));
-        Self { runtime, network, links, map, stores: BTreeMap::new(), nodes: BTreeMap::new() }
+        Self { runtime, network, links, map, disks: BTreeMap::new(), nodes: BTreeMap::new() }
     }
 
     /// Nodes `1..=count`, each with a founding voter of [`SHARD`].
@@ -138,13 +151,18 @@ impl World {
 
     /// Starts the node on what its disk holds.
     pub async fn start(&mut self, number: u8) {
-        let store = self.stores.entry(number).or_default().clone();
+        let disk = self.disks.entry(number).or_insert_with(|| Disk::new(number)).clone();
+        let files = Arc::new(disk.files.files(&self.runtime));
+        let (log, recovery) =
+            SharedLog::open(files, self.runtime.clone(), LogSettings::default()).await.unwrap();
         let transport = self.network.endpoint(node_id(number), self.runtime.clone());
         transport.set_admission(Arc::new(AdmitAll));
         let records = Records::start(RecordsParts {
             runtime: self.runtime.clone(),
             transport,
-            store: Arc::new(store),
+            store: Arc::new(disk.store),
+            log,
+            recovery,
             procedures: procedures(),
             map: self.map.subscribe(),
         })
@@ -157,6 +175,90 @@ impl World {
     pub fn kill(&mut self, number: u8) {
         self.network.stop(node_id(number));
         self.nodes.remove(&number);
+        self.disks[&number].files.kill();
+    }
+
+    /// The node's machine loses power: so does its disk what was not flushed.
+    pub fn crash(&mut self, number: u8, rng: &mut StdRng) {
+        self.network.stop(node_id(number));
+        self.nodes.remove(&number);
+        self.disks[&number].files.crash(rng);
+        self.disks[&number].store.crash(rng);
+    }
+
+    /// Waits, with a bound, until `condition` holds of this node's replicas.
+    pub async fn until(&self, node: u8, what: &str, condition: impl Fn(&[ReplicaStatus]) -> bool) {
+        let deadline = self.runtime.now() + PATIENCE;
+        loop {
+            let status = self.nodes[&node].status().await;
+            if condition(&status) {
+                return;
+            }
+            assert!(self.runtime.now() < deadline, "not in time: {what}: {status:?}");
+            self.runtime.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Asks all nodes for these members until they are.
+    pub async fn reconfigured(&self, voters: Vec<ReplicaAddress>, learners: Vec<ReplicaAddress>) {
+        self.set_map(voters.clone(), learners.clone());
+        let target = ShardReplicas { voters, learners };
+        let ids = |list: &[ReplicaAddress]| {
+            let mut ids: Vec<ReplicaId> = list.iter().map(|at| at.replica).collect();
+            ids.sort_unstable();
+            ids
+        };
+        let deadline = self.runtime.now() + PATIENCE;
+        loop {
+            let mut seen = Vec::new();
+            for records in self.nodes.values() {
+                records.reconfigure(SHARD, target.clone()).await.unwrap();
+                seen.extend(records.status().await);
+            }
+            let reached = |replica: &ReplicaStatus| {
+                replica.role == Role::Leader
+                    && !replica.joint
+                    && replica.voters == ids(&target.voters)
+                    && replica.learners == ids(&target.learners)
+            };
+            if seen.iter().any(reached) {
+                return;
+            }
+            assert!(self.runtime.now() < deadline, "the members were not reached: {seen:?}");
+            self.runtime.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until these nodes' replicas have applied the same to the same effect.
+    pub async fn all_equal(&self, nodes: impl IntoIterator<Item = u8> + Clone) {
+        let deadline = self.runtime.now() + PATIENCE;
+        loop {
+            let mut seen = Vec::new();
+            for node in nodes.clone() {
+                let status = self.nodes[&node].status().await;
+                let replica = status.into_iter().find(|replica| replica.shard == SHARD).unwrap();
+                seen.push((replica.applied, replica.hash));
+            }
+            if seen.windows(2).all(|pair| pair[0] == pair[1]) {
+                return;
+            }
+            assert!(self.runtime.now() < deadline, "not equal: {seen:?}");
+            self.runtime.sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// The node that leads, once one does.
+    pub async fn leader(&self) -> u8 {
+        let deadline = self.runtime.now() + PATIENCE;
+        loop {
+            for (number, records) in &self.nodes {
+                if records.status().await.iter().any(|replica| replica.role == Role::Leader) {
+                    return *number;
+                }
+            }
+            assert!(self.runtime.now() < deadline, "nobody leads");
+            self.runtime.sleep(Duration::from_millis(10)).await;
+        }
     }
 
     pub async fn try_execute(
