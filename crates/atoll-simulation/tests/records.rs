@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_disk::{MemoryStore, OrderedStore, StoreError, Table};
+use atoll_disk::{LogSettings, MemoryStore, OrderedStore, SharedLog, StoreError, Table};
 use atoll_records::{
     Command, Procedures, Query, ReadView, Records, RecordsError, RecordsParts, ReplicaAddress, ShardMap,
     ShardReplicas, Verdict as Commit, WriteView,
@@ -108,10 +108,16 @@ impl Program for OneShard {
             place.transport.set_admission(Arc::new(Everyone));
             let mut procedures = Procedures::default();
             procedures.command("register/write/1", Write).query("register/read/1", Read);
+            let (log, recovery) =
+                SharedLog::open(place.files.clone(), place.runtime.clone(), LogSettings::default())
+                    .await
+                    .unwrap();
             let records = Records::start(RecordsParts {
                 runtime: place.runtime.clone(),
                 transport: place.transport,
                 store: Arc::new(place.store.clone()),
+                log,
+                recovery,
                 procedures,
                 map,
             });

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atoll_disk::{ChunkSettings, ChunkStore, MemoryDisk, MemoryStore};
+use atoll_disk::{ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, SharedLog};
 use atoll_objects::{
     BucketName, GetObject, GetObjectError, LayoutLink, ObjectKey, Objects, ObjectsParts, ObjectsSettings,
     PutBody, PutObject, PutObjectError, PutResult, ReportError, register_procedures,
@@ -199,6 +199,8 @@ impl World {
         let disk = self.disks.entry(number).or_insert_with(|| MemoryDisk::new(number.into()));
         let files = Arc::new(disk.files(&runtime));
         let settings = ChunkSettings { reserve_bytes_min: ByteSize(0), ..ChunkSettings::default() };
+        let (log, recovery) =
+            SharedLog::open(files.clone(), runtime.clone(), LogSettings::default()).await.unwrap();
         let (chunks, _) = ChunkStore::open(files, store.clone(), runtime.clone(), settings).await.unwrap();
         let transport = self.network.endpoint(node_id(number), runtime.clone());
         transport.set_admission(Arc::new(AdmitAll));
@@ -208,6 +210,8 @@ impl World {
             runtime: runtime.clone(),
             transport: transport.clone(),
             store,
+            log,
+            recovery,
             procedures,
             map: self.map.subscribe(),
         })
