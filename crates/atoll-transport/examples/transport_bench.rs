@@ -13,7 +13,7 @@ use std::{
 use atoll_runtime::Runtime;
 use atoll_transport::{
     Admission, NodeKey, Protocol, Transport,
-    bench::{Bench, BenchPlan, measure},
+    bench::{Bench, BenchPlan, measure, round_trips},
     tls::{TlsSettings, TlsTransport},
 };
 use atoll_types::NodeId;
@@ -47,6 +47,8 @@ async fn serve() -> Result<(), Box<dyn Error>> {
     let transport = bind(2, TlsSettings::default()).await?;
     transport.set_admission(Arc::new(Everyone));
     transport.serve(Protocol::Bench, Arc::new(Bench::default()));
+    // Small calls of any other protocol go by the control line.
+    transport.serve(Protocol::Cluster, Arc::new(Bench::default()));
     let plain = TcpListener::bind("127.0.0.1:0").await?;
     println!("{} {}", transport.local_addr(), plain.local_addr()?);
     loop {
@@ -97,6 +99,29 @@ async fn measure_all(tls: &str, plain: &str, duration: Duration) -> Result<(), B
             100.0 * report.received.mib_per_second() / baseline,
             trips.p50,
             trips.p99,
+        );
+    }
+    beside_bulk(tls, peer, duration).await
+}
+
+/// What a small call waits for while chunks pass: on the connection that they are on, and
+/// on one of its own.
+async fn beside_bulk(tls: &str, peer: NodeId, duration: Duration) -> Result<(), Box<dyn Error>> {
+    let node = bind(1, TlsSettings { bulk_connections: 1, ..TlsSettings::default() }).await?;
+    let transport: Arc<dyn Transport> = node;
+    transport.set_addresses(peer, vec![tls.to_owned()]);
+    let runtime = Runtime::tokio();
+    for (protocol, line) in [(Protocol::Bench, "the chunks' connection"), (Protocol::Cluster, "its own")] {
+        let (load, load_runtime) = (transport.clone(), runtime.clone());
+        // Two directions of bulk, each for longer than the round trips.
+        let plan = BenchPlan { duration, body_bytes: 4 << 20, concurrency: 4 };
+        let load = runtime.spawn("load", async move { measure(&load, peer, &load_runtime, plan).await });
+        runtime.sleep(duration + duration / 10).await;
+        let trips = round_trips(&transport, peer, protocol, &runtime, duration * 8 / 10).await?;
+        load.await.ok_or("the load failed")??;
+        println!(
+            "a small call beside bulk, on {line}: p50 {:?} p99 {:?} max {:?}",
+            trips.p50, trips.p99, trips.max
         );
     }
     Ok(())

@@ -127,15 +127,17 @@ pub async fn measure(
     let take = Message::with_body(BenchRequest::Take.encode(), body.clone());
     let give = Message::header(BenchRequest::Give { bytes: body.len() as u32 }.encode());
     Ok(BenchReport {
-        round_trips: round_trips(transport, peer, runtime, plan.duration).await?,
+        round_trips: round_trips(transport, peer, Protocol::Bench, runtime, plan.duration).await?,
         sent: throughput(transport, peer, runtime, plan, take).await?,
         received: throughput(transport, peer, runtime, plan, give).await?,
     })
 }
 
-async fn round_trips(
+/// Round trips of an empty call to `protocol`, where [`Bench`] is served.
+pub async fn round_trips(
     transport: &Arc<dyn Transport>,
     peer: NodeId,
+    protocol: Protocol,
     runtime: &Runtime,
     duration: Duration,
 ) -> Result<RoundTrips, CallError> {
@@ -144,7 +146,7 @@ async fn round_trips(
     let mut now = runtime.now();
     let end = now + duration;
     while took.is_empty() || now < end {
-        transport.call(peer, Protocol::Bench, echo.clone(), CALL_LIMIT).await?;
+        transport.call(peer, protocol, echo.clone(), CALL_LIMIT).await?;
         let then = std::mem::replace(&mut now, runtime.now());
         took.push(now - then);
     }

@@ -16,7 +16,7 @@
 //! Sockets are tokio's; time, tasks and randomness come from the [`Runtime`].
 //!
 //! The suite that this and the in-memory twin pass: `tests/suite.rs`; keys, malformed
-//! frames and silent peers: `tests/tls.rs`.
+//! frames and silent peers: `tls/tests.rs`.
 
 mod connection;
 mod counters;
@@ -26,6 +26,8 @@ mod identity;
 mod outbox;
 mod peers;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,

@@ -73,9 +73,10 @@ pub(super) async fn dial(
     Err(first_error.unwrap_or(HandshakeError::NoAddress))
 }
 
-type Made = (Arc<Connection>, Reader, Writer, Arc<Meter>);
+/// A connection that isn't started yet.
+pub(super) type Made = (Arc<Connection>, Reader, Writer, Arc<Meter>);
 
-async fn dial_address(
+pub(super) async fn dial_address(
     node: &Arc<Node>,
     peer: NodeId,
     address: &str,
@@ -105,7 +106,7 @@ async fn dial_address(
     made.await.map_err(|_| HandshakeError::TimedOut)?
 }
 
-/// The accepting side. The connection isn't started yet.
+/// The accepting side.
 pub(super) async fn accept(node: &Arc<Node>, socket: TcpStream) -> Result<Made, HandshakeError> {
     socket.set_nodelay(true)?;
     let made = node.runtime.timeout(node.settings.handshake_limit, async {

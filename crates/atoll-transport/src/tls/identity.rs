@@ -56,6 +56,16 @@ pub(super) struct Identity {
 
 impl Identity {
     pub(super) fn new(key: &NodeKey) -> Self {
+        Self::of(key, &key.node_id())
+    }
+
+    /// Shows the key of `node` without holding it.
+    #[cfg(test)]
+    pub(super) fn forged(key: &NodeKey, node: &NodeId) -> Self {
+        Self::of(key, node)
+    }
+
+    fn of(key: &NodeKey, shown: &NodeId) -> Self {
         let mut provider = ring::default_provider();
         // AES-128 first: as strong as x25519, and the faster one where every byte of
         // every chunk passes through it.
@@ -67,7 +77,7 @@ impl Identity {
         let pkcs8 = PrivatePkcs8KeyDer::from(key.to_pkcs8());
         let signing = ring::sign::any_eddsa_type(&pkcs8).expect("a node's key is ed25519");
         // With raw public keys, the "certificate" is the key itself.
-        let certified = CertifiedKey::new(vec![CertificateDer::from(spki(&key.node_id()))], signing);
+        let certified = CertifiedKey::new(vec![CertificateDer::from(spki(shown))], signing);
         Self { provider: Arc::new(provider), certified: Arc::new(certified) }
     }
 
