@@ -1,0 +1,31 @@
+//! Who a member is to foca: a node, in one of its lives.
+
+use atoll_types::{Generation, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// A node's life. A later one takes the place of an earlier one wherever both are heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Life {
+    pub(crate) node: NodeId,
+    /// Raised by each start.
+    pub(crate) generation: Generation,
+    /// Raised each time the others held this life for dead while it was not: SWIM cannot
+    /// take a death back, so the node goes on as another.
+    pub(crate) resurrections: u32,
+}
+
+impl foca::Identity for Life {
+    type Addr = NodeId;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Self { resurrections: self.resurrections.checked_add(1)?, ..*self })
+    }
+
+    fn addr(&self) -> NodeId {
+        self.node
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        (self.generation, self.resurrections) > (adversary.generation, adversary.resurrections)
+    }
+}
