@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use atoll_types::{NodeId, ShardId, Slot};
 
 use crate::{
-    layout::{Layout, NodeState},
+    layout::{Layout, LayoutNode, LayoutSettings, NodeState},
     shard::ReplicaSet,
 };
 
@@ -22,6 +22,8 @@ pub enum ChangeError {
     LastNode { node: NodeId },
     #[error("node {node:?} is being removed")]
     BeingRemoved { node: NodeId },
+    #[error("copies are 1 to {}", LayoutSettings::COPIES_MAX)]
+    CopiesOutOfRange,
 }
 
 impl Layout {
@@ -41,6 +43,33 @@ impl Layout {
             return Ok(());
         }
         Err(ChangeError::LastNode { node: *node })
+    }
+
+    /// The node proved that it may be here; the planner gives it its share. `None` if it
+    /// is here already.
+    pub fn admit(&self, node: NodeId, properties: LayoutNode) -> Result<Option<Layout>, ChangeError> {
+        if self.is_removed(&node) {
+            return Err(ChangeError::BeingRemoved { node });
+        }
+        if self.nodes.contains_key(&node) {
+            return Ok(None);
+        }
+        let mut next = self.successor();
+        next.nodes.insert(node, properties);
+        Ok(Some(next))
+    }
+
+    /// The number of copies wanted from now on; the planner moves towards it.
+    pub fn with_copies(&self, copies: u8) -> Result<Option<Layout>, ChangeError> {
+        if !(1..=LayoutSettings::COPIES_MAX).contains(&copies) {
+            return Err(ChangeError::CopiesOutOfRange);
+        }
+        if self.settings.copies == copies {
+            return Ok(None);
+        }
+        let mut next = self.successor();
+        next.settings.copies = copies;
+        Ok(Some(next))
     }
 
     /// The node is to leave; the planner moves everything away from it.

@@ -14,6 +14,7 @@ use axum::{
     routing::{get, post, put},
 };
 use futures_util::StreamExt;
+use prometheus_client::registry::Registry;
 use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::OpenApi;
 
@@ -26,11 +27,13 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 struct Doors {
     admin: Arc<dyn Admin>,
     access: Access,
+    metrics: Arc<Registry>,
 }
 
-/// The admin API over `admin`; `access` says which tokens sign in.
-pub fn router(admin: Arc<dyn Admin>, access: Access) -> Router {
-    let doors = Doors { admin, access };
+/// The admin API over `admin`; `access` says which tokens sign in, and `metrics` is what
+/// Prometheus gets to see.
+pub fn router(admin: Arc<dyn Admin>, access: Access, metrics: Registry) -> Router {
+    let doors = Doors { admin, access, metrics: Arc::new(metrics) };
     let signed_in = Router::new()
         .route("/status", get(status))
         .route("/tickets", post(create_ticket))
@@ -52,6 +55,7 @@ pub fn router(admin: Arc<dyn Admin>, access: Access) -> Router {
         .nest("/v1", signed_in)
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
+        .route("/metrics", get(show_metrics))
         .route("/openapi.json", get(|| async { Json(Description::openapi()) }))
         .fallback(|| async { AdminError::new(AdminErrorKind::NotFound, "no_such_path", "no such path") })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
@@ -127,6 +131,18 @@ async fn ready(State(doors): State<Doors>) -> (StatusCode, &'static str) {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }
 }
+
+/// This node's counters, as Prometheus text.
+#[utoipa::path(get, path = "/metrics", responses((status = 200, body = String)))]
+async fn show_metrics(State(doors): State<Doors>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &doors.metrics) {
+        Ok(()) => ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response(),
+        Err(error) => AdminError::new(AdminErrorKind::Internal, "metrics", error.to_string()).into_response(),
+    }
+}
+
+const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The cluster as this node sees it.
 #[utoipa::path(get, path = "/v1/status", responses((status = 200, body = api::Status)))]
