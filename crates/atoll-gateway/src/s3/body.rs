@@ -3,7 +3,8 @@
 //! [`CHUNK_BYTES_MAX`] is refused before it is read (`s3s` buffers a chunk whole); a
 //! small body's `Content-MD5` or checksum header is verified where no object is put.
 //!
-//! Why it broke off is left in the [`RequestContext`].
+//! Why it broke off is left in the [`RequestContext`]; what nobody read of it comes back
+//! as its [`Rest`].
 
 use std::{
     pin::Pin,
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::oneshot;
 
 use super::{
     checksum::AnnouncedDigest,
@@ -35,7 +37,12 @@ pub(crate) const CHUNK_BYTES_MAX: u64 = 16 << 20;
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 pub(crate) struct GuardedBody<B> {
-    inner: B,
+    /// `None` only while this is dropped.
+    inner: Option<B>,
+    /// Where the body goes if it is dropped before its end.
+    rest: Option<oneshot::Sender<Rest<B>>>,
+    /// Something was asked of it: a client that waits for `100 Continue` has got it.
+    begun: bool,
     runtime: Runtime,
     context: RequestContext,
     /// `None` if the body is not `aws-chunked`.
@@ -44,7 +51,58 @@ pub(crate) struct GuardedBody<B> {
     last_progress: Instant,
     /// Made when the body is first found waiting, kept for the next time.
     idle: Option<BoxFuture<'static, ()>>,
+    /// The last byte was read.
     ended: bool,
+    /// It broke off: nothing more comes out of it.
+    failed: bool,
+}
+
+/// What nobody read of a body. A connection is of no further use while this is in the way.
+pub(crate) struct Rest<B> {
+    body: B,
+    begun: bool,
+}
+
+/// 1 MiB, some milliseconds' worth: reading on costs less than a new connection, and a
+/// client that is still sending sees the answer instead of a reset.
+const REST_BYTES_MAX: usize = 1 << 20;
+
+/// How long the answer waits for that.
+const REST_WAIT: Duration = Duration::from_secs(1);
+
+impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
+    pub(crate) fn unread(body: B) -> Self {
+        Self { body, begun: false }
+    }
+
+    /// Reads a little further. Whether that was all, so that the connection can go on.
+    pub(crate) async fn drain(mut self, runtime: &Runtime, awaits_continue: bool) -> bool {
+        if awaits_continue && !self.begun {
+            // Reading would invite the client to send what nobody wants.
+            return false;
+        }
+        let mut bytes = 0;
+        let drained = runtime.timeout(REST_WAIT, async {
+            while let Some(frame) = self.body.frame().await {
+                let Ok(frame) = frame else { return false };
+                bytes += frame.data_ref().map_or(0, Bytes::len);
+                if bytes > REST_BYTES_MAX {
+                    return false;
+                }
+            }
+            true
+        });
+        drained.await.unwrap_or(false)
+    }
+}
+
+impl<B> Drop for GuardedBody<B> {
+    fn drop(&mut self) {
+        if let (Some(body), Some(rest), false) = (self.inner.take(), self.rest.take(), self.ended) {
+            // Nobody may be waiting for it any more.
+            let _ = rest.send(Rest { body, begun: self.begun });
+        }
+    }
 }
 
 impl<B> GuardedBody<B> {
@@ -54,15 +112,27 @@ impl<B> GuardedBody<B> {
         context: RequestContext,
         aws_chunked: bool,
         digest: Option<AnnouncedDigest>,
-    ) -> Self {
-        let last_progress = runtime.now();
-        let framing = aws_chunked.then(ChunkFraming::default);
-        Self { inner, runtime, context, framing, digest, last_progress, idle: None, ended: false }
+    ) -> (Self, oneshot::Receiver<Rest<B>>) {
+        let (sender, rest) = oneshot::channel();
+        let body = Self {
+            inner: Some(inner),
+            rest: Some(sender),
+            begun: false,
+            last_progress: runtime.now(),
+            runtime,
+            context,
+            framing: aws_chunked.then(ChunkFraming::default),
+            digest,
+            idle: None,
+            ended: false,
+            failed: false,
+        };
+        (body, rest)
     }
 
     fn fail(&mut self, failure: BodyFailure) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.context.fail_body(failure);
-        self.ended = true;
+        self.failed = true;
         Poll::Ready(Some(Err(failure.into())))
     }
 
@@ -93,10 +163,11 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        if this.ended {
+        let Some(inner) = this.inner.as_mut().filter(|_| !this.ended && !this.failed) else {
             return Poll::Ready(None);
-        }
-        match Pin::new(&mut this.inner).poll_frame(cx) {
+        };
+        this.begun = true;
+        match Pin::new(inner).poll_frame(cx) {
             Poll::Pending => match this.poll_idle(cx) {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(()) => this.fail(BodyFailure::TimedOut),
@@ -126,11 +197,11 @@ where
 
     fn is_end_stream(&self) -> bool {
         // Not before the digest was looked at.
-        self.ended || (self.digest.is_none() && self.inner.is_end_stream())
+        self.ended || (self.digest.is_none() && self.inner.as_ref().is_none_or(B::is_end_stream))
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map(B::size_hint).unwrap_or_default()
     }
 }
 

@@ -12,7 +12,7 @@ use s3s::{S3Error, S3Result, service::S3Service};
 
 use super::{
     auth::OTHER,
-    body::GuardedBody,
+    body::{GuardedBody, Rest},
     checksum::AnnouncedDigest,
     context::{RequestContext, RequestIds},
     error::{RETRY_AFTER_SECONDS, not_implemented},
@@ -57,16 +57,16 @@ impl S3Gateway {
         let resource = request.uri().path().to_owned();
         let method = request.method().clone();
         let bytes_in = request.body().size_hint().exact().unwrap_or(0);
-        let mut response = match self.answer(request, &context).await {
-            Ok(response) => response,
-            Err(error) => error.to_http_response().unwrap_or_else(|_| internal_error()),
-        };
+        let mut response = self.answer(request, &context).await;
         if let Some(failure) = context.body_failure()
             && !response.status().is_success()
         {
             // Found while `s3s` itself read the body, and lost on the way: say it after all.
-            let error = S3Error::with_message(failure.code(), failure.to_string());
-            response = error.to_http_response().unwrap_or_else(|_| internal_error());
+            let mut error = error_response(S3Error::with_message(failure.code(), failure.to_string()));
+            if let Some(close) = response.headers().get(header::CONNECTION) {
+                error.headers_mut().insert(header::CONNECTION, close.clone());
+            }
+            response = error;
         }
         finish(&mut response, &context, &resource);
         let elapsed = inner.runtime.now().saturating_since(started);
@@ -88,35 +88,66 @@ impl S3Gateway {
         response
     }
 
-    async fn answer<B>(&self, request: Request<B>, context: &RequestContext) -> S3Result<Response<s3s::Body>>
+    async fn answer<B>(&self, request: Request<B>, context: &RequestContext) -> Response<s3s::Body>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let inner = &*self.inner;
+        let runtime = &inner.runtime;
         let (mut parts, body) = request.into_parts();
-        lift_presigned(&parts.uri, &mut parts.headers);
-        unsupported::refuse(&parts.headers, &parts.uri)?;
-        let aws_chunked = is_aws_chunked(&parts.headers);
-        // Where an object or a part is put, its bytes are verified as they are stored.
-        let digest = match parts.method {
-            Method::POST => AnnouncedDigest::of(&parts.headers)?,
-            _ => None,
+        let awaits_continue = parts.headers.contains_key(header::EXPECT);
+        let http1 = parts.version < http::Version::HTTP_2;
+        let (mut answer, rest) = match look_at(&mut parts) {
+            Err(error) => (error_response(error), Some(Rest::unread(body))),
+            Ok(None) if body.is_end_stream() => {
+                parts.extensions.insert(context.clone());
+                (self.call(Request::from_parts(parts, s3s::Body::empty()), context).await, None)
+            }
+            Ok(digest) => {
+                parts.extensions.insert(context.clone());
+                let aws_chunked = is_aws_chunked(&parts.headers);
+                let (body, mut rest) =
+                    GuardedBody::new(body, runtime.clone(), context.clone(), aws_chunked, digest);
+                let answer = self.call(Request::from_parts(parts, body.into_s3s()), context).await;
+                (answer, rest.try_recv().ok())
+            }
         };
-        if parts.method == Method::POST && is_form(&parts.headers) {
-            return Err(not_implemented("Uploading by POST form"));
+        if let Some(rest) = rest
+            && !rest.drain(runtime, awaits_continue).await
+            && http1
+        {
+            // Said aloud, so that the client does not send its next request into a closed
+            // connection.
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        parts.extensions.insert(context.clone());
-        let body = if body.is_end_stream() && digest.is_none() {
-            s3s::Body::empty()
-        } else {
-            GuardedBody::new(body, inner.runtime.clone(), context.clone(), aws_chunked, digest).into_s3s()
-        };
-        let answer = inner.service.call(Request::from_parts(parts, body)).await;
-        Ok(answer.unwrap_or_else(|error| {
+        answer
+    }
+
+    async fn call(&self, request: Request<s3s::Body>, context: &RequestContext) -> Response<s3s::Body> {
+        self.inner.service.call(request).await.unwrap_or_else(|error| {
             tracing::error!(id = %context.id().text(), ?error, "a request failed inside");
             internal_error()
-        }))
+        })
     }
+}
+
+/// What can be said by the headers alone: whether the request is refused, and what else is
+/// to be verified of its body. (Where an object or a part is put, its bytes are verified
+/// as they are stored.)
+fn look_at(parts: &mut http::request::Parts) -> S3Result<Option<AnnouncedDigest>> {
+    lift_presigned(&parts.uri, &mut parts.headers);
+    unsupported::refuse(&parts.headers, &parts.uri)?;
+    if parts.method != Method::POST {
+        return Ok(None);
+    }
+    if is_form(&parts.headers) {
+        return Err(not_implemented("Uploading by POST form"));
+    }
+    AnnouncedDigest::of(&parts.headers)
+}
+
+fn error_response(error: S3Error) -> Response<s3s::Body> {
+    error.to_http_response().unwrap_or_else(|_| internal_error())
 }
 
 fn is_aws_chunked(headers: &HeaderMap) -> bool {
