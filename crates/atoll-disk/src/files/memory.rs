@@ -264,6 +264,14 @@ impl MemoryDisk {
         inode.unflushed.clear();
     }
 
+    /// Takes a file away behind everyone's back, for good.
+    pub fn forget(&self, path: &str) {
+        let mut state = self.lock();
+        state.names.remove(path);
+        state.durable_names.remove(path);
+        state.unsynced.remove(parent(path));
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic elsewhere is that test's failure, not this one's.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

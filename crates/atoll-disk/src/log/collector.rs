@@ -91,7 +91,8 @@ impl Shared {
     async fn delete_through(&self, through: u32) -> Result<(), LogError> {
         let ids: Vec<u32> = {
             let mut inner = self.lock();
-            inner.oldest = through + 1;
+            // Not `through + 1`: that one may have been lost, which must not look new again.
+            inner.oldest = *inner.segments.range(through + 1..).next().expect("the newest stays").0;
             inner.segments.range(..=through).map(|(id, _)| *id).collect()
         };
         {

@@ -182,7 +182,8 @@ async fn open_segments(
     }
     if note.newest >= note.oldest {
         if found.first().is_none_or(|segment| segment.id != note.oldest) {
-            replay.distrust_end(format!("segment {} is missing", note.oldest));
+            // A gap before the first batch there is: see `begin`.
+            replay.findings.push(format!("segment {} is missing", note.oldest));
         }
         match found.last() {
             Some(FoundSegment { id, header: Some(_), .. }) if *id >= note.newest => {}

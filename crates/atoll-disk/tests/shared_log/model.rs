@@ -19,9 +19,9 @@ pub fn settings() -> LogSettings {
     }
 }
 
-pub async fn open(disk: &MemoryDisk, runtime: &Runtime) -> (SharedLog, Recovery) {
+pub async fn open_with(disk: &MemoryDisk, runtime: &Runtime, settings: LogSettings) -> (SharedLog, Recovery) {
     let files = Arc::new(disk.files(runtime));
-    SharedLog::open(files, runtime.clone(), settings()).await.expect("the log opens")
+    SharedLog::open(files, runtime.clone(), settings).await.expect("the log opens")
 }
 
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use atoll_simulation::{Schedule, Seed, Simulation, seeds};
 use atoll_types::ReplicaId;
 use rand::{Rng, rngs::StdRng};
 
-use crate::model::{Call, Model, Replica, call, contents, is_trimmed, open};
+use crate::model::{Call, Model, Replica, call, contents, is_trimmed, open_with, settings};
 
 const LIVES: usize = 12;
 const CLIENTS: usize = 4;
@@ -82,7 +82,7 @@ fn ids() -> Vec<ReplicaId> {
 }
 
 async fn life(disk: MemoryDisk, runtime: Runtime, history: Arc<Mutex<History>>, seed: Seed) {
-    let (log, recovery) = open(&disk, &runtime).await;
+    let (log, recovery) = open_with(&disk, &runtime, settings()).await;
     match recovery.verdict {
         LogVerdict::Clean => {}
         LogVerdict::TornTail { .. } => history.lock().unwrap().torn_tails += 1,
