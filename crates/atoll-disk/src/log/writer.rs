@@ -262,6 +262,7 @@ impl Writer {
                 PartKind::Remove => {
                     replica.release(live);
                     replicas.remove(&header.replica);
+                    self.shared.collect_due.notify_one();
                     continue;
                 }
             }
