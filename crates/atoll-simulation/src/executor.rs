@@ -467,6 +467,15 @@ impl Core {
         RunError { seed: self.seed, at: self.state().now, reason }
     }
 
+    fn now_since_start(&self) -> Duration {
+        self.state().now - Instant::ORIGIN
+    }
+
+    fn description(&self, id: TaskId) -> String {
+        let state = self.state();
+        state.tasks.get(&id).map(|task| state.describe(task)).unwrap_or_default()
+    }
+
     fn next_timer(&self) -> Option<Instant> {
         self.state().timers.first_key_value().map(|(key, _)| key.0)
     }
@@ -547,6 +556,9 @@ impl Core {
     }
 
     fn poll(&self, id: TaskId, mut future: BoxFuture<'static, ()>, waker: Waker) {
+        // With a subscriber, each line of a replay says when, where and in what.
+        let span = tracing::info_span!("step", at = ?self.now_since_start(), task = self.description(id));
+        let _inside = span.enter();
         let mut context = Context::from_waker(&waker);
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
         let mut state = self.state();

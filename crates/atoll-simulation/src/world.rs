@@ -330,7 +330,7 @@ impl World {
         let test = std::thread::current().name().unwrap_or("").to_owned();
         let seed = self.seed();
         format!(
-            "trace {}\nreplay: ATOLL_SEED={seed} cargo test -p atoll-simulation {test}",
+            "trace {}\nreplay: ATOLL_SEED={seed} ATOLL_LOG=info cargo test -p atoll-simulation {test} -- --nocapture",
             self.trace_hash()
         )
     }

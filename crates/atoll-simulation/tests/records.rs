@@ -1,6 +1,8 @@
 //! Records alone, three nodes, in storms: what clients saw is linearizable; and three
 //! faults that it would not be with, each of which is found.
 
+mod logs;
+
 use std::{sync::Arc, time::Duration};
 
 use atoll_disk::{LogSettings, MemoryStore, OrderedStore, SharedLog, StoreError, Table};
@@ -186,6 +188,7 @@ fn survivable(storm: Storm) -> Storm {
 }
 
 fn stormy(seed: Seed, fault: Option<Fault>) -> World {
+    logs::if_asked();
     let mut world = World::new(seed, OneShard::new(3, fault));
     world.nodes(3);
     world.clients(6, Load::default());

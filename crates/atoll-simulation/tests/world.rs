@@ -1,6 +1,8 @@
 //! The world itself, before anything of Atoll's runs in it: a program so small that one
 //! sees that it is right, and the same with a fault, which the world must find.
 
+mod logs;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -144,6 +146,7 @@ impl Handler for Answers {
 }
 
 fn stormy(seed: Seed, fault: Option<Fault>) -> World {
+    logs::if_asked();
     let mut world = World::new(seed, SingleCopy { fault });
     world.nodes(3);
     world.clients(6, Load::default());
