@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use atoll_disk::{OrderedStore, StoreError, Table, WriteBatch};
@@ -20,9 +20,11 @@ use crate::{
     dedup::Results,
     driver::Feedback,
     group::{Committed, ExecuteReply, ReplicaShared, Work},
+    lease::LEASE_PREFIX,
     snapshot::delete_range,
-    state::{Area, Descriptor, Members, Meta, Place},
+    state::{Area, Descriptor, Members, Meta, PREFIX_BYTES, Place},
     view::{CommandView, Pending},
+    watch,
     wire::CommandEntry,
 };
 
@@ -225,6 +227,7 @@ fn install(
     store.write(batch)?;
     store.flush()?;
     (state.place, state.meta, state.results) = (place, Some(meta.clone()), Results::new());
+    state.shared.lease_changes.fetch_add(1, Ordering::Release);
     state.shared.applied.send_replace(meta.applied.0);
     delete_range(store, &old.whole())?;
     Ok(Some((replica, meta)))
@@ -362,6 +365,18 @@ impl State {
         let executed = match verdict {
             Verdict::Commit(output) => {
                 let written = view.keep();
+                if written.iter().any(|key| key[PREFIX_BYTES..].starts_with(LEASE_PREFIX)) {
+                    self.shared.lease_changes.fetch_add(1, Ordering::Release);
+                }
+                let shard = self.shared.shard;
+                watch::record(
+                    pending,
+                    self.place,
+                    revision,
+                    &written,
+                    |key| procedures.is_watched(shard, key),
+                    &mut meta.changes,
+                )?;
                 meta.hash = hash_writes(meta.hash, revision, pending, &written);
                 Executed { revision, committed: true, output: output.into() }
             }
@@ -382,7 +397,7 @@ fn hash_writes(before: [u8; 32], revision: Revision, pending: &Pending<'_>, writ
     hasher.update(&revision.0.to_be_bytes());
     for key in written {
         // Without the replica's id, in which replicas do differ.
-        let owner_key = &key[crate::state::PREFIX_BYTES..];
+        let owner_key = &key[PREFIX_BYTES..];
         hasher.update(&(owner_key.len() as u64).to_be_bytes());
         hasher.update(owner_key);
         if let Some(Some(value)) = pending.written(key) {

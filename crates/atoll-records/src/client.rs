@@ -18,11 +18,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     Executed, Procedures, RecordsError, ShardMap,
     driver::{Directory, Input},
-    group::Proposal,
+    group::{Proposal, ReplicaShared},
     reads::Permit,
     snapshot::Snapshots,
     state::{Descriptor, Meta},
     view::StateView,
+    watch::News,
     wire::{Answer, Call},
 };
 
@@ -68,8 +69,20 @@ pub(crate) struct Client {
 /// What is tried at each candidate.
 #[derive(Clone)]
 enum Request {
-    Execute { id: TransactionId, command: &'static str, input: Bytes },
-    Query { query: &'static str, input: Bytes },
+    Execute {
+        id: TransactionId,
+        command: &'static str,
+        input: Bytes,
+    },
+    Query {
+        query: &'static str,
+        input: Bytes,
+    },
+    /// Its output is [`News`].
+    Watch {
+        prefix: Bytes,
+        since: Revision,
+    },
 }
 
 /// What either brings: a query's output is an `Executed` of which only the output counts.
@@ -97,6 +110,24 @@ impl Client {
     ) -> Result<Bytes, RecordsError> {
         let query = self.find_query(query).map_err(|reason| RecordsError::Invalid { reason })?;
         Ok(self.until_done(shard, Request::Query { query, input }, deadline).await?.output)
+    }
+
+    pub async fn news(
+        &self,
+        shard: ShardId,
+        prefix: Bytes,
+        since: Revision,
+        deadline: Instant,
+    ) -> Result<News, RecordsError> {
+        let response = self.until_done(shard, Request::Watch { prefix, since }, deadline).await?;
+        News::decode(&response.output).map_err(|error| RecordsError::Invalid { reason: error.to_string() })
+    }
+
+    /// The shards that a replica here leads, in which term.
+    pub fn led_here(&self) -> Vec<(ShardId, u64, Arc<ReplicaShared>)> {
+        let directory = self.directory.lock().expect("nobody panics holding it");
+        let led = directory.iter().filter(|(_, local)| local.leads);
+        led.map(|(shard, local)| (*shard, local.term, local.replica.clone())).collect()
     }
 
     fn command(&self, name: &str, input: &Bytes) -> Result<&'static str, String> {
@@ -174,8 +205,8 @@ impl Client {
             return hint;
         }
         let here = self.transport.node_id();
-        let local = self.directory.lock().expect("nobody panics holding it").get(&shard).copied();
-        if let Some(local) = local {
+        let local = self.directory.lock().expect("nobody panics holding it").get(&shard).cloned();
+        if let Some(local) = &local {
             if local.leads {
                 return Some(here);
             }
@@ -218,19 +249,42 @@ impl Client {
                     Ok(Err(_)) | Err(_) => Outcome::Unknown,
                 }
             }
-            Request::Query { query, input } => {
-                let (reply, outcome) = oneshot::channel();
-                if self.inbox.send(Input::Read { shard, reply }).await.is_err() {
-                    return Outcome::NotLeader { leader: None };
+            Request::Query { query, input } => match self.ask_permit(shard, deadline).await {
+                Outcome::Done(permit) => self.read(permit, query, input, deadline).await,
+                Outcome::NotLeader { leader } => Outcome::NotLeader { leader },
+                Outcome::Unknown => Outcome::Unknown,
+                Outcome::Invalid { reason } => Outcome::Invalid { reason },
+            },
+            Request::Watch { prefix, since } => match self.news_here(shard, prefix, since, deadline).await {
+                Some(news) => {
+                    let output = news.encode().into();
+                    Outcome::Done(Executed { revision: Revision(0), committed: false, output })
                 }
-                let permit = match self.runtime.timeout_at(deadline, outcome).await {
-                    Ok(Ok(Outcome::Done(permit))) => permit,
-                    Ok(Ok(Outcome::NotLeader { leader })) => return Outcome::NotLeader { leader },
-                    Ok(Ok(Outcome::Invalid { reason })) => return Outcome::Invalid { reason },
-                    Ok(Ok(Outcome::Unknown)) | Ok(Err(_)) | Err(_) => return Outcome::Unknown,
-                };
-                self.read(permit, query, input, deadline).await
-            }
+                None => Outcome::NotLeader { leader: self.leader_of(shard) },
+            },
+        }
+    }
+
+    fn leader_of(&self, shard: ShardId) -> Option<NodeId> {
+        self.directory.lock().expect("nobody panics holding it").get(&shard)?.leader
+    }
+
+    /// Permission to read what is here, if it leads.
+    pub async fn permit(&self, shard: ShardId, deadline: Instant) -> Option<Permit> {
+        match self.ask_permit(shard, deadline).await {
+            Outcome::Done(permit) => Some(permit),
+            Outcome::NotLeader { .. } | Outcome::Unknown | Outcome::Invalid { .. } => None,
+        }
+    }
+
+    async fn ask_permit(&self, shard: ShardId, deadline: Instant) -> Outcome<Permit> {
+        let (reply, outcome) = oneshot::channel();
+        if self.inbox.send(Input::Read { shard, reply }).await.is_err() {
+            return Outcome::NotLeader { leader: None };
+        }
+        match self.runtime.timeout_at(deadline, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Outcome::Unknown,
         }
     }
 
@@ -247,32 +301,44 @@ impl Client {
         if !matches!(self.runtime.timeout_at(deadline, reached).await, Ok(Ok(_))) {
             return Outcome::Unknown;
         }
-        let (store, procedures) = (self.store.clone(), self.procedures.clone());
+        let query = self.procedures.queries[query].clone();
+        let result = self
+            .state(permit.replica.clone(), move |view, _| Ok((view.revision, query.run(view, &input)?)))
+            .await;
+        match result {
+            Some((revision, output)) => {
+                Outcome::Done(Executed { revision, committed: false, output: output.into() })
+            }
+            None => Outcome::NotLeader { leader: None },
+        }
+    }
+
+    /// Looks at a replica's newest state; `None` if it has none any more, or the store
+    /// can't be read.
+    pub async fn state<T: Send + 'static>(
+        &self,
+        replica: Arc<ReplicaShared>,
+        look: impl FnOnce(&StateView<'_>, &Meta) -> Result<T, StoreError> + Send + 'static,
+    ) -> Option<T> {
+        let store = self.store.clone();
         let result = self
             .runtime
-            .blocking(move || -> Result<Option<(Revision, Vec<u8>)>, StoreError> {
+            .blocking(move || {
                 let snapshot = store.snapshot()?;
-                // The replica may have been removed, or filled anew, since.
-                let Some(descriptor) = Descriptor::read(&*snapshot, permit.replica.replica)? else {
+                // The replica may have been removed, or filled anew.
+                let Some(descriptor) = Descriptor::read(&*snapshot, replica.replica)? else {
                     return Ok(None);
                 };
                 let place = descriptor.place();
                 let Some(meta) = Meta::read(&*snapshot, place)? else { return Ok(None) };
                 let view = StateView { snapshot: &*snapshot, place, revision: meta.applied };
-                let output = procedures.queries[query].run(&view, &input)?;
-                Ok(Some((meta.applied, output)))
+                look(&view, &meta).map(Some)
             })
             .await;
-        match result {
-            Ok(Some((revision, output))) => {
-                Outcome::Done(Executed { revision, committed: false, output: output.into() })
-            }
-            Ok(None) => Outcome::NotLeader { leader: None },
-            Err(error) => {
-                tracing::error!(%error, query, "a query could not read the store");
-                Outcome::Unknown
-            }
-        }
+        result.unwrap_or_else(|error: StoreError| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the store can't be read");
+            None
+        })
     }
 
     async fn try_there(
@@ -289,6 +355,9 @@ impl Client {
             }
             Request::Query { query, input } => {
                 (Call::Query { shard, query: query.into(), limit_millis }, input)
+            }
+            Request::Watch { prefix, since } => {
+                (Call::Watch { shard, prefix, since, limit_millis }, Bytes::new())
             }
         };
         let message = Message::with_body(call.encode(), body);
@@ -342,6 +411,10 @@ impl Client {
                     Err(reason) => Outcome::Invalid { reason },
                 };
                 (outcome, true)
+            }
+            Call::Watch { shard, prefix, since, limit_millis } => {
+                let request = Request::Watch { prefix, since };
+                (self.try_here(shard, request, deadline_in(limit_millis)).await, true)
             }
         };
         let (answer, body) = match outcome {

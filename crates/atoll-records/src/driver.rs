@@ -28,7 +28,7 @@ use crate::{
     apply::{Applied, Job},
     check::Refused,
     client::Outcome,
-    group::{Committed, Group, Proposal},
+    group::{Committed, Group, Proposal, ReplicaShared},
     group_log::{FETCH_BYTES_MAX, Fetch},
     log::{self, OpenError, Wish},
     reads::ReadReply,
@@ -129,10 +129,11 @@ pub(crate) enum Feedback {
 }
 
 /// A shard's replica on this node, as those who look for a leader see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub(crate) struct Local {
-    pub replica: ReplicaId,
+    pub replica: Arc<ReplicaShared>,
     pub leads: bool,
+    pub term: u64,
     pub leader: Option<NodeId>,
 }
 
@@ -236,7 +237,7 @@ impl Driver {
             self.dirty.remove(&replica);
             let shard = group.shard;
             let mut directory = self.directory.lock().expect("nobody panics holding it");
-            if directory.get(&shard).is_some_and(|local| local.replica == replica) {
+            if directory.get(&shard).is_some_and(|local| local.replica.replica == replica) {
                 directory.remove(&shard);
             }
             drop(directory);
@@ -246,7 +247,7 @@ impl Driver {
 
     fn of_shard(&self, shard: ShardId) -> Option<ReplicaId> {
         let directory = self.directory.lock().expect("nobody panics holding it");
-        directory.get(&shard).map(|local| local.replica)
+        directory.get(&shard).map(|local| local.replica.replica)
     }
 
     fn take_input(&mut self, input: Input) {
@@ -272,7 +273,7 @@ impl Driver {
                 let replica = group.replica;
                 if !self.groups.contains_key(&replica) {
                     self.absent.remove(&replica);
-                    let local = Local { replica, leads: group.is_leader(), leader: group.leader_node() };
+                    let local = group.local();
                     self.directory.lock().expect("nobody panics holding it").insert(group.shard, local);
                     self.groups.insert(replica, *group);
                     self.dirty.insert(replica);
@@ -525,12 +526,15 @@ impl Driver {
 
     fn publish(&self, replica: ReplicaId) {
         let Some(group) = self.groups.get(&replica) else { return };
-        let local = Local { replica, leads: group.is_leader(), leader: group.leader_node() };
         let mut directory = self.directory.lock().expect("nobody panics holding it");
         match directory.get(&group.shard) {
-            Some(known) if *known == local || known.replica != replica => {}
+            Some(known) if known.replica.replica != replica => {}
+            Some(known)
+                if known.leads == group.is_leader()
+                    && known.term == group.raw.raft.term
+                    && known.leader == group.leader_node() => {}
             _ => {
-                directory.insert(group.shard, local);
+                directory.insert(group.shard, group.local());
             }
         }
     }

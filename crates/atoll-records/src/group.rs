@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use atoll_runtime::AbortOnDrop;
@@ -24,6 +27,7 @@ use crate::{
     Executed, ReplicaAddress, ShardReplicas,
     check::{Refused, check},
     client::Outcome,
+    driver::Local,
     group_log::GroupLog,
     reads::{ReadReply, Reads},
     snapshot::{OFFER_LIMIT, Snapshots},
@@ -62,6 +66,18 @@ pub(crate) struct ReplicaShared {
     pub replica: ReplicaId,
     /// The newest entry in the stored state; written by the apply worker.
     pub applied: watch::Sender<u64>,
+    /// Counts changes of leases, from 1; written by the apply worker.
+    pub lease_changes: AtomicU64,
+}
+
+impl ReplicaShared {
+    pub fn new(shard: ShardId, replica: ReplicaId, applied: u64) -> Self {
+        Self { shard, replica, applied: watch::Sender::new(applied), lease_changes: AtomicU64::new(1) }
+    }
+
+    pub fn leases_changed(&self) -> u64 {
+        self.lease_changes.load(Ordering::Acquire)
+    }
 }
 
 pub(crate) type ExecuteReply = oneshot::Sender<Outcome<Executed>>;
@@ -235,6 +251,16 @@ impl Group {
 
     pub fn is_leader(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
+    }
+
+    /// What those see of it who look for a leader.
+    pub fn local(&self) -> Local {
+        Local {
+            replica: self.shared.clone(),
+            leads: self.is_leader(),
+            term: self.raw.raft.term,
+            leader: self.leader_node(),
+        }
     }
 
     /// Where the leader is, if one is known.

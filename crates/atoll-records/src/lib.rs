@@ -18,6 +18,7 @@ mod dedup;
 mod driver;
 mod group;
 mod group_log;
+mod lease;
 mod log;
 mod logger;
 mod map;
@@ -28,13 +29,22 @@ mod snapshot;
 mod state;
 mod status;
 mod timing;
+mod transaction;
 mod view;
+mod watch;
 mod wire;
 
+pub use lease::{Granted, Held, LeaseError, LeaseId, LockStatus};
 pub use map::{ReplicaAddress, ShardMap, ShardReplicas};
 pub use procedure::{Command, Pairs, Procedures, Query, ReadView, Verdict, WriteView};
 pub use records::{Records, RecordsParts, StartError};
 pub use status::{FollowerStatus, ReplicaStatus, Role};
+
+pub use transaction::{
+    Compare, Condition, Done, Operation, Read, ReadResult, Record, Transaction, TransactionError,
+    TransactionRefused, TransactionResult,
+};
+pub use watch::{Change, Watch, WatchError};
 
 use atoll_types::{Revision, ShardId};
 use bytes::Bytes;

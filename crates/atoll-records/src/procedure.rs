@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
 use atoll_disk::StoreError;
-use atoll_types::{Revision, TransactionId, WallTime};
+use atoll_types::{Revision, ShardId, TransactionId, WallTime};
 use bytes::Bytes;
 
 /// Key and value, in key order.
@@ -55,6 +55,7 @@ pub trait Query: Send + Sync + 'static {
 pub struct Procedures {
     pub(crate) commands: BTreeMap<&'static str, Arc<dyn Command>>,
     pub(crate) queries: BTreeMap<&'static str, Arc<dyn Query>>,
+    watched: Vec<&'static [u8]>,
 }
 
 impl Procedures {
@@ -73,5 +74,16 @@ impl Procedures {
     pub fn query(&mut self, name: &'static str, query: impl Query) -> &mut Self {
         assert!(self.queries.insert(name, Arc::new(query)).is_none(), "query {name} is registered twice");
         self
+    }
+
+    /// Lets watches tell of keys with this prefix, in any shard. (In shard 0 they tell of
+    /// all.) Each write to such a key is stored twice.
+    pub fn watched(&mut self, prefix: &'static [u8]) -> &mut Self {
+        self.watched.push(prefix);
+        self
+    }
+
+    pub(crate) fn is_watched(&self, shard: ShardId, key: &[u8]) -> bool {
+        shard == ShardId::META || self.watched.iter().any(|prefix| key.starts_with(prefix))
     }
 }

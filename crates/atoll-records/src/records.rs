@@ -11,7 +11,7 @@ use atoll_disk::{
 };
 use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
-use atoll_types::{Format, Generation, Instant, ReplicaId, ShardId, TransactionId};
+use atoll_types::{Format, Generation, Instant, ReplicaId, Revision, ShardId, TransactionId};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -19,14 +19,17 @@ use crate::{
     Executed, Procedures, RecordsError, ReplicaAddress, ShardMap, ShardReplicas,
     apply::{Job, Worker},
     client::{Client, RaftHandler, RecordsHandler},
-    driver::{Directory, Driver, FILLS_MAX, INBOX_MAX, Input, Local},
+    driver::{Directory, Driver, FILLS_MAX, INBOX_MAX, Input},
     group::{Group, ReplicaShared},
     group_log::GroupLog,
+    lease,
     log::{self, OpenError, Writer},
     logger::logger,
     snapshot::{Snapshots, delete_range},
     state::{Area, Descriptor, Members, Meta, Place},
     status::{ReplicaStatus, Role},
+    transaction,
+    watch::News,
 };
 
 /// What a node hands to its records.
@@ -72,13 +75,16 @@ struct Inner {
     log: SharedLog,
     client: Arc<Client>,
     apply: mpsc::UnboundedSender<Job>,
-    _tasks: [AbortOnDrop; 3],
+    _tasks: [AbortOnDrop; 4],
 }
 
 impl Records {
     /// Opens every replica that this node has, and serves them.
     pub async fn start(parts: RecordsParts) -> Result<Records, StartError> {
         let RecordsParts { runtime, transport, store, log, recovery, procedures, map } = parts;
+        let mut procedures = procedures;
+        transaction::register(&mut procedures);
+        lease::register(&mut procedures);
         let procedures = Arc::new(procedures);
         let directory = Directory::default();
         let (inbox_tx, inbox) = mpsc::channel(INBOX_MAX);
@@ -111,10 +117,7 @@ impl Records {
             match opened {
                 Ok(group_log) => {
                     let group = open(&descriptor, meta, group_log, &apply_tx)?;
-                    directory.lock().expect("nobody panics holding it").insert(
-                        shard,
-                        Local { replica, leads: group.is_leader(), leader: group.leader_node() },
-                    );
+                    directory.lock().expect("nobody panics holding it").insert(shard, group.local());
                     groups.insert(replica, group);
                 }
                 Err(OpenError::Forgotten(reason)) => {
@@ -175,6 +178,10 @@ impl Records {
         let tasks = [
             runtime.spawn_owned("records-log", writer.run(log_rx)),
             runtime.spawn_owned("records-apply", worker.run(apply_rx)),
+            runtime.spawn_owned(
+                "records-leases",
+                lease::Keeper { runtime: runtime.clone(), client: client.clone() }.run(),
+            ),
             runtime.spawn_owned("records-driver", driver.run(inbox, feedback)),
         ];
         transport.serve(Protocol::Raft, Arc::new(RaftHandler { inbox: inbox_tx, snapshots }));
@@ -203,6 +210,20 @@ impl Records {
         deadline: Instant,
     ) -> Result<Bytes, RecordsError> {
         self.inner.client.query(shard, query, input, deadline).await
+    }
+
+    pub(crate) async fn news(
+        &self,
+        shard: ShardId,
+        prefix: Bytes,
+        since: Revision,
+        deadline: Instant,
+    ) -> Result<News, RecordsError> {
+        self.inner.client.news(shard, prefix, since, deadline).await
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        self.inner.runtime.now()
     }
 
     /// Opens a replica on this node: one of the founding voters, or an empty one that a
@@ -386,8 +407,7 @@ fn open(
     let index = meta.as_ref().map_or(0, |meta| meta.applied.0);
     let members = meta.as_ref().map(|meta| meta.members.clone()).unwrap_or_default();
     let (stamp, hash) = meta.as_ref().map(|meta| (meta.stamp, meta.hash)).unwrap_or_default();
-    let applied = watch::Sender::new(index);
-    let shared = Arc::new(ReplicaShared { shard: descriptor.shard, replica, applied });
+    let shared = Arc::new(ReplicaShared::new(descriptor.shard, replica, index));
     let job = Job::Open { shared: shared.clone(), place: descriptor.place(), meta };
     // The worker starts before anything is applied, and stops last.
     let _ = apply.send(job);

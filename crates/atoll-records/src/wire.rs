@@ -254,6 +254,7 @@ pub(crate) enum Change {
 pub(crate) enum Call {
     Execute { shard: ShardId, id: TransactionId, command: String, limit_millis: u64 },
     Query { shard: ShardId, query: String, limit_millis: u64 },
+    Watch { shard: ShardId, prefix: Bytes, since: Revision, limit_millis: u64 },
 }
 
 impl Format for Call {
