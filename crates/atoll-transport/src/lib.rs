@@ -87,7 +87,8 @@ impl Refusal {
     pub const NOT_ADMITTED: u16 = 0xff00;
     /// Nobody serves this protocol there (yet).
     pub const NOT_SERVED: u16 = 0xff01;
-    /// Too many calls of this peer are being handled; nothing was done. Retry later.
+    /// Too many calls of this peer are being handled, or the node stops; nothing was done.
+    /// Retry later, or elsewhere.
     pub const BUSY: u16 = 0xff02;
     /// The handler's reply was over the limits; it has acted.
     pub const REPLY_TOO_LARGE: u16 = 0xff03;

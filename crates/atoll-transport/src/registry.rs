@@ -5,7 +5,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use atoll_types::NodeId;
@@ -18,6 +21,8 @@ pub(crate) struct Registry {
     handlers: RwLock<BTreeMap<Protocol, Arc<dyn Handler>>>,
     /// None until the node knows its members: then only `Join` is open.
     admission: RwLock<Option<Arc<dyn Admission>>>,
+    /// The node stops: peers get no new calls in. Never cleared.
+    stopping: AtomicBool,
 }
 
 impl Registry {
@@ -27,6 +32,11 @@ impl Registry {
 
     pub(crate) fn set_admission(&self, admission: Arc<dyn Admission>) {
         *self.admission.write().expect("no holder panics") = Some(admission);
+    }
+
+    /// From now on, calls by peers are told that the node is busy.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Lets go of handlers and admission: they tend to hold the transport in turn.
@@ -52,6 +62,9 @@ impl Registry {
     pub(crate) fn route(&self, peer: &NodeId, protocol: Protocol) -> Result<Arc<dyn Handler>, Refusal> {
         if !self.admits(peer, protocol) {
             return Err(Refusal::not_admitted(protocol));
+        }
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Refusal { code: Refusal::BUSY, reason: "the node stops".into() });
         }
         self.route_own(protocol)
     }

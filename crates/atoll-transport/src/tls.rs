@@ -119,6 +119,9 @@ const ATTEMPTS_MAX: usize = 3;
 /// The kernel has no socket or memory to give; it may have soon.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Between two looks at whether all replies are written.
+const DRAIN_PAUSE: Duration = Duration::from_millis(5);
+
 /// Why there is no transport. Nothing is left open.
 #[derive(Debug, thiserror::Error)]
 #[error("can't listen on {address}")]
@@ -197,9 +200,31 @@ impl TlsTransport {
         }
     }
 
+    /// Stops as a good neighbour: takes no more connections and calls, waits until the calls
+    /// that are being served have their replies, for at most `limit`, and closes. Calls of
+    /// its own still go out meanwhile.
+    pub async fn shut_down(&self, limit: Duration) {
+        let runtime = &self.node.runtime;
+        self.stop_listening();
+        self.node.registry.stop();
+        let drained = async {
+            while !self.node.accepted().iter().all(|connection| connection.is_drained()) {
+                runtime.sleep(DRAIN_PAUSE).await;
+            }
+        };
+        if runtime.timeout(limit, drained).await.is_err() {
+            tracing::warn!(?limit, "stopping with calls of peers unanswered");
+        }
+        self.close();
+    }
+
+    fn stop_listening(&self) {
+        self.listener.lock().expect("no holder panics").take();
+    }
+
     /// Stops listening, closes all connections and lets go of the handlers, for good.
     pub fn close(&self) {
-        self.listener.lock().expect("no holder panics").take();
+        self.stop_listening();
         self.node.peers.close();
         for connection in std::mem::take(&mut *self.node.accepted()) {
             connection.close(End::Here("the node stops"));

@@ -452,18 +452,28 @@ impl Connection {
     }
 
     async fn reply(&self, id: u64, result: Result<Message, Refusal>) {
-        let cancelled = self.served().remove(&id).unwrap_or(true);
-        if cancelled || self.has_ended() {
-            return;
-        }
         let frame = match result {
             Ok(reply) => Outgoing::new(Kind::Reply, 0, id, reply.header, reply.body),
             Err(refusal) => refusal_frame(id, &refusal),
         };
         // If the connection closed meanwhile, the caller knows.
-        if let Ok(room) = self.outbox.room_for(&frame).await {
+        if !self.is_cancelled(id)
+            && let Ok(room) = self.outbox.room_for(&frame).await
+            && !self.is_cancelled(id)
+        {
             let _ = self.outbox.push(frame, room);
         }
+        // Only now, so that the call counts as served until its reply is in the outbox.
+        self.served().remove(&id);
+    }
+
+    fn is_cancelled(&self, id: u64) -> bool {
+        self.served().get(&id).is_none_or(|cancelled| *cancelled)
+    }
+
+    /// No call of the peer's is being served, and all replies are written.
+    pub(super) fn is_drained(&self) -> bool {
+        self.has_ended() || (self.served().is_empty() && self.outbox.is_idle())
     }
 
     // --- Writing, and keeping alive.

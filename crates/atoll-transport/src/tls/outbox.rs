@@ -92,6 +92,11 @@ impl Outbox {
         self.lanes.lock().expect("no holder panics")
     }
 
+    /// All that was pushed is written, pings and cancels excepted.
+    pub(super) fn is_idle(&self) -> bool {
+        self.room.available_permits() == OUTBOX_BYTES_MAX
+    }
+
     /// Waits for room for `frame`, in line.
     pub(super) async fn room_for(&self, frame: &Outgoing) -> Result<Room, Closed> {
         let permit = self.room.clone().acquire_many_owned(frame.cost()).await.map_err(|_| Closed)?;

@@ -96,10 +96,14 @@ impl Peers {
 
     pub(super) fn set_addresses(&self, node: &Arc<Node>, peer: NodeId, addresses: Vec<String>) {
         let mut state = self.state();
-        let peer = state.peer(node, peer);
-        if peer.addresses != addresses {
-            peer.addresses = addresses;
-            peer.forget_failures();
+        let known = state.peer(node, peer);
+        if known.addresses != addresses {
+            known.addresses = addresses;
+            known.forget_failures();
+        }
+        // A peer that left for good is not remembered.
+        if known.addresses.is_empty() && known.lines.iter().all(|line| matches!(line, Line::Idle)) {
+            state.peers.remove(&peer);
         }
     }
 

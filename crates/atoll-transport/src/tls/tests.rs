@@ -549,6 +549,37 @@ async fn a_reply_that_nobody_waits_for_is_not_sent() {
     assert_eq!(seen, [(Kind::Reply, 2), (Kind::Reply, 3)]);
 }
 
+#[tokio::test]
+async fn a_node_that_stops_answers_what_it_began_and_takes_nothing_more() {
+    let (a, b, echo) = pair(TlsSettings::default()).await;
+    let stop = async {
+        until("it is served", || echo.calls.load(Ordering::SeqCst) == 1).await;
+        let stopped = async {
+            b.shut_down(LIMIT).await;
+        };
+        let late = async {
+            let late = call(&a, &b, "late").await;
+            assert!(matches!(late, Err(CallError::Refused(Refusal { code: Refusal::BUSY, .. }))), "{late:?}");
+            echo.gate.notify_one();
+        };
+        tokio::join!(biased; stopped, late);
+    };
+    let (result, ()) = tokio::join!(biased; call(&a, &b, "gate"), stop);
+    assert_eq!(result, Ok(Message::header("gate")));
+    until("all is closed", || a.counters().connections_dialled_open == 0).await;
+    assert_eq!(echo.calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_stops_does_not_wait_for_ever() {
+    let (a, b, echo) = pair(TlsSettings::default()).await;
+    let (result, ()) = tokio::join!(biased; call(&a, &b, "silence"), async {
+        until("it is served", || echo.calls.load(Ordering::SeqCst) == 1).await;
+        b.shut_down(Duration::from_millis(50)).await;
+    });
+    assert_eq!(result, Err(CallError::Disconnected { peer: b.node_id() }));
+}
+
 /// Who reads slowly holds up who wants to send to it, and nobody else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_stops_reading_is_given_up_and_others_are_served_meanwhile() {
