@@ -18,10 +18,7 @@ impl ETagCondition {
     fn holds(&self, etag: &ETag) -> bool {
         match self {
             ETagCondition::Any => true,
-            ETagCondition::OneOf(tags) => {
-                let etag = etag.to_string();
-                tags.iter().any(|tag| *tag == etag)
-            }
+            ETagCondition::OneOf(tags) => tags.contains(&etag.to_string()),
         }
     }
 }

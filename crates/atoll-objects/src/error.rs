@@ -30,6 +30,9 @@ pub enum Unavailable {
     /// A shard answered what this program does not understand: versions too far apart.
     #[error("a shard's answer is malformed")]
     Malformed(#[from] atoll_types::FormatError),
+    /// This node's own disk, in work that nobody waits for.
+    #[error("this node's disk")]
+    Local(#[source] BoxError),
     /// A shard said no where that makes no sense. Ours, a bug; nothing was changed.
     #[error("a shard refused: {0}")]
     Refused(String),

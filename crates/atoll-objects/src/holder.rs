@@ -10,7 +10,7 @@ use atoll_runtime::Runtime;
 use atoll_transport::{Caller, Handler, Message, Refusal};
 use atoll_types::{ChunkHash, Format, NodeId, Slot};
 use bytes::Bytes;
-use tokio::sync::{Mutex, RwLock, watch};
+use tokio::sync::{Mutex, RwLock, mpsc, watch};
 
 use crate::{
     layout_link::{LAYOUT_WAIT, LayoutLink},
@@ -28,6 +28,7 @@ pub struct Holder {
     pub chunks: ChunkStore,
     pub layout: watch::Receiver<Arc<Layout>>,
     pub link: Arc<dyn LayoutLink>,
+    suspicious: mpsc::Sender<ChunkHash>,
     gate: WriteGate,
 }
 
@@ -58,8 +59,9 @@ impl Holder {
         chunks: ChunkStore,
         layout: watch::Receiver<Arc<Layout>>,
         link: Arc<dyn LayoutLink>,
+        suspicious: mpsc::Sender<ChunkHash>,
     ) -> Self {
-        Self { runtime, me, chunks, layout, link, gate: WriteGate::default() }
+        Self { runtime, me, chunks, layout, link, suspicious, gate: WriteGate::default() }
     }
 
     pub fn layout(&self) -> Arc<Layout> {
@@ -135,16 +137,51 @@ impl Holder {
             return ChunkReply::Behind { have: self.layout().version() };
         }
         self.settle_writes().await;
-        match self.chunks.list(slot, after, limit.min(LIST_LIMIT_MAX) as usize).await {
-            Ok(chunks) => ChunkReply::Listed(
-                chunks
-                    .into_iter()
-                    .filter(|chunk| !chunk.damaged)
-                    .map(|chunk| ListedChunk { hash: chunk.hash, bytes: chunk.len, stamp: chunk.stamp })
-                    .collect(),
-            ),
+        match self.page(slot, after, limit.min(LIST_LIMIT_MAX) as usize).await {
+            Ok((chunks, next)) => ChunkReply::Listed { chunks, next },
             Err(error) => failed(error),
         }
+    }
+
+    /// A page of the whole chunks of a slot, and where the next begins.
+    pub async fn page(
+        &self,
+        slot: Slot,
+        after: Option<ChunkHash>,
+        limit: usize,
+    ) -> Result<(Vec<ListedChunk>, Option<ChunkHash>), ChunkError> {
+        let page = self.chunks.list(slot, after, limit).await?;
+        let next = page.last().filter(|_| page.len() >= limit).map(|last| last.hash);
+        let whole = page.into_iter().filter(|chunk| !chunk.damaged);
+        let listed =
+            whole.map(|chunk| ListedChunk { hash: chunk.hash, bytes: chunk.len, stamp: chunk.stamp });
+        Ok((listed.collect(), next))
+    }
+
+    /// Whether the layout wants this node to have the slot's chunks.
+    pub fn holds(&self, slot: Slot) -> bool {
+        self.layout().holders(slot).any(|holder| holder.node == self.me)
+    }
+
+    /// Somebody missed a chunk here. Repair looks into it if it should be here; if it has
+    /// more to do than it can note, its walks find the rest.
+    pub fn note_missing(&self, hash: ChunkHash) {
+        if self.holds(hash.slot()) {
+            let _ = self.suspicious.try_send(hash);
+        }
+    }
+
+    /// Removes chunks of a slot that this node doesn't hold any more. False, and nothing
+    /// removed, if it holds the slot again. No write is let in between the look at the
+    /// layout and the removal, so nothing acknowledged under a newer one can go.
+    pub async fn drop_left(&self, slot: Slot, hashes: &[ChunkHash]) -> Result<bool, ChunkError> {
+        let _nobody_writes = self.gate.writing.write().await;
+        if self.holds(slot) {
+            return Ok(false);
+        }
+        let removals = hashes.iter().map(|hash| self.chunks.remove_if(*hash, u64::MAX));
+        futures_util::future::try_join_all(removals).await?;
+        Ok(true)
     }
 
     async fn has(&self, hashes: &[ChunkHash]) -> ChunkReply {
@@ -209,8 +246,14 @@ impl Handler for ChunkHandler {
                     body = bytes;
                     ChunkReply::Found
                 }
-                Ok(None) => ChunkReply::Missing,
-                Err(error) => failed(error),
+                Ok(None) => {
+                    holder.note_missing(hash);
+                    ChunkReply::Missing
+                }
+                Err(error) => {
+                    holder.note_missing(hash);
+                    failed(error)
+                }
             },
             ChunkRequest::Has { hashes } => holder.has(&hashes).await,
             ChunkRequest::List { slot, after, limit, layout_version } => {

@@ -12,7 +12,7 @@ use atoll_runtime::{Runtime, Task};
 use atoll_transport::{Message, Protocol, Transport};
 use atoll_types::{ChunkHash, Format, Instant, NodeId, Slot};
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
     chunker::Chunk,
@@ -41,8 +41,6 @@ struct Inner {
     holder: Arc<Holder>,
     peers: Peers,
     hedge: Mutex<HedgeDelay>,
-    /// Chunks that a reader found missing or damaged at a holder that should have them.
-    suspicious: mpsc::Sender<ChunkHash>,
 }
 
 /// What one holder did with a write.
@@ -52,19 +50,13 @@ struct Wrote {
 }
 
 impl Holders {
-    pub fn new(
-        runtime: Runtime,
-        transport: Arc<dyn Transport>,
-        holder: Arc<Holder>,
-        suspicious: mpsc::Sender<ChunkHash>,
-    ) -> Self {
+    pub fn new(runtime: Runtime, transport: Arc<dyn Transport>, holder: Arc<Holder>) -> Self {
         let inner = Inner {
             runtime,
             transport,
             holder,
             peers: Peers::default(),
             hedge: Mutex::new(HedgeDelay::default()),
-            suspicious,
         };
         Self { inner: Arc::new(inner) }
     }
@@ -233,7 +225,10 @@ impl Holders {
     ) -> Result<(), Unavailable> {
         for hashes in hashes.chunks(HASHES_MAX) {
             for hash in self.stamp_page(hashes, epoch).await {
-                let bytes = self.fetch(hash, deadline).await?;
+                // Not to be had within moments: then it was reclaimed, and waiting won't
+                // bring it back.
+                let soon = deadline.min(self.inner.runtime.now() + 5 * RETRY_PAUSE);
+                let bytes = self.fetch(hash, soon).await?;
                 self.store(Chunk { hash, bytes }, epoch, deadline).await?;
             }
         }
@@ -293,15 +288,13 @@ impl Holders {
 
     /// Tries every candidate once: this node first, then the others, the next one as soon
     /// as one fails or takes unusually long.
-    async fn fetch_once(&self, hash: ChunkHash) -> Result<Bytes, String> {
+    pub async fn fetch_once(&self, hash: ChunkHash) -> Result<Bytes, String> {
         let me = self.inner.holder.me;
         let mut candidates = self.layout().read_candidates(hash.slot(), &me);
-        let expected = candidates.contains(&me);
         candidates.retain(|node| *node != me);
         match self.inner.holder.chunks.get(hash).await {
             Ok(Some(bytes)) => return Ok(bytes),
-            Ok(None) | Err(_) if expected => self.report(hash),
-            Ok(None) | Err(_) => {}
+            Ok(None) | Err(_) => self.inner.holder.note_missing(hash),
         }
         let now = self.inner.runtime.now();
         // Stable: among the sound ones the layout's order stays.
@@ -355,14 +348,10 @@ impl Holders {
                         Ok(bytes)
                     } else {
                         tracing::warn!(%hash, node = %node.short(), "a peer sent other bytes than the chunk's");
-                        this.report(hash);
                         Err(format!("node {} sent damaged bytes", node.short()))
                     }
                 }
-                Ok((reply, _)) => {
-                    this.report(hash);
-                    Err(format!("node {} answered {reply:?}", node.short()))
-                }
+                Ok((reply, _)) => Err(format!("node {} answered {reply:?}", node.short())),
                 Err(error) => Err(error),
             };
             // A reader that was served by another source has gone.
@@ -377,15 +366,6 @@ impl Holders {
         self.inner.runtime.spawn("chunk fetch", async move { this.fetch(hash, deadline).await })
     }
 
-    /// From one peer, without hedging: for repair, which has time.
-    pub async fn fetch_from(&self, node: NodeId, hash: ChunkHash) -> Result<Option<Bytes>, String> {
-        match self.call(node, ChunkRequest::Get { hash }, Bytes::new()).await? {
-            (ChunkReply::Found, bytes) => Ok(Some(bytes)),
-            (ChunkReply::Missing, _) => Ok(None),
-            (reply, _) => Err(format!("node {} answered {reply:?}", node.short())),
-        }
-    }
-
     /// A page of a peer's chunks in a slot, once it knows `layout_version`.
     pub async fn list_at(
         &self,
@@ -394,10 +374,10 @@ impl Holders {
         after: Option<ChunkHash>,
         limit: u32,
         layout_version: u64,
-    ) -> Result<Vec<ListedChunk>, String> {
+    ) -> Result<(Vec<ListedChunk>, Option<ChunkHash>), String> {
         let request = ChunkRequest::List { slot, after, limit, layout_version };
         match self.call(node, request, Bytes::new()).await? {
-            (ChunkReply::Listed(chunks), _) => Ok(chunks),
+            (ChunkReply::Listed { chunks, next }, _) => Ok((chunks, next)),
             (reply, _) => Err(format!("node {} answered {reply:?}", node.short())),
         }
     }
@@ -418,11 +398,6 @@ impl Holders {
             (ChunkReply::Stored, _) => Ok(()),
             (reply, _) => Err(format!("node {} answered {reply:?}", node.short())),
         }
-    }
-
-    /// Tells repair. If it has more to do than it can note, it walks everything anyway.
-    fn report(&self, hash: ChunkHash) {
-        let _ = self.inner.suspicious.try_send(hash);
     }
 }
 

@@ -16,13 +16,18 @@ mod holders;
 mod ingest;
 mod layout_link;
 mod list;
+mod maintenance;
 mod manifest;
+mod mover;
 mod names;
 mod object;
 mod objects;
 mod peers;
 mod put;
+mod reclaim;
+mod repair;
 mod request;
+mod scrub;
 mod shard;
 mod slots;
 mod upload;
@@ -31,6 +36,7 @@ mod wire;
 pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions, WriteConditions};
 pub use error::*;
 pub use layout_link::{LayoutLink, ReportError};
+pub use maintenance::{Maintenance, MaintenanceSettings, MaintenanceStatus};
 pub use names::{BucketId, BucketName, InvalidBucketName, InvalidKey, ManifestId, ObjectKey, UploadId};
 pub use object::{
     BodyDigest, ByteRange, Checksum, ChecksumAlgorithm, ETag, ListEntry, ObjectHeaders, ObjectInfo,

@@ -11,7 +11,7 @@ use atoll_placement::Layout;
 use atoll_records::Records;
 use atoll_runtime::Runtime;
 use atoll_transport::{Protocol, Transport};
-use atoll_types::{Format, Instant, NodeId, ShardId, TransactionId};
+use atoll_types::{ChunkHash, Format, Instant, NodeId, ShardId, TransactionId};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{mpsc, watch};
@@ -71,8 +71,8 @@ pub(crate) struct Inner {
     /// Where buckets were when somebody last asked. It may be old: the shard that is
     /// asked knows what it owns, and its "no" leads to shard 0.
     buckets: Mutex<BTreeMap<BucketName, Arc<BucketInfo>>>,
-    /// For the one repair worker, which takes it.
-    pub suspicious: Mutex<Option<mpsc::Receiver<atoll_types::ChunkHash>>>,
+    /// For the repair worker, which takes it.
+    pub suspicious: Mutex<Option<mpsc::Receiver<ChunkHash>>>,
 }
 
 impl Objects {
@@ -80,10 +80,10 @@ impl Objects {
     pub fn new(parts: ObjectsParts) -> Self {
         let ObjectsParts { runtime, transport, records, chunks, layout, link, settings } = parts;
         let me: NodeId = transport.node_id();
-        let holder = Arc::new(Holder::new(runtime.clone(), me, chunks, layout, link));
-        transport.serve(Protocol::Chunks, Arc::new(ChunkHandler(holder.clone())));
         let (suspicious_tx, suspicious) = mpsc::channel(SUSPICIOUS_MAX);
-        let holders = Holders::new(runtime.clone(), transport, holder, suspicious_tx);
+        let holder = Arc::new(Holder::new(runtime.clone(), me, chunks, layout, link, suspicious_tx));
+        transport.serve(Protocol::Chunks, Arc::new(ChunkHandler(holder.clone())));
+        let holders = Holders::new(runtime.clone(), transport, holder);
         let inner = Inner {
             runtime,
             records,

@@ -202,6 +202,7 @@ pub fn register_procedures(procedures: &mut Procedures) {
     upload::ABORT.register(procedures);
     upload::LIST_PARTS.register(procedures);
     upload::PARTS.register(procedures);
+    reference::CLAIM_SWEEP.register(procedures);
     reference::RAISE_EPOCH.register(procedures);
     reference::SWEEP.register(procedures);
     reference::EPOCH.register(procedures);

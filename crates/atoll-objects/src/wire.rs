@@ -49,7 +49,11 @@ pub enum ChunkReply {
     Found,
     Missing,
     Flags(Vec<bool>),
-    Listed(Vec<ListedChunk>),
+    /// Damaged chunks are left out. `next` is where to go on; `None` at the end.
+    Listed {
+        chunks: Vec<ListedChunk>,
+        next: Option<ChunkHash>,
+    },
     /// The slot's holders changed in this layout version: look there.
     StaleLayout {
         changed: u64,

@@ -16,6 +16,7 @@
 //! | `oL` | up to which revision that log was cut off |
 //! | `oe` | the reclaim epoch |
 //! | `on` name | shard 0 only: the bucket of that name |
+//! | `oE` | shard 0 only: the last sweep |
 //!
 //! Numbers are big-endian. A bucket is its id, so a new bucket never sees an old one's
 //! records. An object's key is escaped (0x00 becomes 0x00 0xFF) and ended by 0x00 0x00:
@@ -40,6 +41,7 @@ pub const CHANGE: [u8; 2] = *b"ol";
 pub const CHANGES_CUT: [u8; 2] = *b"oL";
 pub const EPOCH: [u8; 2] = *b"oe";
 pub const NAME: [u8; 2] = *b"on";
+pub const LAST_SWEEP: [u8; 2] = *b"oE";
 
 /// Appends `key` in its escaped form, without the end mark.
 fn escape(out: &mut Vec<u8>, key: &[u8]) {
@@ -102,11 +104,6 @@ pub fn at_revision(tag: [u8; 2], bucket: BucketId, key: &[u8], revision: Revisio
     let mut out = of_key(tag, bucket, key);
     out.extend((!revision.0).to_be_bytes());
     out
-}
-
-/// The revision at the end of a store key made by [`at_revision`].
-pub fn revision_of(key: &[u8]) -> Option<Revision> {
-    key.last_chunk::<8>().map(|bytes| Revision(!u64::from_be_bytes(*bytes)))
 }
 
 pub fn segments(bucket: BucketId, manifest: ManifestId) -> Vec<u8> {
@@ -227,7 +224,6 @@ mod tests {
         let at = |key: &[u8], revision| at_revision(VERSION, BucketId(1), key, Revision(revision));
         assert!(at(b"a", 9) < at(b"a", 8));
         assert!(at(b"a", 1) < at(b"a\0", u64::MAX));
-        assert_eq!(revision_of(&at(b"a", 9)), Some(Revision(9)));
     }
 
     #[test]

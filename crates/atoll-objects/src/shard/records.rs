@@ -46,6 +46,7 @@ pub struct OwnedRange {
     pub end: Option<Bytes>,
 }
 
+#[cfg(test)]
 impl OwnedRange {
     pub fn everything() -> Self {
         Self { start: Bytes::new(), end: None }
@@ -155,6 +156,15 @@ format!(ChangeRecord, "reference change");
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameRecord(pub BucketInfo);
 format!(NameRecord, "bucket name");
+
+/// When the last sweep was begun, by shard 0's stamps, and the epoch that it raises all
+/// shards to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepRecord {
+    pub begun: WallTime,
+    pub epoch: u64,
+}
+format!(SweepRecord, "sweep");
 
 /// A plain number: the reclaim epoch, a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

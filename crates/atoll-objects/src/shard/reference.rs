@@ -2,7 +2,7 @@
 //! epoch, the sweep over records that nobody names, the log of new references, and the
 //! walk over all of them.
 
-use std::ops::Bound;
+use std::{ops::Bound, time::Duration};
 
 use atoll_disk::StoreError;
 use atoll_records::{ReadView, WriteView};
@@ -16,7 +16,7 @@ use super::{
     read,
     records::{
         ChangeRecord, DroppedRecord, FinishedRecord, NumberRecord, PartRecord, PendingRecord, SegmentRecord,
-        VersionRecord,
+        SweepRecord, VersionRecord,
     },
     scan, scan_from, write,
 };
@@ -25,11 +25,33 @@ use crate::{
     slots::SlotSet,
 };
 
+pub const CLAIM_SWEEP: CommandName<ClaimSweep, Option<u64>> =
+    CommandName::new("objects/sweep-claim/1", claim_sweep);
 pub const RAISE_EPOCH: CommandName<u64, u64> = CommandName::new("objects/epoch-raise/1", raise_epoch);
 pub const SWEEP: CommandName<Sweep, Swept> = CommandName::new("objects/sweep/1", sweep);
 pub const EPOCH: QueryName<(), u64> = QueryName::new("objects/epoch/1", read_epoch);
 pub const CHANGES: QueryName<Changes, Changed> = QueryName::new("objects/changes/1", changes);
 pub const REFERENCES: QueryName<References, Referenced> = QueryName::new("objects/references/1", references);
+
+/// In shard 0: begins a sweep if the last is old enough, and gives the epoch that all
+/// shards are to be raised to. Whoever asks first has the sweep to do; if it stops
+/// half-way, the next one raises them all further.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClaimSweep {
+    pub interval: Duration,
+}
+
+fn claim_sweep(view: &mut dyn WriteView, input: ClaimSweep) -> Result<Option<u64>, Fault> {
+    let last: Option<SweepRecord> = read(view, &keys::LAST_SWEEP)?;
+    let begun = view.stamp();
+    if last.is_some_and(|last| begun.saturating_since(last.begun) < input.interval) {
+        return Ok(None);
+    }
+    // Shards begin at 1.
+    let epoch = last.map_or(1, |last| last.epoch) + 1;
+    write(view, &keys::LAST_SWEEP, &SweepRecord { begun, epoch });
+    Ok(Some(epoch))
+}
 
 /// Raises the shard's reclaim epoch, never lowers it; gives what it is then.
 fn raise_epoch(view: &mut dyn WriteView, to: u64) -> Result<u64, Fault> {

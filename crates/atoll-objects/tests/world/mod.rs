@@ -11,8 +11,9 @@ use std::{
 use async_trait::async_trait;
 use atoll_disk::{ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, SharedLog};
 use atoll_objects::{
-    BucketName, GetObject, GetObjectError, LayoutLink, ObjectKey, Objects, ObjectsParts, ObjectsSettings,
-    PutBody, PutObject, PutObjectError, PutResult, ReportError, register_procedures,
+    BucketName, GetObject, GetObjectError, LayoutLink, Maintenance, MaintenanceSettings, ObjectKey, Objects,
+    ObjectsParts, ObjectsSettings, PutBody, PutObject, PutObjectError, PutResult, ReportError,
+    register_procedures,
 };
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, PlanSettings};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
@@ -47,6 +48,7 @@ pub struct Node {
     pub objects: Objects,
     pub records: Records,
     pub chunks: ChunkStore,
+    pub maintenance: Option<Maintenance>,
 }
 
 pub struct World {
@@ -58,14 +60,18 @@ pub struct World {
     map: watch::Sender<Arc<ShardMap>>,
     disks: BTreeMap<u8, MemoryDisk>,
     stores: BTreeMap<u8, MemoryStore>,
+    filled: Reports,
 }
+
+/// Who has filled which slot of which move.
+type Reports = Arc<Mutex<BTreeMap<(Slot, u64), BTreeSet<NodeId>>>>;
 
 /// Stands in for the layout's controller: a slot has moved when all that it arrives at
 /// have said so.
 struct Controller {
     me: NodeId,
     layout: Arc<watch::Sender<Arc<Layout>>>,
-    filled: Arc<Mutex<BTreeMap<(Slot, u64), BTreeSet<NodeId>>>>,
+    filled: Reports,
 }
 
 #[async_trait]
@@ -186,6 +192,7 @@ impl World {
             map: watch::Sender::new(Arc::new(ShardMap { version: 1, shards })),
             disks: BTreeMap::new(),
             stores: BTreeMap::new(),
+            filled: Arc::default(),
         };
         for number in 1..=count {
             world.start(number).await;
@@ -232,17 +239,35 @@ impl World {
             link: Arc::new(Controller {
                 me: node_id(number),
                 layout: self.layout.clone(),
-                filled: Arc::default(),
+                filled: self.filled.clone(),
             }),
             settings: ObjectsSettings { patience: PATIENCE, ..ObjectsSettings::default() },
         });
-        self.nodes.insert(number, Node { objects, records, chunks });
+        self.nodes.insert(number, Node { objects, records, chunks, maintenance: None });
     }
 
     /// The node's process is gone, without a word.
     pub fn kill(&mut self, number: u8) {
         self.network.stop(node_id(number));
         self.nodes.remove(&number);
+    }
+
+    /// Every node keeps its copies whole, much faster than in production.
+    pub fn maintain(&mut self) {
+        for number in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.maintain_at(number);
+        }
+    }
+
+    pub fn maintain_at(&mut self, number: u8) {
+        let settings = MaintenanceSettings {
+            check_every: Duration::from_millis(100),
+            sweep_every: Duration::from_millis(600),
+            ..MaintenanceSettings::default()
+        };
+        let store = Arc::new(self.stores[&number].clone());
+        let node = self.nodes.get_mut(&number).expect("the node runs");
+        node.maintenance = Some(node.objects.maintain(store, settings));
     }
 
     pub fn at(&self, number: u8) -> &Objects {

@@ -1,0 +1,238 @@
+//! Several nodes: where copies go, how they come back, how they move, and how they go.
+
+mod world;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use atoll_objects::*;
+use bytes::Bytes;
+use world::*;
+
+const MIB: usize = 1 << 20;
+
+async fn three_with_bucket() -> World {
+    let world = World::of(3).await;
+    world.at(1).create_bucket(&bucket("photos"), "me").await.unwrap();
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_stores_every_node_serves_from_three_copies() {
+    let world = three_with_bucket().await;
+    let bytes = random_bytes(1, 5 * MIB);
+    put(world.at(2), "photos", "k", &bytes).await.unwrap();
+    for number in 1..=3 {
+        assert!(get(world.at(number), "photos", "k").await.unwrap() == bytes);
+    }
+    let chunks = world.all_chunks().await;
+    assert!(chunks.len() >= 3);
+    for hash in chunks {
+        world.until("three copies", async || world.copies(hash).await == 3).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_and_writes_go_on_without_one_of_three_and_it_catches_up_when_it_is_back() {
+    let mut world = three_with_bucket().await;
+    let before = random_bytes(1, 3 * MIB);
+    put(world.at(1), "photos", "before", &before).await.unwrap();
+    world.kill(3);
+    let after = random_bytes(2, 3 * MIB);
+    put(world.at(1), "photos", "after", &after).await.unwrap();
+    assert!(get(world.at(2), "photos", "before").await.unwrap() == before);
+    assert!(get(world.at(2), "photos", "after").await.unwrap() == after);
+    world.start(3).await;
+    world.maintain();
+    for hash in world.all_chunks().await {
+        world.until("three copies again", async || world.copies(hash).await == 3).await;
+    }
+    assert!(get(world.at(3), "photos", "after").await.unwrap() == after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_gone_is_read_elsewhere_and_restored() {
+    let mut world = three_with_bucket().await;
+    let bytes = random_bytes(1, 3 * MIB);
+    put(world.at(1), "photos", "k", &bytes).await.unwrap();
+    let chunks = world.all_chunks().await;
+    for hash in &chunks {
+        world.until("three copies", async || world.copies(*hash).await == 3).await;
+    }
+    world.maintain();
+    let verified = async || {
+        let mut verified = true;
+        for number in 1..=3 {
+            verified &= world.nodes[&number].maintenance.as_ref().unwrap().status().copies_missing == 0;
+        }
+        verified
+    };
+    world.until("everything verified", verified).await;
+    for hash in &chunks {
+        assert!(world.nodes[&2].chunks.remove_if(*hash, u64::MAX).await.unwrap());
+    }
+    assert!(get(world.at(2), "photos", "k").await.unwrap() == bytes);
+    for hash in &chunks {
+        world.until("restored where a reader missed it", async || world.copies(*hash).await == 3).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_refers_to_goes_and_everything_else_stays() {
+    let mut world = three_with_bucket().await;
+    let (kept, gone) = (random_bytes(1, 4 * MIB), random_bytes(2, 4 * MIB));
+    put(world.at(1), "photos", "kept", &kept).await.unwrap();
+    let wanted = world.all_chunks().await;
+    put(world.at(1), "photos", "gone", &gone).await.unwrap();
+    let mut broken = put_request("photos", "never", &random_bytes(3, 4 * MIB));
+    broken.body.content_md5 = Some([0; 16]);
+    assert!(world.at(1).put(broken).await.is_err());
+    assert!(world.all_chunks().await.len() > wanted.len());
+    put(world.at(1), "photos", "gone", &Bytes::new()).await.unwrap();
+    world.maintain();
+    world.until("only what is wanted is left", async || world.all_chunks().await == wanted).await;
+    let epoch = async || {
+        world.nodes.values().map(|n| n.maintenance.as_ref().unwrap().status().reclaimed_epoch).min().unwrap()
+    };
+    let now = epoch().await;
+    world.until("two more sweeps", async || epoch().await >= now + 2).await;
+    assert_eq!(world.all_chunks().await, wanted);
+    assert!(get(world.at(3), "photos", "kept").await.unwrap() == kept);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_lasts_through_sweeps_keeps_its_chunks_or_says_no() {
+    let mut world = three_with_bucket().await;
+    world.maintain();
+    let bytes = random_bytes(4, 7 * MIB);
+    let status = |world: &World| world.nodes[&1].maintenance.as_ref().unwrap().status().reclaimed_epoch;
+    // The body stalls until three sweeps have passed since its first chunks were stored.
+    let (tx, rx) = tokio::sync::oneshot::channel::<()>();
+    let (first, second, rest) =
+        (bytes.slice(..3 * MIB), bytes.slice(3 * MIB..6 * MIB), bytes.slice(6 * MIB..));
+    let stream = futures_util::stream::iter([Ok(first), Ok(second)]);
+    let stall = futures_util::stream::once(async move {
+        let _ = rx.await;
+        Ok(rest)
+    });
+    let request = PutObject {
+        body: PutBody::new(Box::pin(futures_util::StreamExt::chain(stream, stall))),
+        ..put_request("photos", "slow", &Bytes::new())
+    };
+    let objects = world.at(2).clone();
+    let putting = world.runtime.spawn("slow put", async move { objects.put(request).await });
+    world.until("some chunks are stored", async || !world.all_chunks().await.is_empty()).await;
+    let epoch = status(&world);
+    world.until("three sweeps", async || status(&world) >= epoch + 3).await;
+    tx.send(()).unwrap();
+    // Its early chunks were reclaimed, and cannot be stamped again: the answer is no. A
+    // put in production looks at the epoch long before that.
+    match putting.await.unwrap() {
+        Ok(_) => assert!(get(world.at(1), "photos", "slow").await.unwrap() == bytes),
+        Err(PutObjectError::Unavailable(_)) => {
+            let got = get(world.at(1), "photos", "slow").await;
+            assert!(matches!(got, Err(GetObjectError::NoSuchKey)));
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_joins_and_another_is_drained_while_everything_stays_readable() {
+    let mut world = World::with_voters(4, [1, 2, 3]).await;
+    // Begin with three, whatever the fixture spread over four.
+    let three = settle_all(&world, 1..=3);
+    world.layout.send_replace(Arc::new(three));
+    world.at(1).create_bucket(&bucket("photos"), "me").await.unwrap();
+    world.maintain();
+    let bodies: Vec<Bytes> = (0..6).map(|seed| random_bytes(seed, 2 * MIB + 7)).collect();
+    for (at, bytes) in bodies.iter().enumerate() {
+        put(world.at(1), "photos", format!("{at}"), bytes).await.unwrap();
+    }
+    let wanted = world.all_chunks().await;
+
+    let grown = plan(&world.layout.borrow().clone(), 1..=4);
+    assert!(!grown.slots_of(&node_id(4)).arriving.is_empty());
+    world.layout.send_replace(Arc::new(grown));
+    let during = random_bytes(77, 3 * MIB);
+    put(world.at(2), "photos", "during", &during).await.unwrap();
+    move_until_settled(&world, 1..=4).await;
+    check_all(&world, &bodies).await;
+    assert!(!world.layout.borrow().slots_of(&node_id(4)).current.is_empty());
+
+    let draining = world.layout.borrow().drain(&node_id(1)).unwrap();
+    world.layout.send_replace(Arc::new(draining));
+    let after = random_bytes(78, 3 * MIB);
+    put(world.at(3), "photos", "after", &after).await.unwrap();
+    move_until_settled(&world, 1..=4).await;
+    assert_eq!(chunks_of(&world.nodes[&1].chunks).await, BTreeSet::new());
+    // Its voters stay in this world; what it held does not.
+    check_all(&world, &bodies).await;
+    for number in 1..=4 {
+        assert!(get(world.at(number), "photos", "during").await.unwrap() == during);
+        assert!(get(world.at(number), "photos", "after").await.unwrap() == after);
+    }
+    for hash in wanted {
+        world.until("three copies on the three others", async || world.copies(hash).await == 3).await;
+    }
+}
+
+/// The layout of these members with every move finished; nothing is stored yet.
+fn settle_all(world: &World, members: impl IntoIterator<Item = u8> + Clone) -> atoll_placement::Layout {
+    let mut layout = world.layout.borrow().as_ref().clone();
+    for number in 4..=4 {
+        layout = layout.drain(&node_id(number)).unwrap();
+    }
+    for _ in 0..8 {
+        layout = settle(plan(&layout, members.clone()));
+    }
+    let layout = layout.undrain(&node_id(4)).unwrap();
+    assert!(layout.slots_of(&node_id(4)).current.is_empty());
+    layout
+}
+
+/// Plans on, as the controller does, until nothing moves and nothing more is planned.
+async fn move_until_settled(world: &World, members: impl IntoIterator<Item = u8> + Clone) {
+    let settled = async || {
+        let layout = world.layout.borrow().clone();
+        let moving = layout.progress_counts().keys().any(|p| *p != atoll_placement::SlotProgress::Settled);
+        if moving {
+            return false;
+        }
+        let next = plan(&layout, members.clone());
+        if next.progress_counts() == layout.progress_counts() {
+            return true;
+        }
+        world.layout.send_replace(Arc::new(next));
+        false
+    };
+    world.until("all moves are finished", settled).await;
+}
+
+async fn check_all(world: &World, bodies: &[Bytes]) {
+    for number in world.nodes.keys() {
+        for (at, bytes) in bodies.iter().enumerate() {
+            let got = get(world.at(*number), "photos", format!("{at}")).await.unwrap();
+            assert!(got == *bytes, "{at} at node {number}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_left_half_made_or_half_gone_is_finished_by_the_next_who_comes() {
+    let world = three_with_bucket().await;
+    let name = bucket("photos");
+    // Every node remembers the bucket; one deletes it and makes it anew.
+    for number in 1..=3 {
+        put(world.at(number), "photos", format!("{number}"), &Bytes::from("x")).await.unwrap();
+    }
+    let keys = (1..=3).map(|number| key(format!("{number}"))).collect();
+    world.at(1).delete_many(&name, keys).await.unwrap();
+    world.at(1).delete_bucket(&name).await.unwrap();
+    assert!(matches!(
+        put(world.at(2), "photos", "k", &Bytes::new()).await,
+        Err(PutObjectError::NoSuchBucket(_))
+    ));
+    world.at(1).create_bucket(&name, "me").await.unwrap();
+    put(world.at(3), "photos", "k", &Bytes::from("new")).await.unwrap();
+    assert_eq!(get(world.at(2), "photos", "k").await.unwrap(), "new");
+}
