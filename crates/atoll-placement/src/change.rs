@@ -6,7 +6,7 @@ use atoll_types::{NodeId, ShardId, Slot};
 
 use crate::{
     layout::{Layout, LayoutNode, LayoutSettings, NodeState},
-    shard::ReplicaSet,
+    shard::{Replica, ReplicaSet, ShardPlacement},
 };
 
 /// Why an operator's step was refused. The layout is unchanged.
@@ -20,6 +20,10 @@ pub enum ChangeError {
     /// A cluster needs someone to keep it.
     #[error("node {node:?} is the last storage node")]
     LastNode { node: NodeId },
+    /// With the others that are dead or on their way out, most of this shard's voters
+    /// would be gone. Bring one back, wait until the shard has moved, or recover.
+    #[error("shard {shard} would lose its quorum")]
+    WithoutQuorum { shard: ShardId },
     #[error("node {node:?} is being removed")]
     BeingRemoved { node: NodeId },
     #[error("copies are 1 to {}", LayoutSettings::COPIES_MAX)]
@@ -106,7 +110,25 @@ impl Layout {
             return Err(ChangeError::NotEmpty { node: *node });
         }
         self.require_another(node)?;
+        if let Some(shard) = self.shard_in_need_of(node) {
+            return Err(ChangeError::WithoutQuorum { shard });
+        }
         Ok(self.with_state(node, NodeState::Removing))
+    }
+
+    /// A shard that can only reach a majority with this node's vote, if it can at all.
+    fn shard_in_need_of(&self, node: &NodeId) -> Option<ShardId> {
+        let votes = |voter: &&Replica| {
+            let known = self.nodes.get(&voter.node);
+            known.is_some_and(|known| known.state.serves() && known.disk == voter.disk)
+        };
+        let in_need = |(_, placement): &(&ShardId, &ShardPlacement)| {
+            let voters = &placement.current.voters;
+            let others = voters.iter().filter(votes).filter(|voter| voter.node != *node).count();
+            // The dead take no vote away by being removed.
+            others <= voters.len() / 2 && voters.iter().filter(votes).any(|voter| voter.node == *node)
+        };
+        self.shards.iter().find(in_need).map(|(shard, _)| *shard)
     }
 
     fn with_state(&self, node: &NodeId, state: NodeState) -> Layout {

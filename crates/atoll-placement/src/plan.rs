@@ -90,6 +90,12 @@ pub enum Warning {
     ShardWithoutQuorum { shard: ShardId },
     /// These slots have fewer copies than wanted, and nowhere to put them.
     CopiesMissing { slots: usize },
+    /// So many of these slots' holders lost their disks or were removed by force that the
+    /// last copy of something may be gone. What the others have is kept.
+    DataMayBeLost { slots: usize },
+    /// So many of these slots' holders are dead that nothing can be written to them, and
+    /// what they have cannot be told to be all: bring one back, or remove them by force.
+    WaitingForTheDead { slots: usize },
     /// No storage node is left to place anything on: the layout stays as it is.
     NowhereToPlace,
 }
@@ -161,6 +167,7 @@ pub fn plan(
         planner.next.place_shards(planner.voter_candidates(), &lost);
         planner.warn_of_lost_quorums(&lost);
     }
+    planner.warn_of_lost_data();
     planner.next.finish_step();
     planner.finish(slot_bytes)
 }
@@ -367,7 +374,7 @@ impl Planner<'_> {
             // For a keeper it matters who is first.
             set.rule == wanted.rule
                 && members == wanted_members
-                && (set.rule == WriteRule::Majority || set.members[0] == wanted.members[0])
+                && (set.rule != WriteRule::Keeper || set.members[0] == wanted.members[0])
         };
         if same(entry.target.as_ref().unwrap_or(&entry.current)) {
             return;
@@ -397,6 +404,17 @@ impl Planner<'_> {
             if voters.iter().filter(can_vote).count() <= voters.len() / 2 {
                 self.warnings.push(Warning::ShardWithoutQuorum { shard: *shard });
             }
+        }
+    }
+
+    fn warn_of_lost_data(&mut self) {
+        let slots = Slot::all().filter(|slot| self.next.may_have_lost(*slot)).count();
+        if slots > 0 {
+            self.warnings.push(Warning::DataMayBeLost { slots });
+        }
+        let slots = Slot::all().filter(|slot| self.next.waits_for_the_dead(*slot)).count();
+        if slots > 0 {
+            self.warnings.push(Warning::WaitingForTheDead { slots });
         }
     }
 

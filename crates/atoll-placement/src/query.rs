@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_types::{NodeId, ReplicaId, ShardId, Slot};
+use atoll_types::{ByteSize, NodeId, ReplicaId, ShardId, Slot};
 
 use crate::{
-    layout::Layout,
+    layout::{Layout, NodeState},
     shard::Replica,
     slot::{Holder, HolderSet, SlotEntry, SlotProgress, WriteRule},
 };
@@ -65,7 +65,7 @@ pub enum WriteRefused {
     NotAHolder,
 }
 
-/// A slot that a node has to fill.
+/// A slot over which a node has to make a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CopyTask {
     pub slot: Slot,
@@ -76,7 +76,7 @@ pub struct CopyTask {
     /// Whom to copy from, best first; others' copies are as good, if they verify.
     pub sources: Vec<NodeId>,
     /// The pass is complete when the lists of these were read: any write that was ever
-    /// acknowledged is in one of them.
+    /// acknowledged is in one of them, or here. None may be needed.
     pub quorum: Quorum,
 }
 
@@ -111,18 +111,83 @@ impl Layout {
     fn write_quorum(&self, set: &HolderSet) -> Quorum {
         let (of, needed) = match set.rule {
             WriteRule::Keeper => (&set.members[..1], 1),
-            WriteRule::Majority => (&set.members[..], set.members.len() / 2 + 1),
+            WriteRule::Majority | WriteRule::Gathering => (&set.members[..], set.members.len() / 2 + 1),
         };
         Quorum { members: self.serving(of.iter().copied()).map(|holder| holder.node).collect(), needed }
     }
 
+    /// Whoever could ever answer again. A lost disk cannot, and for a node removed by
+    /// force the operator has decided that nobody waits; the dead may come back.
+    fn is_answerable(&self, number: u16) -> bool {
+        let holder = self.holder(number);
+        self.nodes
+            .get(&holder.node)
+            .is_some_and(|node| node.disk == holder.disk && node.state != NodeState::Removing)
+    }
+
+    /// Without the keeper, and where fewer than needed are left, all the others: then
+    /// something may be lost, and nobody knows more.
     fn copy_quorum_of(&self, set: &HolderSet) -> Quorum {
+        let answerable = set.members.iter().filter(|number| self.is_answerable(**number)).count();
         let (of, needed) = match set.rule {
-            WriteRule::Keeper => (&set.members[..1], 1),
-            // n − (⌊n/2⌋ + 1) + 1: what a majority cannot miss.
-            WriteRule::Majority => (&set.members[..], set.members.len() - set.members.len() / 2),
+            WriteRule::Keeper if self.is_answerable(set.members[0]) => (&set.members[..1], 1),
+            WriteRule::Keeper => (&set.members[..], answerable),
+            // Whoever has the write is among any set of one more than may lack it.
+            WriteRule::Majority | WriteRule::Gathering => {
+                (&set.members[..], (set.rule.lacking_most(set.members.len()) + 1).min(answerable))
+            }
         };
         Quorum { members: self.serving(of.iter().copied()).map(|holder| holder.node).collect(), needed }
+    }
+
+    /// Whether holders that cannot answer any more may have taken an acknowledged write
+    /// with them.
+    pub fn may_have_lost(&self, slot: Slot) -> bool {
+        let set = &self.slot(slot).current;
+        let answerable = set.members.iter().filter(|number| self.is_answerable(**number)).count();
+        match set.rule {
+            WriteRule::Keeper => !self.is_answerable(set.members[0]),
+            WriteRule::Majority | WriteRule::Gathering => {
+                answerable < set.rule.lacking_most(set.members.len()) + 1
+            }
+        }
+    }
+
+    /// Whether so many of the slot's complete holders are given up that no write can be
+    /// acknowledged and no move finished before one of them comes back or is removed by
+    /// force.
+    pub fn waits_for_the_dead(&self, slot: Slot) -> bool {
+        let entry = self.slot(slot);
+        let quorum = self.copy_quorum_of(&entry.current);
+        quorum.members.len() < quorum.needed
+    }
+
+    /// Who has to make a pass over a moving slot before it is moved. Newcomers do. Those
+    /// who stay do where what a quorum of the new ones must have may be just what they
+    /// missed: a holder of three may lack what the two others acknowledged, and the second
+    /// of two all that its keeper acknowledged alone.
+    fn copiers<'a>(&'a self, entry: &'a SlotEntry) -> impl Iterator<Item = u16> + 'a {
+        let current = &entry.current;
+        let has_all = |number: u16| current.rule == WriteRule::Keeper && current.members[0] == number;
+        let lacking = |set: &HolderSet| set.rule.lacking_most(set.members.len());
+        let must = move |target: &HolderSet, number: u16| {
+            let stays = current.members.contains(&number);
+            let decides = match target.rule {
+                WriteRule::Keeper => target.members[0] == number,
+                WriteRule::Majority | WriteRule::Gathering => lacking(current) > lacking(target),
+            };
+            !stays || decides && !has_all(number)
+        };
+        let target = entry.target.iter();
+        target.flat_map(move |target| {
+            let must = must.clone();
+            target.members.iter().copied().filter(move |number| must(target, *number))
+        })
+    }
+
+    /// Whose passes a moving slot waits for.
+    pub fn awaited(&self, slot: Slot) -> Vec<NodeId> {
+        self.copiers(self.slot(slot)).map(|number| self.holder(number).node).collect()
     }
 
     /// Where a chunk of this slot goes, and when it counts as stored (rule 7).
@@ -203,6 +268,11 @@ impl Layout {
         self.slot(slot).progress()
     }
 
+    /// Whether new holders are filling.
+    pub fn is_moving(&self, slot: Slot) -> bool {
+        self.slot(slot).target.is_some()
+    }
+
     /// What `node` holds, on the disk it has now.
     pub fn slots_of(&self, node: &NodeId) -> SlotsOf {
         let mut found = SlotsOf::default();
@@ -222,15 +292,55 @@ impl Layout {
         found
     }
 
-    /// What `node` has to copy so that moves can finish.
+    /// Over which slots `node` has to make a pass so that moves can finish: those that
+    /// arrive, and some that it has and may not have whole.
     pub fn copy_tasks(&self, node: &NodeId) -> Vec<CopyTask> {
+        let Some(disk) = self.nodes.get(node).map(|node| node.disk) else { return Vec::new() };
+        let holder = Holder { node: *node, disk };
+        let Some(own) = self.holders.iter().position(|other| *other == holder) else { return Vec::new() };
         let task = |slot: Slot| {
             let entry = self.slot(slot);
             let mut sources = self.read_candidates(slot, node);
             sources.retain(|source| source != node);
-            CopyTask { slot, changed: entry.changed, sources, quorum: self.copy_quorum_of(&entry.current) }
+            let mut quorum = self.copy_quorum_of(&entry.current);
+            // What it has itself it need not ask for.
+            if let Some(at) = quorum.members.iter().position(|member| member == node) {
+                quorum.members.remove(at);
+                quorum.needed = quorum.needed.saturating_sub(1);
+            }
+            CopyTask { slot, changed: entry.changed, sources, quorum }
         };
-        self.slots_of(node).arriving.into_iter().map(task).collect()
+        let is_awaited =
+            |slot: &Slot| self.copiers(self.slot(*slot)).any(|number| usize::from(number) == own);
+        Slot::all().filter(is_awaited).map(task).collect()
+    }
+
+    /// What is still to be copied, by one copy's size of each slot.
+    pub fn bytes_outstanding(&self, slot_bytes: impl Fn(Slot) -> ByteSize) -> ByteSize {
+        let arriving = |slot: Slot| {
+            let entry = self.slot(slot);
+            let target = entry.target.iter().flat_map(|target| &target.members);
+            target.filter(|number| !entry.current.members.contains(number)).count() as u64
+        };
+        ByteSize(Slot::all().map(|slot| arriving(slot) * slot_bytes(slot).0).sum())
+    }
+
+    /// How much of users' data the cluster can hold when its moves are done, all copies
+    /// counted once: until the node that is fullest for its capacity is full. Zones of
+    /// unequal size leave something of the larger unused.
+    pub fn usable_capacity(&self) -> ByteSize {
+        let mut held: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for entry in &self.slots {
+            for number in &entry.target.as_ref().unwrap_or(&entry.current).members {
+                *held.entry(self.holder(*number).node).or_default() += 1;
+            }
+        }
+        let slots = Slot::COUNT as u128;
+        let fits = |(node, held): (NodeId, u64)| {
+            let capacity = u128::from(self.nodes.get(&node).map_or(0, |node| node.capacity.0));
+            (capacity * slots / u128::from(held)) as u64
+        };
+        ByteSize(held.into_iter().map(fits).min().unwrap_or(0))
     }
 
     /// Slots per [`SlotProgress`], in its order.

@@ -30,6 +30,19 @@ pub(crate) enum WriteRule {
     Keeper,
     /// More than half of the members.
     Majority,
+    /// More than half; but what was written before may be on any single one of them.
+    /// Left by a recovery, and ended by the move that the next plan begins.
+    Gathering,
+}
+
+impl WriteRule {
+    /// How many of `members` may lack an acknowledged write.
+    pub(crate) fn lacking_most(self, members: usize) -> usize {
+        match self {
+            WriteRule::Keeper | WriteRule::Gathering => members - 1,
+            WriteRule::Majority => (members - 1) / 2,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -64,7 +64,9 @@ fn step(world: &mut World, dice: &mut Dice) {
         10 => world.finish_shards(),
         _ => world.release(),
     }
+    world.write();
     world.plan();
+    world.write();
 }
 
 fn check_end(world: &mut World) {

@@ -1,5 +1,10 @@
-//! A cluster that does what its layout says: nodes come and go, moves finish when asked to.
-//! Every layout that appears is held against the one before it.
+//! A cluster that does what its layout says: nodes come and go, clients write, moves finish
+//! when asked to. Every layout that appears is held against the one before it, and every
+//! acknowledged chunk must be known to whoever copies or repairs its slot.
+//!
+//! It is as unkind as the rules allow: a write is only on a smallest set that meets its
+//! quorums, a pass reads only a smallest set that meets the copy quorum, and a retiring
+//! holder drops what it has without a look.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +12,8 @@ use std::{
 };
 
 use atoll_placement::{
-    Holder, Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, Plan, PlanSettings, plan,
+    CopyTask, Holder, Layout, LayoutNode, LayoutSettings, MoveReports, NodeState, ObservedMember, Plan,
+    PlanSettings, plan,
 };
 use atoll_types::{ByteSize, DiskId, Format, NodeId, ReplicaId, Roles, ShardId, Slot, Zone};
 
@@ -33,6 +39,10 @@ pub fn member(number: u8, zone: &str, gigabytes: u64) -> ObservedMember {
 pub struct World {
     pub layout: Layout,
     pub members: BTreeMap<u8, ObservedMember>,
+    reports: MoveReports,
+    /// Acknowledged chunks: their slot, and who has them.
+    chunks: Vec<(Slot, BTreeSet<Holder>)>,
+    draws: u64,
     ids_seen: BTreeMap<ReplicaId, (ShardId, NodeId, DiskId)>,
 }
 
@@ -48,7 +58,14 @@ impl World {
         };
         let layout = Layout::genesis(first.node, properties, LayoutSettings::default());
         let members = [(first.node.0[0], first)].into();
-        Self { layout, members, ids_seen: BTreeMap::new() }
+        Self {
+            layout,
+            members,
+            reports: MoveReports::default(),
+            chunks: Vec::new(),
+            draws: 0,
+            ids_seen: BTreeMap::new(),
+        }
     }
 
     /// `count` nodes of 100 GiB in one zone, settled.
@@ -89,36 +106,108 @@ impl World {
         assert!(self.layout.is_settled(), "{:?}", self.layout.progress_counts());
     }
 
-    /// Reports a part of the moving slots as moved.
+    /// A part of the passes that can be made is made and reported.
     pub fn finish_slots(&mut self, part: f64, seed: u64) {
-        let mut moved: BTreeMap<Slot, u64> = BTreeMap::new();
-        for node in self.layout.nodes().keys() {
-            moved.extend(self.layout.copy_tasks(node).into_iter().map(|task| (task.slot, task.changed)));
+        let nodes: Vec<NodeId> =
+            self.layout.nodes().keys().copied().filter(|node| self.is_reachable(node)).collect();
+        for node in nodes {
+            let mut tasks = self.layout.copy_tasks(&node);
+            tasks.retain(|task| (hash(seed ^ u64::from(task.slot.0)) as f64 / u64::MAX as f64) < part);
+            tasks.retain(|task| self.make_pass(node, task));
+            let passes: Vec<(Slot, u64)> = tasks.iter().map(|task| (task.slot, task.changed)).collect();
+            self.reports.record(&self.layout, node, &passes);
         }
-        // Slots that only lose holders have nobody copying.
-        let moving =
-            Slot::all().filter(|slot| self.layout.progress(*slot) == atoll_placement::SlotProgress::Moving);
-        for slot in moving {
-            moved.entry(slot).or_insert_with(|| self.layout.slot_changed(slot));
-        }
-        let chosen = |slot: &Slot| (hash(seed ^ u64::from(slot.0)) as f64 / u64::MAX as f64) < part;
-        let finished: Vec<(Slot, u64)> = moved.into_iter().filter(|(slot, _)| chosen(slot)).collect();
+        let finished = self.reports.finished(&self.layout);
         if let Some(next) = self.layout.slots_moved(&finished) {
             self.adopt(next);
         }
     }
 
-    /// Nodes that can be reached make their final passes.
+    /// False if too few sources can be reached.
+    fn make_pass(&mut self, node: NodeId, task: &CopyTask) -> bool {
+        let quorum = std::slice::from_ref(&task.quorum);
+        let Some(read) = self.smallest(&task.quorum.members, |set| quorum.iter().all(|q| q.is_met(set)))
+        else {
+            return false;
+        };
+        let own = Holder { node, disk: self.layout.node(&node).unwrap().disk };
+        for (slot, holders) in &mut self.chunks {
+            if *slot == task.slot && holders.iter().any(|holder| read.contains(&holder.node)) {
+                holders.insert(own);
+            }
+        }
+        true
+    }
+
+    fn is_reachable(&self, node: &NodeId) -> bool {
+        self.members.values().any(|member| member.node == *node && member.unreachable_for.is_none())
+    }
+
+    /// One of the smallest sets of reachable nodes that meet what is asked, drawn at random.
+    fn smallest(
+        &mut self,
+        of: &[NodeId],
+        is_met: impl Fn(&BTreeSet<NodeId>) -> bool,
+    ) -> Option<BTreeSet<NodeId>> {
+        let mut chosen: BTreeSet<NodeId> =
+            of.iter().copied().filter(|node| self.is_reachable(node)).collect();
+        if !is_met(&chosen) {
+            return None;
+        }
+        let mut order: Vec<NodeId> = chosen.iter().copied().collect();
+        self.draws += 1;
+        let draws = self.draws;
+        order.sort_by_key(|node| hash(draws ^ u64::from(node.0[0]) << 32));
+        for node in order {
+            chosen.remove(&node);
+            if !is_met(&chosen) {
+                chosen.insert(node);
+            }
+        }
+        Some(chosen)
+    }
+
+    /// A client writes a chunk to each of some slots, where that is possible.
+    pub fn write(&mut self) {
+        for slot in Slot::all().step_by(131) {
+            let targets = self.layout.write_targets(slot);
+            let Some(nodes) = self.smallest(&targets.nodes, |set| targets.is_met(set)) else { continue };
+            let holder = |node: NodeId| Holder { node, disk: self.layout.node(&node).unwrap().disk };
+            let holders = nodes.into_iter().map(holder).collect();
+            self.chunks.push((slot, holders));
+        }
+    }
+
+    /// Everyone who copies or repairs finds every acknowledged chunk, whomever they ask.
+    fn check_chunks(&self) {
+        let layout = &self.layout;
+        let has_disk =
+            |holder: &&Holder| layout.node(&holder.node).is_some_and(|node| node.disk == holder.disk);
+        for (slot, holders) in &self.chunks {
+            let having: BTreeSet<NodeId> =
+                holders.iter().filter(has_disk).map(|holder| holder.node).collect();
+            let quorum = layout.copy_quorum(*slot);
+            let lacking: BTreeSet<NodeId> =
+                quorum.members.iter().copied().filter(|node| !having.contains(node)).collect();
+            assert!(
+                quorum.needed > 0 && !quorum.is_met(&lacking),
+                "slot {slot}: {having:?} have it, {quorum:?}"
+            );
+        }
+    }
+
+    /// Nodes that can be reached let go of what they held before.
     pub fn release(&mut self) {
-        for member in self
-            .members
-            .values()
-            .filter(|member| member.unreachable_for.is_none())
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            let retiring = self.layout.slots_of(&member.node).retiring;
-            if let Some(next) = self.layout.slots_released(&member.node, &retiring) {
+        let nodes: Vec<NodeId> =
+            self.layout.nodes().keys().copied().filter(|node| self.is_reachable(node)).collect();
+        for node in nodes {
+            let retiring = self.layout.slots_of(&node).retiring;
+            for (slot, holders) in &mut self.chunks {
+                if retiring.contains(slot) {
+                    holders.retain(|holder| holder.node != node);
+                }
+            }
+            if let Some(next) = self.layout.slots_released(&node, &retiring) {
                 self.adopt(next);
             }
         }
@@ -133,9 +222,17 @@ impl World {
         }
     }
 
+    /// The operator has accepted that chunks are gone which only the removed had.
+    pub fn adopt_loss(&mut self, next: Layout) {
+        let remain = |holder: &Holder| !next.is_removed(&holder.node);
+        self.chunks.retain(|(_, holders)| holders.iter().any(remain));
+        self.adopt(next);
+    }
+
     /// What every transition must keep.
     pub fn adopt(&mut self, next: Layout) {
         let before = std::mem::replace(&mut self.layout, next);
+        self.check_chunks();
         let after = &self.layout;
         assert_eq!(after.version(), before.version() + 1);
         assert_eq!(after.check(), Ok(()));
