@@ -180,6 +180,8 @@ pub enum LogVerdict {
 /// Why the log can't be opened; nothing was changed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OpenLogError {
+    /// The disk gave no answer, which is not the same as a wrong one: it may do so again
+    /// later, so nothing is judged.
     #[error("can't read or prepare the log")]
     Disk(#[from] DiskError),
     #[error("log segment {segment} has format version {found}: a newer program wrote it")]

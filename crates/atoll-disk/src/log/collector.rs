@@ -1,7 +1,7 @@
 //! Deletes the segments that nobody needs, oldest first, and copies forward what quiet
 //! replicas hold in an old one when that is little.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use atoll_types::ReplicaId;
 
@@ -22,6 +22,10 @@ const LIVE_SHARE_COPIED_WHEN_TOO_MANY: f64 = 0.75;
 /// Copies go in batches of this size between the appends of others: 5 ms of writing on a
 /// disk that writes 200 MB/s.
 const COPY_BATCH_BYTES: usize = 1 << 20;
+
+/// After a segment that could not be read, or a full disk: minutes do not matter, and one
+/// warning a minute is enough.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
 
 enum Step {
     /// Segments up to this one.
@@ -44,10 +48,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
                 Some(Step::Copy(holdings)) => shared.copy_forward(holdings).await,
                 None => break,
             };
-            if let Err(error) = result {
-                // Old segments only take room. The next trim tries again.
-                tracing::warn!(%error, "log: old segments can't be collected");
-                break;
+            match result {
+                Ok(()) => {}
+                Err(LogError::Closed | LogError::Poisoned(_)) => return,
+                Err(error) => {
+                    // Old segments only take room: there is time to look again.
+                    tracing::warn!(%error, "log: old segments can't be collected");
+                    shared.runtime.sleep(RETRY_AFTER).await;
+                }
             }
         }
         shared.collect_due.notified().await;

@@ -61,7 +61,6 @@ struct FoundSegment {
 struct FoundBatch {
     sequence: u64,
     offset: u64,
-    len: usize,
     parts: Vec<Part>,
 }
 
@@ -112,7 +111,7 @@ pub(super) async fn recover(files: &Arc<dyn Files>) -> Result<(Opened, Recovery)
         replay.expect(header.first_sequence, segment.id);
         let end =
             found[position + 1..].iter().find_map(|later| later.header).map(|later| later.first_sequence);
-        let (batches, torn) = scan(segment, header.tag).await?;
+        let Scan { batches, last, tail: torn } = scan(segment, header.tag).await?;
         tail = torn;
         for batch in batches {
             // A new segment begins where the log was cut: what lies beyond was never
@@ -121,7 +120,9 @@ pub(super) async fn recover(files: &Arc<dyn Files>) -> Result<(Opened, Recovery)
                 continue;
             }
             replay.batch(segment.id, &batch);
-            last_batch = Some((segment.file.clone(), batch));
+            if last.as_ref().is_some_and(|(offset, _)| *offset == batch.offset) {
+                last_batch = Some((segment.file.clone(), batch.sequence, last.clone()));
+            }
         }
     }
     if replay.last_sequence() < note.flushed {
@@ -135,11 +136,10 @@ pub(super) async fn recover(files: &Arc<dyn Files>) -> Result<(Opened, Recovery)
     // After a crash of the process alone, or a failed flush, the last batch may be whole in
     // the system's memory and not on the disk. Written again it is flushed for sure; what
     // came before it was, or there would be no next batch.
-    if let Some((file, batch)) = last_batch
-        && batch.sequence > note.flushed
+    if let Some((file, sequence, Some((offset, bytes)))) = last_batch
+        && sequence > note.flushed
     {
-        let bytes = file.read_at(batch.offset, batch.len).await?;
-        file.write_and_sync(batch.offset, vec![bytes]).await?;
+        file.write_and_sync(offset, vec![bytes]).await?;
     }
     let segments = found.into_iter().map(|segment| (segment.id, segment.file)).collect();
     Ok(replay.finish(segments, note, note_file, tail))
@@ -201,15 +201,25 @@ async fn open_segments(
 async fn is_unused(segment: &FoundSegment) -> Result<bool, DiskError> {
     match segment.header {
         None => Ok(true),
-        Some(header) => Ok(scan(segment, header.tag).await?.0.is_empty()),
+        Some(header) => Ok(scan(segment, header.tag).await?.batches.is_empty()),
     }
 }
 
-/// All intact batches of a segment by sequence, and what lies after the last.
-async fn scan(segment: &FoundSegment, tag: u64) -> Result<(Vec<FoundBatch>, Option<Tail>), DiskError> {
+/// What a segment holds.
+struct Scan {
+    /// All intact batches, by sequence.
+    batches: Vec<FoundBatch>,
+    /// The one that lies last, as it is on disk.
+    last: Option<(u64, Bytes)>,
+    /// What lies behind it.
+    tail: Option<Tail>,
+}
+
+async fn scan(segment: &FoundSegment, tag: u64) -> Result<Scan, DiskError> {
     let len = segment.file.len().await?;
     let mut window = Window { file: segment.file.as_ref(), start: 0, bytes: Bytes::new() };
     let mut batches = Vec::new();
+    let mut last = None;
     let mut tail: Option<Tail> = None;
     let mut at = SECTOR as u64;
     while at < len {
@@ -221,7 +231,8 @@ async fn scan(segment: &FoundSegment, tag: u64) -> Result<(Vec<FoundBatch>, Opti
             if bytes.len() == batch_bytes
                 && let Some((sequence, parts)) = decode_batch(&bytes)
             {
-                batches.push(FoundBatch { sequence, offset: at, len: batch_bytes, parts });
+                batches.push(FoundBatch { sequence, offset: at, parts });
+                last = Some((at, bytes));
                 at += round_up(batch_bytes) as u64;
                 tail = None;
                 continue;
@@ -234,7 +245,7 @@ async fn scan(segment: &FoundSegment, tag: u64) -> Result<(Vec<FoundBatch>, Opti
         at += SECTOR as u64;
     }
     batches.sort_by_key(|batch| batch.sequence);
-    Ok((batches, tail))
+    Ok(Scan { batches, last, tail })
 }
 
 /// Reads a file forward, a large piece at a time.

@@ -334,6 +334,10 @@ impl Replica {
             live.subtract(slot.segment, slot.bytes());
             self.first += 1;
         }
+        // A burst must not hold its memory for ever; a quarter leaves room to breathe.
+        if self.slots.len() < self.slots.capacity() / 4 {
+            self.slots.shrink_to(self.slots.len() * 2);
+        }
     }
 
     /// Everything it holds is needed no longer.
