@@ -233,14 +233,8 @@ impl ChunkStore {
     pub async fn put_verified(&self, hash: ChunkHash, bytes: Bytes, stamp: u64) -> Result<Put, ChunkError> {
         check_len(&bytes)?;
         // The index holds only what is durable, so this answer needs no flush.
-        match self.entry(hash).await? {
-            Some(entry) if !entry.damaged => {
-                if entry.stamp >= stamp || self.ask(|reply| Operation::Raise { hash, stamp, reply }).await? {
-                    return Ok(Put::Had);
-                }
-                // Removed or found damaged in between.
-            }
-            _ => {}
+        if self.raise_stamp(hash, stamp).await? {
+            return Ok(Put::Had);
         }
         self.shared.check_space(bytes.len() as u64).await?;
         let _room = self.shared.room(bytes.len()).await?;
