@@ -11,8 +11,9 @@
 //!   with the highest stamp there was: reclaim waits two sweeps longer, and errs on the
 //!   side of keeping.
 //!
-//! Whatever was read is flushed before it counts: after a killed process it may have been
-//! in the page cache only.
+//! The last batch is written once more before it counts: after a killed process it may be
+//! in the system's memory only, and after a failed flush it stays there without ever
+//! reaching the disk, whatever a later flush says.
 
 use std::sync::{Arc, Mutex};
 
@@ -26,7 +27,7 @@ use super::{
     ChunkError, ChunkSettings, Shared, WAITING_BYTES_MAX,
     index::{Changes, Entry, Index, Position},
     packs::{self, Found, Packs, Scanner},
-    record::{PackId, Record, RecordKind},
+    record::{PACK_HEADER_BYTES, PackId, Record, RecordKind},
     writer::{CurrentPack, Operation, Writer},
 };
 use crate::{Files, OrderedStore};
@@ -120,7 +121,7 @@ pub(super) async fn recover(
     let mut current = None;
     for &pack in on_disk.iter().filter(|&&pack| pack >= position.pack) {
         let offset = if pack == position.pack { position.offset } else { 0 };
-        current = reader.read_pack(pack, offset).await?;
+        current = reader.read_pack(pack, offset, on_disk.last() == Some(&pack)).await?;
     }
 
     let last = on_disk.last().copied();
@@ -219,12 +220,16 @@ impl Reader<'_> {
 
     /// Takes over what lies in a pack from `offset` on. Returns it if it can be appended
     /// to: if it is sound to its last byte.
-    async fn read_pack(&mut self, pack: PackId, offset: u64) -> Result<Option<CurrentPack>, ChunkError> {
+    async fn read_pack(
+        &mut self,
+        pack: PackId,
+        offset: u64,
+        is_last: bool,
+    ) -> Result<Option<CurrentPack>, ChunkError> {
         // A pack is begun after everything in the one before was flushed.
         self.prove(u64::MAX).await?;
         self.pack = pack;
         let Some(file) = self.packs.open(pack).await? else { return Ok(None) };
-        file.sync().await?;
         let len = file.len().await?;
         self.changes().extend_pack(pack, len.max(offset));
         if len < offset {
@@ -242,6 +247,7 @@ impl Reader<'_> {
         };
         self.stamp_max = self.stamp_max.max(scanner.header.stamp_max);
         let mut sound = true;
+        let mut last_batch = None;
         while let Some(found) = scanner.next().await? {
             match found {
                 Found::Unreadable { offset, bytes } => {
@@ -253,9 +259,16 @@ impl Reader<'_> {
                     self.report.bytes_read += record.extent();
                     self.stamp_max = self.stamp_max.max(record.stamp);
                     self.prove(record.batch_start).await?;
+                    last_batch = last_batch.max(Some(record.batch_start));
                     sound &= self.take_over(record, offset, bytes).await?;
                 }
             }
+        }
+        if let Some(batch_start) = last_batch.filter(|_| is_last) {
+            // The pack's header goes with its first batch.
+            let from = if batch_start == PACK_HEADER_BYTES as u64 { 0 } else { batch_start };
+            let bytes = file.read_at(from, (len - from) as usize).await?;
+            file.write_and_sync(from, vec![bytes]).await?;
         }
         let key = scanner.key().clone();
         Ok(sound.then_some(CurrentPack { id: pack, file, key, len }))

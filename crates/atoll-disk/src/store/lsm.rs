@@ -12,14 +12,14 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::{OrderedStore, Pairs, Snapshot, StoreError, Table, WriteBatch, check, holds_nothing};
 
-// Memory, at most: blocks 12 MiB + memtables, each up to twice its limit while a full one
-// is being written out: 2 × (8 + 4 + 1) MiB = 26 MiB. Together under 40 MiB, which leaves
-// the rest of a small node's 64 MiB to everything else.
+// Memory, at most: blocks 8 MiB + memtables, each up to twice its limit while a full one
+// is being written out: 2 × (4 + 2 + 1) MiB = 14 MiB. The rest is tables' filters and
+// indexes, and the allocator's slack. See below for what is measured.
 /// Read blocks kept decompressed; the page cache of the system is behind it.
-const BLOCK_CACHE_BYTES: u64 = 12 << 20;
-const RECORDS_MEMTABLE_BYTES: u64 = 8 << 20;
-/// An index entry is about 60 bytes: some 40,000 chunks, or 40 GiB, per memtable.
-const CHUNKS_MEMTABLE_BYTES: u64 = 4 << 20;
+const BLOCK_CACHE_BYTES: u64 = 8 << 20;
+const RECORDS_MEMTABLE_BYTES: u64 = 4 << 20;
+/// An index entry is about 60 bytes: some 20,000 chunks, or 20 GiB, per memtable.
+const CHUNKS_MEMTABLE_BYTES: u64 = 2 << 20;
 const LOCAL_MEMTABLE_BYTES: u64 = 1 << 20;
 /// 128 MiB = two journals of 64 MiB, `fjall`'s fixed size for one: what a start replays at
 /// most.
