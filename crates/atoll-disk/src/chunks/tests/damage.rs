@@ -140,7 +140,7 @@ async fn scrub_finds_a_flipped_byte_and_a_put_replaces_the_chunk() {
     let chunks = disk.open().await;
     let cases: Vec<_> = (0..100).map(|seed| chunk(seed, 2000)).collect();
     join_all(cases.iter().map(|case| put(&chunks, case, 4))).await;
-    disk.flip(1, 5000);
+    disk.flip(0, 5000);
     let (mut next, mut damaged, mut read) = (None, Vec::new(), 0);
     loop {
         let scrubbed = chunks.scrub_next(next, 10_000).await.unwrap();
