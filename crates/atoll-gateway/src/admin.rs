@@ -4,6 +4,7 @@
 pub mod api;
 mod router;
 
+pub use crate::serve::serve_admin;
 pub use router::router;
 
 use async_trait::async_trait;

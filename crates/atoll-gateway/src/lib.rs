@@ -6,3 +6,4 @@
 
 pub mod admin;
 pub mod s3;
+mod serve;

@@ -1,7 +1,7 @@
 //! The S3 door: `s3s` reads requests and checks signatures, these files translate each
 //! operation to `atoll-objects`, one file per verb.
 //!
-//! A request's way: [`serve`] (connections, slow clients) → [`gateway`] (what is refused
+//! A request's way: [`serve_s3`] (connections, slow clients) → [`gateway`] (what is refused
 //! at once, the guarded body, ids, metrics) → `s3s` (signature, XML) → [`auth`] (the
 //! decision) → one of the verbs below → `atoll_objects::Objects`.
 //!
@@ -26,7 +26,6 @@ mod metrics;
 mod multipart;
 mod operations;
 mod put;
-mod serve;
 mod unsupported;
 
 use atoll_access::Access;
@@ -35,9 +34,10 @@ use atoll_runtime::Runtime;
 use rand::Rng;
 use s3s::service::S3ServiceBuilder;
 
+pub use crate::serve::serve_s3;
 pub use gateway::S3Gateway;
+pub(crate) use metrics::Counted;
 pub use metrics::S3Metrics;
-pub use serve::serve_s3;
 
 /// What a node hands to its S3 door.
 pub struct S3Parts {

@@ -3,12 +3,12 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use atoll_access::{Access, AdminToken};
+use atoll_access::{Access, AdminToken, Decision, Resource};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State},
-    http::{StatusCode, header},
+    extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State},
+    http::{StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -58,6 +58,14 @@ pub fn router(admin: Arc<dyn Admin>, access: Access, metrics: Registry) -> Route
         .route("/metrics", get(show_metrics))
         .route("/openapi.json", get(|| async { Json(Description::openapi()) }))
         .fallback(|| async { AdminError::new(AdminErrorKind::NotFound, "no_such_path", "no such path") })
+        .method_not_allowed_fallback(|| async {
+            error_answer(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "wrong_method",
+                "this path has no such method".into(),
+                None,
+            )
+        })
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .with_state(doors)
 }
@@ -92,9 +100,25 @@ async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Re
         return error_answer(StatusCode::UNAUTHORIZED, "token_missing", message, None);
     };
     match doors.access.sign_in(&token).await {
-        Ok(Some(_principal)) => next.run(request).await,
+        Ok(Some(principal)) => {
+            let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+            let action = format!("admin:{} {path}", request.method());
+            if let Decision::Denied { rule } = doors.access.decide(&principal, &action, Resource::Cluster) {
+                tracing::info!(?principal, action, rule, "denied");
+                return error_answer(
+                    StatusCode::FORBIDDEN,
+                    "denied",
+                    "this token may not do that".into(),
+                    None,
+                );
+            }
+            next.run(request).await
+        }
         Ok(None) => {
-            error_answer(StatusCode::UNAUTHORIZED, "token_unknown", "the token is not known".into(), None)
+            let hint =
+                "the token is in the data folder of every node that runs: give that folder with --data";
+            let message = "the token is not known to this cluster".to_string();
+            error_answer(StatusCode::UNAUTHORIZED, "token_unknown", message, Some(hint.into()))
         }
         Err(error) => error_answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None),
     }
@@ -113,6 +137,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Input<T> {
             Bytes::from_request(request, state).await.map_err(|rejection| invalid(rejection.body_text()))?;
         let bytes = if bytes.is_empty() { &b"{}"[..] } else { &bytes[..] };
         serde_json::from_slice(bytes).map(Input).map_err(|error| invalid(format!("the body: {error}")))
+    }
+}
+
+/// A query; anything else gets our own error shape, too.
+struct Params<T>(T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = AdminError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, AdminError> {
+        Query::try_from_uri(&parts.uri).map(|Query(params)| Params(params)).map_err(|rejection| {
+            AdminError::new(AdminErrorKind::Invalid, "malformed_request", rejection.body_text())
+        })
     }
 }
 
@@ -189,7 +226,7 @@ async fn remove_node(
 #[utoipa::path(get, path = "/v1/kv", params(api::KvListRequest), responses((status = 200, body = api::KvPage)))]
 async fn kv_list(
     State(doors): State<Doors>,
-    Query(request): Query<api::KvListRequest>,
+    Params(request): Params<api::KvListRequest>,
 ) -> Answer<api::KvPage> {
     doors.admin.kv_list(request).await.map(Json)
 }
@@ -202,7 +239,7 @@ struct KeyOnly {
 /// One key's value, by a linearizable read.
 #[utoipa::path(get, path = "/v1/kv/record", params(("key" = String, Query)),
     responses((status = 200, body = api::KvRecord), (status = 404, body = api::ErrorAnswer)))]
-async fn kv_get(State(doors): State<Doors>, Query(request): Query<KeyOnly>) -> Answer<api::KvRecord> {
+async fn kv_get(State(doors): State<Doors>, Params(request): Params<KeyOnly>) -> Answer<api::KvRecord> {
     doors.admin.kv_get(&request.key).await.map(Json)
 }
 
@@ -232,7 +269,7 @@ async fn kv_delete(
     responses((status = 200, body = api::KvEvent, content_type = "application/x-ndjson")))]
 async fn kv_watch(
     State(doors): State<Doors>,
-    Query(request): Query<api::KvWatchRequest>,
+    Params(request): Params<api::KvWatchRequest>,
 ) -> Result<Response, AdminError> {
     let events = doors.admin.kv_watch(request).await?;
     let lines = events.map(|event| {

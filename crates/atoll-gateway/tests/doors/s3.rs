@@ -1,16 +1,11 @@
 //! The S3 door over real HTTP, with a client that can lie. What ordinary clients do is
 //! tested with them, at the root (`tests/`); here is what they would not do.
 
-mod door {
-    pub mod client;
-    pub mod world;
-}
-
-use data_encoding::BASE64;
-use door::{
+use crate::{
     client::{Answer, Connection, Request, now_seconds},
     world::Door,
 };
+use data_encoding::BASE64;
 use futures_util::future::join_all;
 use s3s::crypto::{Checksum, Crc32};
 
@@ -187,9 +182,9 @@ async fn only_what_was_signed_just_now_by_a_known_key_gets_in() {
 
     let anonymous = client.send_as_it_is(get.clone().header("host", "x")).await;
     assert_eq!((anonymous.status, anonymous.code().as_str()), (403, "AccessDenied"));
-    let stranger = door::client::Client::new(door.address, "NOBODY", "secret");
+    let stranger = crate::client::Client::new(door.address, "NOBODY", "secret");
     assert_eq!(stranger.send(get.clone()).await.code(), "InvalidAccessKeyId");
-    let guesser = door::client::Client::new(door.address, door::world::ACCESS_KEY, "guess");
+    let guesser = crate::client::Client::new(door.address, crate::world::ACCESS_KEY, "guess");
     assert_eq!(guesser.send(get.clone()).await.code(), "SignatureDoesNotMatch");
 
     let mut late = get.clone();
@@ -211,7 +206,7 @@ async fn only_what_was_signed_just_now_by_a_known_key_gets_in() {
 async fn a_revoked_key_is_refused_within_the_promised_time() {
     let (door, client) = Door::with_bucket("bucket").await;
     let deadline = door.runtime.now() + atoll_access::STALENESS_MAX;
-    door.access.delete_key(door::world::ACCESS_KEY, deadline).await.unwrap();
+    door.access.delete_key(crate::world::ACCESS_KEY, deadline).await.unwrap();
     loop {
         let answer = client.get("/bucket?list-type=2").await;
         if answer.status == 403 {

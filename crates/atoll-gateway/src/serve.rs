@@ -2,9 +2,11 @@
 //! nor take anything, and end in order.
 
 use std::{
+    convert::Infallible,
     future::Future,
     io,
     pin::{Pin, pin},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,17 +16,26 @@ use futures_util::{
     FutureExt,
     future::{self, BoxFuture, Either},
 };
+use http::{Request, Response};
+use hyper::{
+    body::{Body, Incoming},
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
+    service::TowerToHyperService,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
 
-use super::{S3Gateway, metrics::Counted};
+use crate::s3::{Counted, S3Gateway};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long a client may take for a request's headers, and how long a connection may lie
 /// idle between two requests: S3 itself keeps them some 20 s.
@@ -37,8 +48,12 @@ const WRITE_IDLE_MAX: Duration = Duration::from_secs(60);
 /// the common limit of files with room for the store's. Further ones wait in the kernel.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// How long requests may run on after the stop was asked for.
-const DRAIN_WAIT: Duration = Duration::from_secs(20);
+/// How long requests may run on after the stop was asked for: a large object at the pace
+/// of a slow client takes longer, but its client can ask again elsewhere.
+const S3_DRAIN_WAIT: Duration = Duration::from_secs(20);
+
+/// Watches never end by themselves.
+const ADMIN_DRAIN_WAIT: Duration = Duration::from_secs(2);
 
 /// After an accept that failed (no file handle left): something has to be closed first.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -51,11 +66,45 @@ pub async fn serve_s3(
     runtime: Runtime,
     shutdown: impl Future<Output = ()>,
 ) {
+    let open = gateway.metrics().connections.clone();
+    let service = service_fn(move |request| {
+        let gateway = gateway.clone();
+        async move { Ok::<_, Infallible>(gateway.handle(request).await) }
+    });
+    serve(listener, service, open, runtime, shutdown, S3_DRAIN_WAIT).await;
+}
+
+/// Serves the admin API ([`crate::admin::router`]) in the same way.
+pub async fn serve_admin(
+    listener: TcpListener,
+    router: axum::Router,
+    runtime: Runtime,
+    shutdown: impl Future<Output = ()>,
+) {
+    let service = TowerToHyperService::new(router);
+    serve(listener, service, Gauge::default(), runtime, shutdown, ADMIN_DRAIN_WAIT).await;
+}
+
+async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    open: Gauge,
+    runtime: Runtime,
+    shutdown: impl Future<Output = ()>,
+    drain_wait: Duration,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
     let mut http = Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WAIT);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADERS_WAIT);
     let graceful = GracefulShutdown::new();
-    let permits = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = async {
@@ -80,15 +129,10 @@ pub async fn serve_s3(
             continue;
         }
         let io = TokioIo::new(PatientStream::new(stream, runtime.clone()));
-        let counted = Counted::in_gauge(&gateway.metrics().connections);
-        let gateway = gateway.clone();
-        let service = hyper::service::service_fn(move |request| {
-            let gateway = gateway.clone();
-            async move { Ok::<_, std::convert::Infallible>(gateway.handle(request).await) }
-        });
-        let connection = graceful.watch(http.serve_connection(io, service).into_owned());
-        drop(runtime.spawn("s3 connection", async move {
-            let _held = (permit, counted);
+        let held = (permit, Counted::in_gauge(&open));
+        let connection = graceful.watch(http.serve_connection(io, service.clone()).into_owned());
+        drop(runtime.spawn("client connection", async move {
+            let _held = held;
             if let Err(error) = connection.await {
                 // Clients hang up in the middle all the time.
                 tracing::debug!(error = &*error, "a connection broke off");
@@ -96,8 +140,8 @@ pub async fn serve_s3(
         }));
     }
     drop(listener);
-    if runtime.timeout(DRAIN_WAIT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests were still running when the S3 door closed");
+    if runtime.timeout(drain_wait, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests were still running when the door closed");
     }
 }
 

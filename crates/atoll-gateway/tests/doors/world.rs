@@ -19,7 +19,7 @@ use atoll_types::{ByteSize, DiskId, NodeId, ReplicaId, Roles, ShardId, Slot, Zon
 use rand::{SeedableRng, rngs::StdRng};
 use tokio::{net::TcpListener, sync::watch};
 
-use super::client::Client;
+use crate::client::Client;
 
 /// Bounds every wait.
 const PATIENCE: Duration = Duration::from_secs(30);
