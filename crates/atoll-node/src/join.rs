@@ -149,7 +149,7 @@ impl JoinHandler {
         let joiner = from.node;
         let edited = self
             .editor
-            .edit(deadline, |layout| Ok::<_, std::convert::Infallible>(layout.admit(joiner, properties.clone())))
+            .edit(deadline, |layout| layout.admit(joiner, properties.clone()))
             .await;
         match edited {
             Ok(layout) => JoinReply::Welcome {

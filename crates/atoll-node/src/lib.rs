@@ -1,11 +1,33 @@
 //! One node put together from the parts: identity, joining, the layout's follower and
 //! controller, and what the admin API asks. The only crate that reads the environment
 //! and files of settings.
+//!
+//! [`Node`] is the same in production ([`up`]) and in the simulation, which hands it other
+//! seams. It decides nothing about placement (`atoll-placement` does) and knows nothing of
+//! what objects or records contain.
 
+mod admin;
+mod controller;
 mod editor;
 mod follower;
+mod gossip;
 mod identity;
+mod join;
+mod kv;
+mod link;
+mod metrics;
+mod node;
+mod replicas;
+mod reports;
 pub mod settings;
+mod start;
 pub mod ticket;
+mod token;
 mod truths;
+mod up;
 mod wire;
+
+pub use identity::{Identity, IdentityError};
+pub use node::{Node, NodeParts, NodeProperties, procedures};
+pub use start::StartError;
+pub use up::{Facts, NodeFailed, RunningNode, UpError, up};

@@ -2,7 +2,7 @@
 //! (`atoll/cluster/1`), and what a stranger says to join (`atoll/join/1`).
 
 use atoll_placement::ReplicaSet;
-use atoll_types::{ByteSize, ClusterId, DiskId, Format, Generation, Roles, ShardId, Slot, WallTime, Zone};
+use atoll_types::{ByteSize, ClusterId, DiskId, Format, Generation, ReplicaId, Roles, ShardId, Slot, WallTime, Zone};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +107,8 @@ pub struct NodeReport {
     /// Shards led here whose group has become what the layout wants.
     pub shards_changed: Vec<(ShardId, ReplicaSet)>,
     pub shards_led: Vec<ShardId>,
+    /// Replicas here that may have forgotten something: they need new ids (rule 4).
+    pub lost_replicas: Vec<ReplicaId>,
     /// Copies this node should hold and does not yet.
     pub copies_missing: u64,
     pub bytes_to_move: u64,

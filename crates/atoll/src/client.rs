@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_gateway::admin::api::ErrorAnswer;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -13,6 +14,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -84,7 +86,7 @@ impl AdminClient {
         self.ask(Method::POST, path, Some(serde_json::to_vec(body).expect("our own types are JSON"))).await
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, Failure> {
+    pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, Failure> {
         let response = self.open(method, path, body).await?;
         let bytes = self.whole(response).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
@@ -174,15 +176,17 @@ impl AdminClient {
     }
 }
 
-/// What the admin API sends with every error status.
-#[derive(serde::Deserialize)]
-struct ErrorAnswer {
-    error: ErrorBody,
+/// Everything but what RFC 3986 leaves unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// One segment of a path.
+pub fn path_segment(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
-#[derive(serde::Deserialize)]
-struct ErrorBody {
-    code: String,
-    message: String,
-    hint: Option<String>,
+/// A path with parameters.
+pub fn query(path: &str, parameters: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> =
+        parameters.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED))).collect();
+    format!("{path}?{}", pairs.join("&"))
 }

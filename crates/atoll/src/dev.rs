@@ -24,9 +24,6 @@ pub struct Dev {
     /// How many nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
     nodes: u16,
-    /// The folder that holds a folder for each node; kept, so that the next `dev` carries on.
-    #[arg(long, default_value = "atoll-dev")]
-    data: PathBuf,
     /// The first node's S3 port; admin and node ports follow it, and each further node
     /// is 10 higher.
     #[arg(long, default_value_t = 9000)]
@@ -52,8 +49,21 @@ struct DevNode {
 }
 
 impl Dev {
+    /// `data` holds a folder for each node, and is kept: the next `dev` carries on.
+    pub async fn run(self, data: Option<PathBuf>) -> Outcome {
+        let data = data.unwrap_or_else(|| "atoll-dev".into());
+        DevCluster { dev: self, data }.run().await
+    }
+}
+
+struct DevCluster {
+    dev: Dev,
+    data: PathBuf,
+}
+
+impl DevCluster {
     fn ports(&self, number: u16) -> [u16; 3] {
-        let first = self.port + (number - 1) * 10;
+        let first = self.dev.port + (number - 1) * 10;
         [first, first + 1, first + 2]
     }
 
@@ -61,10 +71,10 @@ impl Dev {
         self.data.join(format!("node-{number}"))
     }
 
-    pub async fn run(self) -> Outcome {
-        let highest = u32::from(self.port) + u32::from(self.nodes) * 10;
+    async fn run(self) -> Outcome {
+        let highest = u32::from(self.dev.port) + u32::from(self.dev.nodes) * 10;
         if highest > u32::from(u16::MAX) {
-            return Err(Failure::new(Fault::Configuration, format!("{} nodes from port {} need ports up to {highest}", self.nodes, self.port)));
+            return Err(Failure::new(Fault::Configuration, format!("{} nodes from port {} need ports up to {highest}", self.dev.nodes, self.dev.port)));
         }
         let mut stop = StopSignal::new()?;
         let mut nodes = Vec::new();
@@ -97,9 +107,9 @@ impl Dev {
         let client = AdminClient::new(&format!("http://127.0.0.1:{admin}"), None, Some(&self.folder(1)));
         self.wait_ready(&client, nodes).await?;
         let client = AdminClient::new(&format!("http://127.0.0.1:{admin}"), None, Some(&self.folder(1)));
-        if self.nodes > 1 {
-            let ticket = client.create_ticket(u32::from(self.nodes) - 1, Duration::from_secs(600)).await?;
-            for number in 2..=self.nodes {
+        if self.dev.nodes > 1 {
+            let ticket = client.create_ticket(u32::from(self.dev.nodes) - 1, Duration::from_secs(600)).await?;
+            for number in 2..=self.dev.nodes {
                 nodes.push(self.start(number, Some(&ticket.ticket))?);
             }
         }
@@ -108,9 +118,9 @@ impl Dev {
              export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={} AWS_REGION=us-east-1 AWS_ENDPOINT_URL=http://127.0.0.1:{s3}\n  \
              export ATOLL_ADMIN=http://127.0.0.1:{admin} ATOLL_DATA={}\n  \
              atoll status\n\nCtrl-C stops them all.",
-            self.nodes,
-            self.root_access_key,
-            self.root_secret_key,
+            self.dev.nodes,
+            self.dev.root_access_key,
+            self.dev.root_secret_key,
             std::path::absolute(self.folder(1)).unwrap_or(self.folder(1)).display(),
         );
         loop {
@@ -137,8 +147,8 @@ impl Dev {
         for (flag, port) in [("--s3-addr", s3), ("--admin-addr", admin), ("--node-addr", node)] {
             command.arg(flag).arg(format!("127.0.0.1:{port}"));
         }
-        command.arg("--root-access-key").arg(&self.root_access_key);
-        command.env("ATOLL_ROOT_SECRET_KEY", &self.root_secret_key);
+        command.arg("--root-access-key").arg(&self.dev.root_access_key);
+        command.env("ATOLL_ROOT_SECRET_KEY", &self.dev.root_secret_key);
         command.arg("--stop-with-stdin");
         if let Some(ticket) = ticket {
             command.arg("--join").arg(ticket);

@@ -1,1 +1,90 @@
-fn main() {}
+//! Atoll's command line: one binary that serves, and the commands that talk to it.
+//!
+//! The only crate that prints and reads flags. Every command but `up`, `dev`, `bench` and
+//! `recover` goes through the admin API, the same that anyone may use.
+
+// The command line stands above the node: nothing here runs in the simulation, so it
+// uses tokio and the clocks directly.
+#![allow(clippy::disallowed_methods)]
+
+mod client;
+mod cluster;
+mod dev;
+mod failure;
+mod kv;
+mod lock;
+mod logs;
+mod node;
+mod output;
+mod status;
+mod ticket;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use client::{AdminArgs, AdminClient};
+
+/// Atoll turns machines you own into one system.
+///
+/// Start a node with `atoll up`; it prints how to use it and how to add machines.
+#[derive(Debug, Parser)]
+#[command(name = "atoll", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Up),
+    Dev(dev::Dev),
+    Status(status::StatusCommand),
+    /// Drain and remove nodes.
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Tickets, with which new nodes join.
+    #[command(subcommand)]
+    Ticket(ticket::TicketCommand),
+    /// Strongly consistent keys and values.
+    #[command(subcommand)]
+    Kv(kv::KvCommand),
+    Lock(lock::Lock),
+    /// What the whole cluster agrees on.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return failure::Failure::new(failure::Fault::Internal, "can't start threads")
+                .caused_by(&error)
+                .print();
+        }
+    };
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: Cli) -> ExitCode {
+    let client = || AdminClient::from_args(&cli.admin);
+    let outcome = match cli.command {
+        Command::Up(up) => up.run(cli.admin.data.clone()).await,
+        Command::Dev(dev) => dev.run(cli.admin.data.clone()).await,
+        Command::Status(status) => status.run(&client()).await,
+        Command::Node(node) => node.run(&client()).await,
+        Command::Ticket(ticket) => ticket.run(&client()).await,
+        Command::Kv(kv) => kv.run(&client()).await,
+        Command::Lock(lock) => return lock.run(&client()).await,
+        Command::Cluster(cluster) => cluster.run(&client()).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.print(),
+    }
+}

@@ -1,0 +1,416 @@
+//! One node, put together from its parts above the seams: the same in production and in
+//! the simulation, which hands in other seams.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use atoll_access::{Access, AdminToken, Secret};
+use atoll_disk::{ChunkStore, Files, OrderedStore, SharedLog};
+use atoll_membership::{MemberInfo, Membership};
+use atoll_objects::{Objects, ObjectsParts};
+use atoll_placement::{Layout, LayoutSettings, PlanSettings, Warning};
+use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress};
+use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_transport::{Protocol, Transport};
+use atoll_types::{ByteSize, ClusterId, Format, NodeId, Roles, Zone};
+use rand::Rng;
+use tokio::sync::watch;
+
+use crate::{
+    controller::Controller,
+    editor::LayoutEditor,
+    follower::LayoutFollower,
+    gossip::Gossip,
+    identity::Identity,
+    join::{self, JoinHandler, Welcome},
+    link::Link,
+    replicas::ReplicaKeeper,
+    reports::{ClusterHandler, ReportBook, Reporter, report_loop},
+    settings::RootKey,
+    start::StartError,
+    ticket::{Issuer, Ticket, TicketId, TicketSecret},
+    truths::{ClusterInfo, PROGRAM_VERSION, Truths},
+    wire::{NodeInfo, NodeReport},
+};
+
+/// What a node is made of.
+pub struct NodeParts {
+    pub runtime: Runtime,
+    pub transport: Arc<dyn Transport>,
+    pub files: Arc<dyn Files>,
+    pub store: Arc<dyn OrderedStore>,
+    pub identity: Identity,
+    pub properties: NodeProperties,
+    /// How to become a member; `None` founds a cluster. Not used by a member.
+    pub join: Option<Ticket>,
+    /// The first access key of a new cluster; drawn if there is none.
+    pub root_key: Option<RootKey>,
+    /// What the cluster shall agree on, if this node founds it.
+    pub founding: LayoutSettings,
+    pub planning: PlanSettings,
+}
+
+/// What a node says of itself.
+#[derive(Debug, Clone)]
+pub struct NodeProperties {
+    pub zone: Zone,
+    pub capacity: ByteSize,
+    pub roles: Roles,
+    pub addresses: Vec<String>,
+}
+
+/// Founding writes once to a disk and elects itself; a busy machine takes its time.
+const FOUNDING_TIME: Duration = Duration::from_secs(30);
+
+/// A running node. Cheap to clone; the last clone that goes stops it.
+#[derive(Clone)]
+pub struct Node {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub runtime: Runtime,
+    pub transport: Arc<dyn Transport>,
+    pub me: NodeId,
+    pub cluster: ClusterId,
+    pub records: Records,
+    pub objects: Objects,
+    pub chunks: ChunkStore,
+    pub access: Access,
+    pub admin_token: AdminToken,
+    pub membership: Membership,
+    pub editor: LayoutEditor,
+    pub reporter: Arc<NodeReporter>,
+    pub warnings: watch::Receiver<Vec<Warning>>,
+    /// The key that was made when this node founded its cluster, to be shown once.
+    pub new_root_key: Option<RootKey>,
+    _tasks: Vec<AbortOnDrop>,
+}
+
+/// Everything that may run inside a shard: the same on every node of one version.
+pub fn procedures() -> Procedures {
+    let mut procedures = Procedures::default();
+    crate::truths::register(&mut procedures);
+    atoll_access::register(&mut procedures);
+    atoll_objects::register_procedures(&mut procedures);
+    procedures
+}
+
+/// How this node came to its layout.
+enum Origin {
+    /// It was a member before.
+    Member,
+    Founder,
+    Joined {
+        admin_token: AdminToken,
+    },
+}
+
+impl Node {
+    pub async fn start(parts: NodeParts) -> Result<Node, StartError> {
+        let NodeParts { runtime, transport, files, store, mut identity, properties, join, root_key, founding, planning } =
+            parts;
+        let me = transport.node_id();
+        let info = NodeInfo {
+            disk: identity.disk,
+            generation: identity.generation,
+            zone: properties.zone,
+            capacity: properties.capacity,
+            roles: properties.roles,
+            addresses: properties.addresses,
+            program_version: PROGRAM_VERSION,
+        };
+
+        let saved = LayoutFollower::saved(files.as_ref()).await?;
+        let (origin, layout, cluster) = match (identity.cluster, saved, &join) {
+            (Some(cluster), Some(layout), _) => (Origin::Member, layout, cluster),
+            (Some(_), None, _) => return Err(StartError::LayoutMissing),
+            (None, _, Some(ticket)) => {
+                let Welcome { layout, admin_token } = join::join(transport.as_ref(), ticket, info.clone()).await?;
+                (Origin::Joined { admin_token: AdminToken::new(admin_token) }, layout, ticket.cluster)
+            }
+            (None, _, None) => {
+                let layout = Layout::genesis(me, join::layout_node(&info), founding);
+                (Origin::Founder, layout, ClusterId(runtime.rng().random()))
+            }
+        };
+        if layout.is_removed(&me) {
+            return Err(StartError::Removed);
+        }
+
+        let follower = LayoutFollower::start(me, files.clone(), transport.clone(), layout).await?;
+        let (log, recovery) = SharedLog::open(files.clone(), runtime.clone(), Default::default()).await?;
+        let records = Records::start(RecordsParts {
+            runtime: runtime.clone(),
+            transport: transport.clone(),
+            store: store.clone(),
+            log,
+            recovery,
+            generation: identity.generation,
+            procedures: procedures(),
+            map: follower.shard_map(),
+        })
+        .await?;
+        if let Origin::Founder = origin {
+            found_replicas(&records, &follower.current(), me).await?;
+        }
+        let truths = Truths { runtime: runtime.clone(), records: records.clone() };
+        let editor = LayoutEditor { truths: truths.clone(), follower: follower.clone(), transport: transport.clone() };
+        let access = Access::start(runtime.clone(), records.clone());
+
+        let mut new_root_key = None;
+        let cluster = match &origin {
+            Origin::Founder => {
+                let deadline = runtime.now() + FOUNDING_TIME;
+                let info = ClusterInfo { id: cluster, created: runtime.wall_now(), version: PROGRAM_VERSION };
+                let genesis = follower.current().encode();
+                truths.found(info, genesis.into(), deadline).await?;
+                // If an earlier start got this far and no further, its truths hold.
+                let founded = truths.info(deadline).await?.id;
+                let root = root_key.unwrap_or_else(|| draw_root_key(&runtime));
+                let key = access.found_root(&root.access_key, Secret::new(&root.secret_key), deadline).await?;
+                let (access_key, secret_key) = (key.access_key.clone(), key.secret.expose().into());
+                new_root_key = Some(RootKey { access_key, secret_key });
+                founded
+            }
+            Origin::Member | Origin::Joined { .. } => cluster,
+        };
+        let admin_token = match origin {
+            Origin::Member => crate::token::read(files.as_ref()).await?,
+            Origin::Founder => {
+                let token = AdminToken::generate(&mut runtime.rng());
+                crate::token::write(files.as_ref(), &token).await?;
+                token
+            }
+            Origin::Joined { admin_token } => {
+                crate::token::write(files.as_ref(), &admin_token).await?;
+                admin_token
+            }
+        };
+        access.set_local_token(admin_token.clone());
+        if identity.cluster.is_none() {
+            identity.cluster = Some(cluster);
+            identity.save(files.as_ref()).await?;
+        }
+
+        let (chunks, _) =
+            ChunkStore::open(files.clone(), store.clone(), runtime.clone(), Default::default()).await?;
+        let link = Link::new(me);
+        let objects = Objects::new(ObjectsParts {
+            runtime: runtime.clone(),
+            transport: transport.clone(),
+            records: records.clone(),
+            chunks: chunks.clone(),
+            layout: follower.subscribe(),
+            link: link.clone(),
+            settings: Default::default(),
+        });
+        let told = MemberInfo {
+            node: me,
+            generation: identity.generation,
+            zone: info.zone.clone(),
+            capacity: info.capacity,
+            disk: info.disk,
+            roles: info.roles,
+            addresses: info.addresses.clone(),
+            s3_address: None,
+            admin_address: None,
+            layout_version: follower.current().version(),
+            supports: PROGRAM_VERSION,
+        };
+        let membership =
+            Membership::start(runtime.clone(), transport.clone(), told.clone(), Default::default())?;
+        let gossip = Gossip {
+            runtime: runtime.clone(),
+            transport: transport.clone(),
+            membership: membership.clone(),
+            follower: follower.clone(),
+            me: told,
+            wanted: link.wanted(),
+        };
+        let reporter = Arc::new(NodeReporter {
+            runtime: runtime.clone(),
+            info,
+            follower: follower.clone(),
+            records: records.clone(),
+            objects: objects.clone(),
+            chunks: chunks.clone(),
+            link,
+        });
+        let book = Arc::new(ReportBook::default());
+        transport.serve(
+            Protocol::Cluster,
+            Arc::new(ClusterHandler {
+                runtime: runtime.clone(),
+                follower: follower.clone(),
+                book: book.clone(),
+                reporter: reporter.clone(),
+            }),
+        );
+        join::serve(&transport, JoinHandler { editor: editor.clone(), cluster, admin_token: admin_token.clone() });
+
+        let (warnings_tx, warnings) = watch::channel(Vec::new());
+        let controller = Controller {
+            editor: editor.clone(),
+            records: records.clone(),
+            book,
+            view: membership.view(),
+            settings: planning,
+            started: runtime.now(),
+            warnings: warnings_tx,
+        };
+        let keeper = ReplicaKeeper {
+            runtime: runtime.clone(),
+            me,
+            disk: identity.disk,
+            records: records.clone(),
+            layout: follower.subscribe(),
+        };
+        let tasks = vec![
+            runtime.spawn_owned("replica keeper", keeper.run()),
+            runtime.spawn_owned("controller", controller.run()),
+            runtime.spawn_owned(
+                "reports",
+                report_loop(runtime.clone(), transport.clone(), follower.clone(), reporter.clone()),
+            ),
+            runtime.spawn_owned("gossip", gossip.run()),
+        ];
+        let inner = Inner {
+            runtime,
+            transport,
+            me,
+            cluster,
+            records,
+            objects,
+            chunks,
+            access,
+            admin_token,
+            membership,
+            editor,
+            reporter,
+            warnings,
+            new_root_key,
+            _tasks: tasks,
+        };
+        Ok(Node { inner: Arc::new(inner) })
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.inner.me
+    }
+
+    pub fn cluster(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.inner.objects
+    }
+
+    pub fn records(&self) -> &Records {
+        &self.inner.records
+    }
+
+    pub fn access(&self) -> &Access {
+        &self.inner.access
+    }
+
+    pub fn layout(&self) -> Arc<Layout> {
+        self.inner.editor.follower.current()
+    }
+
+    pub fn new_root_key(&self) -> Option<&RootKey> {
+        self.inner.new_root_key.as_ref()
+    }
+
+    /// A ticket that names up to [`ISSUERS_MAX`] members of the cluster, this node first.
+    pub async fn create_ticket(&self, uses: u32, lifetime: Duration) -> Result<(Ticket, u64), crate::truths::TruthsError> {
+        let inner = &self.inner;
+        let mut rng = inner.runtime.rng();
+        let (id, secret) = (TicketId(rng.random()), TicketSecret(rng.random()));
+        let deadline = inner.runtime.now() + FOUNDING_TIME;
+        let expires = inner.editor.truths.create_ticket(id, secret, uses, lifetime, deadline).await?;
+        let layout = self.layout();
+        let others = layout.nodes().iter().filter(|(node, properties)| **node != inner.me && properties.is_eligible());
+        let mine = layout.nodes().get_key_value(&inner.me);
+        let issuers = mine
+            .into_iter()
+            .chain(others)
+            .take(ISSUERS_MAX)
+            .map(|(node, properties)| Issuer { node: *node, addresses: properties.addresses.clone() })
+            .collect();
+        Ok((Ticket { cluster: inner.cluster, id, secret, issuers }, expires.as_millis()))
+    }
+
+    /// Hands over what it leads and tells the others that it goes, so that nobody has to
+    /// notice. What it was asked to keep is on disk already.
+    pub async fn stop(&self) {
+        self.inner.records.hand_over().await;
+        self.inner.membership.leave().await;
+    }
+}
+
+/// Three of them may be down and the ticket still works; more make it long to paste.
+const ISSUERS_MAX: usize = 4;
+
+fn draw_root_key(runtime: &Runtime) -> RootKey {
+    let mut rng = runtime.rng();
+    let access_key: [u8; 10] = rng.random();
+    RootKey {
+        access_key: data_encoding::BASE32_NOPAD.encode(&access_key),
+        secret_key: Secret::generate(&mut rng).expose().into(),
+    }
+}
+
+/// The founder's replicas are the only ones that begin with a membership of their own.
+async fn found_replicas(records: &Records, layout: &Layout, me: NodeId) -> Result<(), StartError> {
+    for (shard, replica) in layout.replicas_on(&me) {
+        let founder = ReplicaAddress { replica: replica.id, node: me };
+        records.create_replica(shard, replica.id, Some(vec![founder])).await?;
+    }
+    Ok(())
+}
+
+/// Gathers what this node says of itself.
+pub struct NodeReporter {
+    runtime: Runtime,
+    info: NodeInfo,
+    follower: Arc<LayoutFollower>,
+    records: Records,
+    objects: Objects,
+    chunks: ChunkStore,
+    link: Arc<Link>,
+}
+
+#[async_trait]
+impl Reporter for NodeReporter {
+    async fn report(&self) -> NodeReport {
+        let layout = self.follower.current();
+        let usage = self.chunks.usage();
+        let (slots_moved, slots_released) = self.link.pending(&layout);
+        let led = self.records.led();
+        let shards_changed = led
+            .iter()
+            .filter_map(|shard| {
+                let target = layout.shards().get(&shard.shard)?.target.as_ref()?;
+                let reached = crate::follower::shard_replicas(target).is_same(&shard.replicas);
+                reached.then(|| (shard.shard, target.clone()))
+            })
+            .collect();
+        NodeReport {
+            info: self.info.clone(),
+            layout_version: layout.version(),
+            wall_time: self.runtime.wall_now(),
+            stored: ByteSize(usage.live_bytes),
+            chunks: usage.chunks,
+            slots_moved,
+            slots_released,
+            shards_changed,
+            shards_led: led.iter().map(|shard| shard.shard).collect(),
+            lost_replicas: self.records.forgotten(),
+            copies_missing: moves.copies_missing,
+            bytes_to_move: moves.bytes_to_move,
+            bytes_per_second: moves.bytes_per_second,
+        }
+    }
+}

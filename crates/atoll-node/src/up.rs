@@ -1,0 +1,273 @@
+//! A node in production: real sockets, real files, real threads.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use atoll_disk::{Files, FjallStore, OpenFolderError, RealFiles, StoreError};
+use atoll_gateway::{
+    admin,
+    s3::{S3Gateway, S3Metrics, S3Parts, serve_s3},
+};
+use atoll_placement::{LayoutSettings, PlanSettings};
+use atoll_runtime::Runtime;
+use atoll_transport::{BindError, NodeKey, TlsTransport, Transport};
+use atoll_types::{ClusterId, DiskId, Generation, NodeId, Role, Roles};
+use prometheus_client::registry::Registry;
+use rand::Rng;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::{
+    admin::NodeAdmin,
+    identity::{Identity, IdentityError},
+    metrics::NodeMetrics,
+    node::{Node, NodeParts, NodeProperties},
+    settings::{RootKey, Settings},
+    start::StartError,
+    ticket::Ticket,
+};
+
+/// The ticket that `up` prints.
+const FIRST_TICKET_USES: u32 = 10;
+const FIRST_TICKET_LIFETIME: Duration = Duration::from_secs(3600);
+/// A node that comes back alone has no quorum to make a ticket with; it doesn't wait long.
+const FIRST_TICKET_WAIT: Duration = Duration::from_secs(3);
+
+/// Why the node is not up. See [`UpError::hint`] for what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    #[error("the data folder can't be used")]
+    Folder(#[from] OpenFolderError),
+    #[error("the data folder can't be read or written")]
+    Disk(#[from] atoll_disk::DiskError),
+    #[error("the data folder's identity can't be used")]
+    Identity(#[from] IdentityError),
+    #[error("the ordered store can't be opened")]
+    Store(#[from] StoreError),
+    #[error("can't listen for {what} on {address}")]
+    Listen {
+        what: &'static str,
+        flag: &'static str,
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("can't listen for other nodes")]
+    Transport(#[from] BindError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+impl UpError {
+    /// Trying again later may help; nothing has to be mended.
+    pub fn is_unavailable(&self) -> bool {
+        use crate::join::JoinError;
+        matches!(
+            self,
+            UpError::Start(StartError::Join(JoinError::Unreachable { .. } | JoinError::TryAgain { .. }))
+                | UpError::Start(StartError::Found(_))
+        )
+    }
+
+    pub fn hint(&self) -> Option<String> {
+        use crate::join::JoinError;
+        match self {
+            UpError::Folder(_) => Some("name another folder with --data, or stop the node that uses this one".into()),
+            UpError::Listen { flag, .. } => Some(format!("name another address with {flag}, such as 127.0.0.1:9100")),
+            UpError::Transport(_) => Some("name another address with --node-addr, such as 0.0.0.0:9102".into()),
+            UpError::Start(StartError::Join(JoinError::Refused(_) | JoinError::OtherCluster)) => {
+                Some("make a ticket where the cluster runs: atoll ticket create".into())
+            }
+            UpError::Start(StartError::Join(JoinError::Unreachable { .. })) => {
+                Some("can this machine reach the addresses in the ticket? the issuer's --advertise-addr sets them".into())
+            }
+            UpError::Start(StartError::Join(JoinError::RemovedKey) | StartError::Removed) => {
+                Some("start it with an empty data folder and a new ticket: it then has a new key".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a person wants to know of a node that is up.
+pub struct Facts {
+    pub node: NodeId,
+    pub cluster: ClusterId,
+    pub data: PathBuf,
+    pub s3_addr: SocketAddr,
+    pub admin_addr: SocketAddr,
+    pub node_addresses: Vec<String>,
+    /// Only when this start created the cluster: it is shown once.
+    pub root_key: Option<RootKey>,
+    /// Absent when the cluster could not make one just now.
+    pub ticket: Option<Ticket>,
+}
+
+/// A node that serves.
+pub struct RunningNode {
+    facts: Facts,
+    node: Node,
+    transport: Arc<TlsTransport>,
+    runtime: Runtime,
+    shutdown: watch::Sender<bool>,
+    doors: Vec<atoll_runtime::Task<()>>,
+}
+
+/// Starts a node with these settings; must be called on a tokio runtime.
+pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode, UpError> {
+    let runtime = Runtime::tokio();
+    let files = Arc::new(RealFiles::open(&settings.data, runtime.clone())?);
+    // Before anything else, so that a taken port changes nothing.
+    let s3_listener = listen("S3", "--s3-addr", settings.s3_addr).await?;
+    let admin_listener = listen("the admin API", "--admin-addr", settings.admin_addr).await?;
+    let (s3_addr, admin_addr) = (local_addr(&s3_listener, settings.s3_addr), local_addr(&admin_listener, settings.admin_addr));
+
+    let mut rng = runtime.rng();
+    let identity = Identity::start(files.as_ref(), || Identity {
+        key_seed: rng.random(),
+        disk: DiskId(rng.random()),
+        generation: Generation(0),
+        cluster: None,
+    })
+    .await?;
+    let key = NodeKey::from_seed(identity.key_seed);
+    let listen_on = settings.node_addr.to_string();
+    let transport =
+        TlsTransport::bind(&key, identity.cluster, &listen_on, runtime.clone(), Default::default()).await?;
+    let addresses = match &settings.advertise_addr {
+        Some(address) => vec![address.clone()],
+        None => own_addresses(transport.local_addr()),
+    };
+    let store_folder = files.folder().join("store");
+    let store = runtime.blocking(move || FjallStore::open(&store_folder)).await?;
+    let capacity = match settings.capacity {
+        Some(capacity) => capacity,
+        None => atoll_types::ByteSize(files.space().await?.total),
+    };
+
+    let node = Node::start(NodeParts {
+        runtime: runtime.clone(),
+        transport: transport.clone(),
+        files: files.clone(),
+        store: Arc::new(store),
+        identity,
+        properties: NodeProperties {
+            zone: settings.zone.clone(),
+            capacity,
+            roles: Roles::NONE.with(Role::Storage).with(Role::Gateway),
+            addresses: addresses.clone(),
+        },
+        join,
+        root_key: settings.root_key.clone(),
+        founding: LayoutSettings::default(),
+        planning: PlanSettings::default(),
+    })
+    .await?;
+    transport.set_cluster(node.cluster());
+
+    let mut registry = Registry::default();
+    let s3_metrics = S3Metrics::default();
+    s3_metrics.register(&mut registry);
+    registry.register_collector(Box::new(NodeMetrics { node: node.clone(), transport: transport.clone() }));
+    let (shutdown, _) = watch::channel(false);
+    let s3 = S3Gateway::new(S3Parts {
+        runtime: runtime.clone(),
+        objects: node.objects().clone(),
+        access: node.access().clone(),
+        region: "us-east-1".into(),
+        metrics: s3_metrics,
+    });
+    let router = admin::router(Arc::new(NodeAdmin::new(node.clone())), node.access().clone(), registry);
+    let doors = vec![
+        runtime.spawn("s3 door", serve_s3(s3_listener, s3, runtime.clone(), told(shutdown.subscribe()))),
+        runtime.spawn("admin door", admin::serve(admin_listener, router, told(shutdown.subscribe()))),
+    ];
+    let ticket = match runtime
+        .timeout(FIRST_TICKET_WAIT, node.create_ticket(FIRST_TICKET_USES, FIRST_TICKET_LIFETIME))
+        .await
+    {
+        Ok(Ok((ticket, _))) => Some(ticket),
+        Ok(Err(_)) | Err(_) => None,
+    };
+    let facts = Facts {
+        node: node.id(),
+        cluster: node.cluster(),
+        data: settings.data,
+        s3_addr,
+        admin_addr,
+        node_addresses: addresses,
+        root_key: node.new_root_key().cloned(),
+        ticket,
+    };
+    Ok(RunningNode { facts, node, transport, runtime, shutdown, doors })
+}
+
+impl RunningNode {
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Resolves when the node can't go on: its disk failed, or what it keeps is broken.
+    pub async fn failed(&self) -> NodeFailed {
+        NodeFailed { reason: self.node.records().failed().await }
+    }
+
+    /// Hands over first, then lets requests finish, then closes.
+    pub async fn stop(self) {
+        self.node.stop().await;
+        // Nobody may be listening any more.
+        let _ = self.shutdown.send(true);
+        for door in self.doors {
+            let _ = self.runtime.timeout(DOORS_TIME, door).await;
+        }
+        self.node.close().await;
+        self.transport.close();
+    }
+}
+
+/// How long requests may still run when the node stops; clients retry elsewhere.
+const DOORS_TIME: Duration = Duration::from_secs(8);
+
+/// Stopped, because wrong is worse than down.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct NodeFailed {
+    reason: String,
+}
+
+async fn told(mut shutdown: watch::Receiver<bool>) {
+    // The sender's end is as good as its word.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+async fn listen(what: &'static str, flag: &'static str, address: SocketAddr) -> Result<TcpListener, UpError> {
+    TcpListener::bind(address).await.map_err(|source| UpError::Listen { what, flag, address, source })
+}
+
+fn local_addr(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// The addresses that peers may try: the one bound to, or each of this machine's when it
+/// is bound to all of them, its own loopback last, for nodes on this machine.
+fn own_addresses(bound: SocketAddr) -> Vec<String> {
+    if !bound.ip().is_unspecified() {
+        return vec![bound.to_string()];
+    }
+    let mut addresses: Vec<IpAddr> = nix::ifaddrs::getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())))
+        .collect();
+    addresses.sort_by_key(|address| address.is_loopback());
+    addresses.dedup();
+    if addresses.is_empty() {
+        addresses.push(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    }
+    addresses.into_iter().map(|address| SocketAddr::new(address, bound.port()).to_string()).collect()
+}

@@ -1,0 +1,20 @@
+//! The built binary, real processes, real clients: `aws`, boto3 and rclone.
+//!
+//! What belongs here: what a user sees, across processes and through clients that other
+//! people wrote. What does not: anything that a test inside a crate can show, and faults
+//! that the simulation injects better (it does worse, faster, and from a seed).
+//!
+//! Each transparency has a file of its own, with a control that must fail.
+
+mod harness;
+
+mod clients;
+mod command_line;
+mod concurrency;
+mod durability;
+mod failure;
+mod location;
+mod migration;
+mod parallelism;
+mod records;
+mod replication;
