@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::{
     editor::LayoutEditor,
+    replicas::leads,
     reports::{REPORT_EVERY, ReportBook},
     truths::PROGRAM_VERSION,
     wire::NodeReport,
@@ -48,7 +49,7 @@ impl Controller {
     pub async fn run(self) {
         let runtime = self.editor.truths.runtime.clone();
         loop {
-            if self.records.leads(ShardId::META) {
+            if leads(&self.records, ShardId::META).await {
                 self.round(runtime.now()).await;
             } else {
                 self.warnings.send_if_modified(|warnings| !std::mem::take(warnings).is_empty());

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use atoll_transport::TlsTransport;
+use atoll_transport::tls::TlsTransport;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -31,11 +31,6 @@ impl Collector for NodeMetrics {
         let counters = [
             ("atoll_transport_bytes_received", "Bytes received from other nodes", transport.bytes_in),
             ("atoll_transport_bytes_sent", "Bytes sent to other nodes", transport.bytes_out),
-            (
-                "atoll_chunk_bytes_served",
-                "Bytes of chunks sent to other nodes that asked for them",
-                self.node.objects().chunk_bytes_served(),
-            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
@@ -45,7 +40,6 @@ impl Collector for NodeMetrics {
             ("atoll_chunks", "Chunks kept on this node", usage.chunks),
             ("atoll_chunk_live_bytes", "Bytes of chunks kept on this node", usage.live_bytes),
             ("atoll_layout_version", "The newest layout that this node knows", layout.version()),
-            ("atoll_shards_led", "Shards that this node leads", self.node.records().led().len() as u64),
             ("atoll_members_reachable", "Nodes that this node holds for reachable", view.reachable().count() as u64),
         ];
         for (name, help, value) in gauges {

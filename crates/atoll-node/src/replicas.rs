@@ -3,19 +3,17 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use atoll_placement::Layout;
-use atoll_records::Records;
+use atoll_placement::{Layout, ReplicaSet};
+use atoll_records::{Records, ReplicaStatus, Role};
 use atoll_runtime::Runtime;
 use atoll_types::{DiskId, NodeId, ReplicaId, ShardId};
 use tokio::sync::watch;
 
 use crate::follower::shard_replicas;
 
-/// A change that did not go through (no leader, a learner still behind) is tried again.
+/// Leadership moves without a word to this task, and a change that it asked for may have
+/// been dropped on the way: it looks again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Changes under way at once: each fills a learner from a snapshot, which takes disk and
-/// network from clients.
-const CHANGES_AT_ONCE: usize = 8;
 
 pub struct ReplicaKeeper {
     pub runtime: Runtime,
@@ -27,33 +25,19 @@ pub struct ReplicaKeeper {
 
 impl ReplicaKeeper {
     pub async fn run(mut self) {
-        let changes = Arc::new(tokio::sync::Semaphore::new(CHANGES_AT_ONCE));
-        let changing = Arc::new(std::sync::Mutex::new(BTreeSet::<ShardId>::new()));
         loop {
             let layout = self.layout.borrow_and_update().clone();
-            self.open_and_close(&layout).await;
-            for led in self.records.led() {
-                let Some(target) = layout.shards().get(&led.shard).and_then(|placement| placement.target.as_ref())
-                else {
-                    continue;
-                };
-                let target = shard_replicas(target);
-                if target.is_same(&led.replicas) {
+            let status = self.records.status().await;
+            self.open_and_close(&layout, &status).await;
+            for led in status.iter().filter(|replica| replica.role == Role::Leader) {
+                let placement = layout.shards().get(&led.shard);
+                let Some(target) = placement.and_then(|placement| placement.target.as_ref()) else { continue };
+                if has_reached(led, target) {
                     continue;
                 }
-                let shard = led.shard;
-                if !changing.lock().expect("nobody panics holding it").insert(shard) {
-                    continue;
+                if let Err(error) = self.records.reconfigure(led.shard, shard_replicas(target)).await {
+                    tracing::debug!(shard = %led.shard, %error, "a shard's change goes on later");
                 }
-                let (records, changes, changing) = (self.records.clone(), changes.clone(), changing.clone());
-                self.runtime.spawn("shard change", async move {
-                    let _permit = changes.acquire().await;
-                    if let Err(error) = records.reconfigure(shard, target).await {
-                        // Led elsewhere by now, or a learner is behind: the next round sees.
-                        tracing::debug!(%shard, %error, "a shard's change goes on later");
-                    }
-                    changing.lock().expect("nobody panics holding it").remove(&shard);
-                });
             }
             tokio::select! {
                 biased;
@@ -63,13 +47,14 @@ impl ReplicaKeeper {
         }
     }
 
-    async fn open_and_close(&self, layout: &Layout) {
+    async fn open_and_close(&self, layout: &Layout, status: &[ReplicaStatus]) {
         let wanted: BTreeSet<(ShardId, ReplicaId)> = layout
             .replicas_on(&self.me)
             .filter(|(_, replica)| replica.disk == self.disk)
             .map(|(shard, replica)| (shard, replica.id))
             .collect();
-        let here: BTreeSet<(ShardId, ReplicaId)> = self.records.replicas().into_iter().collect();
+        let here: BTreeSet<(ShardId, ReplicaId)> =
+            status.iter().map(|replica| (replica.shard, replica.replica)).collect();
         for (shard, replica) in wanted.difference(&here) {
             if let Err(error) = self.records.create_replica(*shard, *replica, None).await {
                 tracing::error!(%shard, %replica, %error, "a replica can't be opened");
@@ -82,4 +67,19 @@ impl ReplicaKeeper {
             }
         }
     }
+}
+
+/// Whether a group, as its leader knows it, is what the layout wants.
+pub fn has_reached(led: &ReplicaStatus, target: &ReplicaSet) -> bool {
+    let ids = |replicas: &[atoll_placement::Replica]| -> BTreeSet<ReplicaId> {
+        replicas.iter().map(|replica| replica.id).collect()
+    };
+    !led.joint
+        && led.voters.iter().copied().collect::<BTreeSet<_>>() == ids(&target.voters)
+        && led.learners.iter().copied().collect::<BTreeSet<_>>() == ids(&target.learners)
+}
+
+/// Whether this node leads `shard` now.
+pub async fn leads(records: &Records, shard: ShardId) -> bool {
+    records.status().await.iter().any(|replica| replica.shard == shard && replica.role == Role::Leader)
 }

@@ -14,8 +14,12 @@ use atoll_gateway::{
     s3::{S3Gateway, S3Metrics, S3Parts, serve_s3},
 };
 use atoll_placement::{LayoutSettings, PlanSettings};
+use atoll_records::Role as ReplicaRole;
 use atoll_runtime::Runtime;
-use atoll_transport::{BindError, NodeKey, TlsTransport, Transport};
+use atoll_transport::{
+    NodeKey,
+    tls::{BindError, TlsTransport},
+};
 use atoll_types::{ClusterId, DiskId, Generation, NodeId, Role, Roles};
 use prometheus_client::registry::Registry;
 use rand::Rng;
@@ -213,7 +217,20 @@ impl RunningNode {
 
     /// Resolves when the node can't go on: its disk failed, or what it keeps is broken.
     pub async fn failed(&self) -> NodeFailed {
-        NodeFailed { reason: self.node.records().failed().await }
+        loop {
+            self.runtime.sleep(FAILED_LOOK_EVERY).await;
+            let replicas = self.node.records().status().await;
+            let mut reasons = replicas.iter().map(|replica| match &replica.role {
+                ReplicaRole::Stopped { reason } => Some(reason),
+                _ => None,
+            });
+            // One that stopped is its own affair; all of them have lost their disk.
+            if let Some(Some(reason)) = reasons.next()
+                && reasons.all(|reason| reason.is_some())
+            {
+                return NodeFailed { reason: reason.clone() };
+            }
+        }
     }
 
     /// Hands over first, then lets requests finish, then closes.
@@ -228,6 +245,9 @@ impl RunningNode {
         self.transport.close();
     }
 }
+
+/// How soon a node whose disk failed leaves the field to others.
+const FAILED_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long requests may still run when the node stops; clients retry elsewhere.
 const DOORS_TIME: Duration = Duration::from_secs(8);
