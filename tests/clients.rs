@@ -248,7 +248,10 @@ fn rclone_syncs_a_folder_and_finds_no_difference() {
     rclone(endpoint, &["check", "--download", folder, "atoll:synced"]);
     std::fs::remove_file(format!("{folder}/a")).unwrap();
     rclone(endpoint, &["sync", folder, "atoll:synced"]);
-    assert_eq!(rclone(endpoint, &["lsf", "-R", "--files-only", "atoll:synced"]), "big\ndeep/c d\ndeep/er/b\n");
+    assert_eq!(
+        rclone(endpoint, &["lsf", "-R", "--files-only", "atoll:synced"]),
+        "big\ndeep/c d\ndeep/er/b\n"
+    );
     rclone(endpoint, &["purge", "atoll:synced"]);
 }
 

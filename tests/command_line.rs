@@ -11,7 +11,8 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn a_ticket_joins_as_often_as_it_says_and_every_change_of_it_is_refused() {
     let mut cluster = Cluster::start(1);
-    let ticket = cluster.nodes[0].json(&["ticket", "create", "--uses", "1"])["ticket"].as_str().unwrap().to_string();
+    let ticket =
+        cluster.nodes[0].json(&["ticket", "create", "--uses", "1"])["ticket"].as_str().unwrap().to_string();
     let folder = cluster.path("joiner");
     let start = |ticket: &str, folder: &std::path::Path| {
         atoll()
@@ -21,7 +22,8 @@ fn a_ticket_joins_as_often_as_it_says_and_every_change_of_it_is_refused() {
             .output()
             .unwrap()
     };
-    let mistyped = start(&ticket.replace(&ticket[40..41], if &ticket[40..41] == "a" { "b" } else { "a" }), &folder);
+    let mistyped =
+        start(&ticket.replace(&ticket[40..41], if &ticket[40..41] == "a" { "b" } else { "a" }), &folder);
     assert_eq!(mistyped.status.code(), Some(3));
     assert!(stderr(&mistyped).contains("not a ticket"), "{}", stderr(&mistyped));
 
@@ -30,7 +32,11 @@ fn a_ticket_joins_as_often_as_it_says_and_every_change_of_it_is_refused() {
     let used_up = cluster.nodes[0].ticket.clone().unwrap();
     let refused = start(&used_up, &cluster.path("late"));
     assert!(!refused.status.success());
-    assert!(stderr(&refused).contains("used up") && stderr(&refused).contains("atoll ticket create"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("used up") && stderr(&refused).contains("atoll ticket create"),
+        "{}",
+        stderr(&refused)
+    );
     cluster.nodes[0].ticket = original;
     cluster.wait_settled();
     assert_eq!(cluster.nodes[1].status()["nodes"].as_array().unwrap().len(), 2);
@@ -49,16 +55,30 @@ fn a_folder_or_an_address_in_use_is_refused_with_what_to_do() {
     let cluster = Cluster::start(1);
     let node = &cluster.nodes[0];
     let start = |arguments: &[&str]| {
-        let others = ["--s3-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--node-addr", "127.0.0.1:0"];
+        let others =
+            ["--s3-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--node-addr", "127.0.0.1:0"];
         atoll().arg("up").args(others).args(arguments).output().unwrap()
     };
     let same_folder = start(&["--data", node.data.to_str().unwrap()]);
     assert_eq!(same_folder.status.code(), Some(3));
-    assert!(stderr(&same_folder).contains("hint: name another folder with --data"), "{}", stderr(&same_folder));
+    assert!(
+        stderr(&same_folder).contains("hint: name another folder with --data"),
+        "{}",
+        stderr(&same_folder)
+    );
     let other = cluster.path("other");
     let taken = node.s3.trim_start_matches("http://");
     let output = atoll()
-        .args(["up", "--s3-addr", taken, "--admin-addr", "127.0.0.1:0", "--node-addr", "127.0.0.1:0", "--data"])
+        .args([
+            "up",
+            "--s3-addr",
+            taken,
+            "--admin-addr",
+            "127.0.0.1:0",
+            "--node-addr",
+            "127.0.0.1:0",
+            "--data",
+        ])
         .arg(other)
         .output()
         .unwrap();
@@ -80,7 +100,13 @@ fn settings_come_from_flags_over_environment_over_file() {
     assert_eq!(status["nodes"][0]["capacity_bytes"], 5u64 << 30);
 
     std::fs::write(&settings, "zoen = \"typo\"\n").unwrap();
-    let output = atoll().args(["up", "--settings"]).arg(&settings).arg("--data").arg(folder.path().join("x")).output().unwrap();
+    let output = atoll()
+        .args(["up", "--settings"])
+        .arg(&settings)
+        .arg("--data")
+        .arg(folder.path().join("x"))
+        .output()
+        .unwrap();
     assert_eq!(output.status.code(), Some(3));
     assert!(stderr(&output).contains("zoen"), "{}", stderr(&output));
 }
@@ -93,14 +119,16 @@ fn without_a_node_or_a_token_a_command_says_what_to_do() {
 
     let cluster = Cluster::start(1);
     let node = &cluster.nodes[0];
-    let stranger = atoll().args(["--admin", &node.admin, "--data", "/nonexistent", "status"]).output().unwrap();
+    let stranger =
+        atoll().args(["--admin", &node.admin, "--data", "/nonexistent", "status"]).output().unwrap();
     assert_eq!(stranger.status.code(), Some(3));
     assert!(stderr(&stranger).contains("ATOLL_TOKEN"), "{}", stderr(&stranger));
     let wrong =
         atoll().args(["--admin", &node.admin, "status"]).env("ATOLL_TOKEN", "wrong").output().unwrap();
     assert_eq!(wrong.status.code(), Some(3));
     let token = std::fs::read_to_string(node.data.join("admin-token")).unwrap();
-    let right = atoll().args(["--admin", &node.admin, "status"]).env("ATOLL_TOKEN", token.trim()).output().unwrap();
+    let right =
+        atoll().args(["--admin", &node.admin, "status"]).env("ATOLL_TOKEN", token.trim()).output().unwrap();
     assert!(right.status.success(), "{}", stderr(&right));
 }
 
@@ -109,7 +137,8 @@ fn health_readiness_metrics_and_the_description_need_no_token() {
     let cluster = Cluster::start(1);
     let get = |path: &str| {
         let url = format!("{}{path}", cluster.nodes[0].admin);
-        String::from_utf8(std::process::Command::new("curl").args(["-sf", &url]).output().unwrap().stdout).unwrap()
+        String::from_utf8(std::process::Command::new("curl").args(["-sf", &url]).output().unwrap().stdout)
+            .unwrap()
     };
     assert_eq!(get("/health"), "ok\n");
     assert_eq!(get("/ready"), "ready\n");
@@ -130,9 +159,15 @@ fn dev_starts_three_nodes_and_stops_them_all() {
         .unwrap();
     let first = folder.path().join("node-1");
     wait_until("three nodes are there", || {
-        let output = atoll().args(["--admin", "http://127.0.0.1:17311", "--data"]).arg(&first).args(["status", "-o", "json"]).output().unwrap();
-        serde_json::from_slice::<serde_json::Value>(&output.stdout)
-            .is_ok_and(|status| status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3) && status["health"] == "healthy")
+        let output = atoll()
+            .args(["--admin", "http://127.0.0.1:17311", "--data"])
+            .arg(&first)
+            .args(["status", "-o", "json"])
+            .output()
+            .unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).is_ok_and(|status| {
+            status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3) && status["health"] == "healthy"
+        })
     });
     boto3("http://127.0.0.1:17330", "s3.create_bucket(Bucket='b')", &[]);
     std::process::Command::new("kill").args(["-INT", &dev.id().to_string()]).status().unwrap();

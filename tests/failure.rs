@@ -59,11 +59,15 @@ fn any_node_may_be_killed_under_load_and_comes_back_by_itself() {
             cluster.wait_settled();
         });
         assert!(longest < INTERRUPTION_MAX, "a request took {longest:?} when node {victim} was killed");
-        boto3(&cluster.nodes[victim].s3, "
+        boto3(
+            &cluster.nodes[victim].s3,
+            "
 for item in s3.list_objects_v2(Bucket='work')['Contents']: s3.delete_object(Bucket='work', Key=item['Key'])
 while 'Contents' in (page := s3.list_objects_v2(Bucket='work')):
     for item in page['Contents']: s3.delete_object(Bucket='work', Key=item['Key'])
-s3.delete_bucket(Bucket='work')", &[]);
+s3.delete_bucket(Bucket='work')",
+            &[],
+        );
     }
 }
 

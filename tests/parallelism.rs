@@ -10,10 +10,12 @@ fn chunk_bytes_served(cluster: &Cluster) -> Vec<u64> {
         .nodes
         .iter()
         .map(|node| {
-            let output = std::process::Command::new("curl").args(["-s", &format!("{}/metrics", node.admin)]).output();
+            let output =
+                std::process::Command::new("curl").args(["-s", &format!("{}/metrics", node.admin)]).output();
             let text = String::from_utf8(output.expect("curl runs").stdout).expect("text");
             let line = text.lines().find(|line| line.starts_with("atoll_chunk_bytes_served_total"));
-            line.and_then(|line| line.rsplit(' ').next()).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0) as u64
+            line.and_then(|line| line.rsplit(' ').next()).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0)
+                as u64
         })
         .collect()
 }
@@ -39,7 +41,8 @@ fn one_large_get_is_served_by_several_nodes() {
     let cluster = Cluster::start(4);
     let before = chunk_bytes_served(&cluster);
     put_and_get(&cluster, 0);
-    let served: Vec<u64> = chunk_bytes_served(&cluster).iter().zip(before).map(|(after, before)| after - before).collect();
+    let served: Vec<u64> =
+        chunk_bytes_served(&cluster).iter().zip(before).map(|(after, before)| after - before).collect();
     let helpers = served[1..].iter().filter(|bytes| **bytes > SIZE / 64).count();
     assert!(helpers >= 2, "chunks came from {helpers} other nodes: {served:?}");
 }

@@ -24,7 +24,8 @@ fn keys_are_put_got_compared_listed_and_deleted_at_any_node() {
     text(a.atoll(&["kv", "cas", "app/two", "x", "--absent"]));
     assert!(!a.atoll(&["kv", "cas", "app/two", "y", "--absent"]).status.success());
     let listed = b.json(&["kv", "list", "app/"]);
-    let keys: Vec<&str> = listed.as_array().unwrap().iter().map(|record| record["key"].as_str().unwrap()).collect();
+    let keys: Vec<&str> =
+        listed.as_array().unwrap().iter().map(|record| record["key"].as_str().unwrap()).collect();
     assert_eq!(keys, ["app/one", "app/two"]);
     text(a.atoll(&["kv", "delete", "app/one"]));
     let gone = b.atoll(&["kv", "get", "app/one"]);
@@ -71,7 +72,10 @@ fn a_lock_runs_one_command_at_a_time_and_its_epoch_grows() {
     let mut holders: Vec<_> = (0..6)
         .map(|number| {
             let node = &cluster.nodes[number % 3];
-            node.command(&["lock", "the-lock", "--", "sh", "-c", &script]).stderr(Stdio::null()).spawn().unwrap()
+            node.command(&["lock", "the-lock", "--", "sh", "-c", &script])
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap()
         })
         .collect();
     for holder in &mut holders {
@@ -82,7 +86,10 @@ fn a_lock_runs_one_command_at_a_time_and_its_epoch_grows() {
     assert_eq!(epochs.len(), 6);
     assert!(epochs.windows(2).all(|pair| pair[0] < pair[1]), "{epochs:?}");
     // The command's own exit code is passed on.
-    assert_eq!(cluster.nodes[0].atoll(&["lock", "the-lock", "--", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(
+        cluster.nodes[0].atoll(&["lock", "the-lock", "--", "sh", "-c", "exit 7"]).status.code(),
+        Some(7)
+    );
 }
 
 #[test]

@@ -47,14 +47,20 @@ impl NodeAdmin {
     fn find(&self, name: &str) -> Result<NodeId, AdminError> {
         let layout = self.node.layout();
         let name = name.to_ascii_lowercase();
-        let mut matching = layout.nodes().keys().filter(|node| !name.is_empty() && node.to_string().starts_with(&name));
+        let mut matching =
+            layout.nodes().keys().filter(|node| !name.is_empty() && node.to_string().starts_with(&name));
         match (matching.next(), matching.next()) {
             (Some(node), None) => Ok(*node),
-            (None, _) => Err(AdminError::new(AdminErrorKind::NotFound, "no_such_node", format!("there is no node {name}"))
-                .hint("atoll node list shows them")),
+            (None, _) => Err(AdminError::new(
+                AdminErrorKind::NotFound,
+                "no_such_node",
+                format!("there is no node {name}"),
+            )
+            .hint("atoll node list shows them")),
             (Some(_), Some(_)) => {
                 let message = format!("several nodes begin with {name}");
-                Err(AdminError::new(AdminErrorKind::Invalid, "ambiguous_node", message).hint("give more of its id"))
+                Err(AdminError::new(AdminErrorKind::Invalid, "ambiguous_node", message)
+                    .hint("give more of its id"))
             }
         }
     }
@@ -67,8 +73,12 @@ impl NodeAdmin {
         self.node.inner.editor.edit(deadline, step).await.map_err(|error| match error {
             EditError::Refused(refused) => change_error(&refused),
             EditError::Truths(error) => truths_error(&error),
-            EditError::Contended => AdminError::new(AdminErrorKind::Unavailable, "contended", error.to_string()),
-            EditError::Unreadable => AdminError::new(AdminErrorKind::Internal, "unreadable_layout", error.to_string()),
+            EditError::Contended => {
+                AdminError::new(AdminErrorKind::Unavailable, "contended", error.to_string())
+            }
+            EditError::Unreadable => {
+                AdminError::new(AdminErrorKind::Internal, "unreadable_layout", error.to_string())
+            }
         })
     }
 }
@@ -77,10 +87,16 @@ fn change_error(error: &ChangeError) -> AdminError {
     let message = error.to_string();
     match error {
         ChangeError::UnknownNode { .. } => AdminError::new(AdminErrorKind::NotFound, "no_such_node", message),
-        ChangeError::NotEmpty { node } => AdminError::new(AdminErrorKind::Conflict, "node_not_empty", message)
-            .hint(format!("atoll node drain {}, and wait until it is empty; --force if it is dead", node.short())),
+        ChangeError::NotEmpty { node } => {
+            AdminError::new(AdminErrorKind::Conflict, "node_not_empty", message).hint(format!(
+                "atoll node drain {}, and wait until it is empty; --force if it is dead",
+                node.short()
+            ))
+        }
         ChangeError::LastNode { .. } => AdminError::new(AdminErrorKind::Conflict, "last_node", message),
-        ChangeError::BeingRemoved { .. } => AdminError::new(AdminErrorKind::Conflict, "being_removed", message),
+        ChangeError::BeingRemoved { .. } => {
+            AdminError::new(AdminErrorKind::Conflict, "being_removed", message)
+        }
         ChangeError::CopiesOutOfRange => AdminError::new(AdminErrorKind::Invalid, "out_of_range", message),
     }
 }
@@ -93,7 +109,9 @@ pub(crate) fn unavailable(error: &dyn std::error::Error) -> AdminError {
 fn truths_error(error: &TruthsError) -> AdminError {
     match error {
         TruthsError::Records(error) => unavailable(error),
-        TruthsError::Unreadable { .. } => AdminError::new(AdminErrorKind::Internal, "unreadable", error.to_string()),
+        TruthsError::Unreadable { .. } => {
+            AdminError::new(AdminErrorKind::Internal, "unreadable", error.to_string())
+        }
     }
 }
 
@@ -120,7 +138,8 @@ impl Admin for NodeAdmin {
                 (node, report.map(|report| (report, inner.runtime.now() - before)))
             }
         });
-        let reports: BTreeMap<NodeId, Option<(NodeReport, Duration)>> = join_all(asked).await.into_iter().collect();
+        let reports: BTreeMap<NodeId, Option<(NodeReport, Duration)>> =
+            join_all(asked).await.into_iter().collect();
         let deadline = inner.runtime.now() + READY_TIME;
         let info = inner.editor.truths.info(deadline).await.ok();
         let now_millis = inner.runtime.wall_now().as_millis() as i64;
@@ -194,7 +213,8 @@ impl Admin for NodeAdmin {
         if storage < 3 {
             notes.push(match storage {
                 2 => "not yet fault tolerant: add a third node (atoll ticket create)".into(),
-                _ => "one machine keeps everything: add two for fault tolerance (atoll ticket create)".to_string(),
+                _ => "one machine keeps everything: add two for fault tolerance (atoll ticket create)"
+                    .to_string(),
             });
         }
         notes.extend(inner.warnings.borrow().iter().filter_map(warning_note));
@@ -222,7 +242,8 @@ impl Admin for NodeAdmin {
 
     async fn create_ticket(&self, request: CreateTicketRequest) -> Result<CreatedTicket, AdminError> {
         let lifetime = Duration::from_secs(request.for_seconds);
-        let out_of_range = |message: String| AdminError::new(AdminErrorKind::Invalid, "out_of_range", message);
+        let out_of_range =
+            |message: String| AdminError::new(AdminErrorKind::Invalid, "out_of_range", message);
         if !(1..=TICKET_USES_MAX).contains(&request.uses) {
             return Err(out_of_range(format!("uses are 1 to {TICKET_USES_MAX}")));
         }
@@ -287,14 +308,18 @@ impl Admin for NodeAdmin {
     async fn settings(&self) -> Result<ClusterSettings, AdminError> {
         let layout = self.node.layout();
         let settings = layout.settings();
-        let pairs = [("copies", settings.copies.to_string()), ("data_shards", settings.data_shards.to_string())];
-        Ok(ClusterSettings { settings: pairs.into_iter().map(|(name, value)| (name.into(), value)).collect() })
+        let pairs =
+            [("copies", settings.copies.to_string()), ("data_shards", settings.data_shards.to_string())];
+        Ok(ClusterSettings {
+            settings: pairs.into_iter().map(|(name, value)| (name.into(), value)).collect(),
+        })
     }
 
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), AdminError> {
         match name {
             "copies" => {
-                let invalid = || AdminError::new(AdminErrorKind::Invalid, "out_of_range", "copies are a small number");
+                let invalid =
+                    || AdminError::new(AdminErrorKind::Invalid, "out_of_range", "copies are a small number");
                 let copies: u8 = value.parse().map_err(|_| invalid())?;
                 self.edit(|layout| layout.with_copies(copies)).await.map(|_| ())
             }

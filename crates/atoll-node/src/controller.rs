@@ -63,7 +63,8 @@ impl Controller {
         reports.retain(|_, (when, _)| now.saturating_since(*when) < REPORT_AGE_MAX);
         let reports: BTreeMap<NodeId, NodeReport> =
             reports.into_iter().map(|(node, (_, report))| (node, report)).collect();
-        let edited = self.editor.edit(now + EDIT_TIME, |layout| Ok::<_, Infallible>(self.next(now, layout, &reports)));
+        let edited =
+            self.editor.edit(now + EDIT_TIME, |layout| Ok::<_, Infallible>(self.next(now, layout, &reports)));
         if let Err(error) = edited.await {
             // Leadership may have moved; whoever leads now does it.
             tracing::debug!(%error, "the layout was not changed");
@@ -74,7 +75,8 @@ impl Controller {
     /// The next layout, if there is something to change.
     fn next(&self, now: Instant, layout: &Layout, reports: &BTreeMap<NodeId, NodeReport>) -> Option<Layout> {
         let mut next: Option<Layout> = None;
-        let shards: BTreeMap<_, _> = reports.values().flat_map(|report| report.shards_changed.iter().cloned()).collect();
+        let shards: BTreeMap<_, _> =
+            reports.values().flat_map(|report| report.shards_changed.iter().cloned()).collect();
         next = layout.shards_changed(&shards).or(next);
         let base = next.as_ref().unwrap_or(layout);
         next = base.slots_moved(&finished_moves(base, reports)).or(next);
@@ -83,7 +85,9 @@ impl Controller {
             next = base.slots_released(node, &report.slots_released).or(next);
         }
         let base = next.as_ref().unwrap_or(layout);
-        let planned = plan(base, &self.observed(now, base, reports), &self.settings, |_: Slot| slot_bytes(base, reports));
+        let planned = plan(base, &self.observed(now, base, reports), &self.settings, |_: Slot| {
+            slot_bytes(base, reports)
+        });
         for reason in &planned.reasons {
             log_reason(reason);
         }
@@ -107,7 +111,12 @@ impl Controller {
 
     /// The layout's nodes as they are now: there if the membership sees them or they
     /// report, with what they said last.
-    fn observed(&self, now: Instant, layout: &Layout, reports: &BTreeMap<NodeId, NodeReport>) -> Vec<ObservedMember> {
+    fn observed(
+        &self,
+        now: Instant,
+        layout: &Layout,
+        reports: &BTreeMap<NodeId, NodeReport>,
+    ) -> Vec<ObservedMember> {
         let view = self.view.borrow().clone();
         let member = |(node, known): (&NodeId, &atoll_placement::LayoutNode)| {
             let report = reports.get(node);
@@ -125,9 +134,12 @@ impl Controller {
                 capacity: report.map_or(known.capacity, |report| report.info.capacity),
                 disk: report.map_or(known.disk, |report| report.info.disk),
                 roles: report.map_or(known.roles, |report| report.info.roles),
-                addresses: report.map_or_else(|| known.addresses.clone(), |report| report.info.addresses.clone()),
+                addresses: report
+                    .map_or_else(|| known.addresses.clone(), |report| report.info.addresses.clone()),
                 unreachable_for,
-                lost_replicas: report.map(|report| report.lost_replicas.iter().copied().collect()).unwrap_or_default(),
+                lost_replicas: report
+                    .map(|report| report.lost_replicas.iter().copied().collect())
+                    .unwrap_or_default(),
             }
         };
         layout.nodes().iter().map(member).collect()
@@ -178,8 +190,12 @@ fn slot_bytes(layout: &Layout, reports: &BTreeMap<NodeId, NodeReport>) -> ByteSi
 fn log_reason(reason: &Reason) {
     match reason {
         Reason::Joined { node } => tracing::info!(%node, "joined"),
-        Reason::PropertiesChanged { node } => tracing::info!(%node, "changed its zone, capacity, roles or addresses"),
-        Reason::DiskReplaced { node } => tracing::warn!(%node, "has another disk; what the former held is copied anew"),
+        Reason::PropertiesChanged { node } => {
+            tracing::info!(%node, "changed its zone, capacity, roles or addresses")
+        }
+        Reason::DiskReplaced { node } => {
+            tracing::warn!(%node, "has another disk; what the former held is copied anew")
+        }
         Reason::Returned { node } => tracing::info!(%node, "is back"),
         Reason::DeclaredDead { node, unreachable_for } => {
             tracing::warn!(%node, ?unreachable_for, "is given up; others take over what it held");

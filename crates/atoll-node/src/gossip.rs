@@ -40,8 +40,12 @@ impl Gossip {
                 }
             }
             let me = self.me.node;
-            let unseen: Vec<NodeId> =
-                layout.nodes().keys().filter(|node| **node != me && view.get(node).is_none()).copied().collect();
+            let unseen: Vec<NodeId> = layout
+                .nodes()
+                .keys()
+                .filter(|node| **node != me && view.get(node).is_none())
+                .copied()
+                .collect();
             if !unseen.is_empty() {
                 self.membership.join(unseen).await;
             }

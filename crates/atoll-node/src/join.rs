@@ -147,10 +147,7 @@ impl JoinHandler {
         }
         let properties = layout_node(&request.info);
         let joiner = from.node;
-        let edited = self
-            .editor
-            .edit(deadline, |layout| layout.admit(joiner, properties.clone()))
-            .await;
+        let edited = self.editor.edit(deadline, |layout| layout.admit(joiner, properties.clone())).await;
         match edited {
             Ok(layout) => JoinReply::Welcome {
                 layout: layout.encode().into(),

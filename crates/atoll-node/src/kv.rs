@@ -34,7 +34,10 @@ impl Kv {
     pub async fn list(&self, _request: KvListRequest) -> Result<KvPage, AdminError> {
         not_yet()
     }
-    pub async fn watch(&self, _request: KvWatchRequest) -> Result<BoxStream<'static, Result<KvEvent, AdminError>>, AdminError> {
+    pub async fn watch(
+        &self,
+        _request: KvWatchRequest,
+    ) -> Result<BoxStream<'static, Result<KvEvent, AdminError>>, AdminError> {
         not_yet()
     }
     pub async fn acquire(&self, _request: LockRequest) -> Result<LockAnswer, AdminError> {

@@ -46,7 +46,10 @@ impl Link {
             let retiring: BTreeSet<Slot> = layout.slots_of(&self.me).retiring.into_iter().collect();
             state.released.retain(|slot| retiring.contains(slot));
         }
-        (state.filled.iter().map(|(slot, changed)| (*slot, *changed)).collect(), state.released.iter().copied().collect())
+        (
+            state.filled.iter().map(|(slot, changed)| (*slot, *changed)).collect(),
+            state.released.iter().copied().collect(),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Reported> {

@@ -40,7 +40,11 @@ impl Collector for NodeMetrics {
             ("atoll_chunks", "Chunks kept on this node", usage.chunks),
             ("atoll_chunk_live_bytes", "Bytes of chunks kept on this node", usage.live_bytes),
             ("atoll_layout_version", "The newest layout that this node knows", layout.version()),
-            ("atoll_members_reachable", "Nodes that this node holds for reachable", view.reachable().count() as u64),
+            (
+                "atoll_members_reachable",
+                "Nodes that this node holds for reachable",
+                view.reachable().count() as u64,
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value as i64);

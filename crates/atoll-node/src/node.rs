@@ -108,8 +108,18 @@ enum Origin {
 
 impl Node {
     pub async fn start(parts: NodeParts) -> Result<Node, StartError> {
-        let NodeParts { runtime, transport, files, store, mut identity, properties, join, root_key, founding, planning } =
-            parts;
+        let NodeParts {
+            runtime,
+            transport,
+            files,
+            store,
+            mut identity,
+            properties,
+            join,
+            root_key,
+            founding,
+            planning,
+        } = parts;
         let me = transport.node_id();
         let info = NodeInfo {
             disk: identity.disk,
@@ -126,7 +136,8 @@ impl Node {
             (Some(cluster), Some(layout), _) => (Origin::Member, layout, cluster),
             (Some(_), None, _) => return Err(StartError::LayoutMissing),
             (None, _, Some(ticket)) => {
-                let Welcome { layout, admin_token } = join::join(transport.as_ref(), ticket, info.clone()).await?;
+                let Welcome { layout, admin_token } =
+                    join::join(transport.as_ref(), ticket, info.clone()).await?;
                 (Origin::Joined { admin_token: AdminToken::new(admin_token) }, layout, ticket.cluster)
             }
             (None, _, None) => {
@@ -154,7 +165,8 @@ impl Node {
             found_replicas(&records, &follower.current(), me).await?;
         }
         let truths = Truths { runtime: runtime.clone(), records: records.clone() };
-        let editor = LayoutEditor { truths: truths.clone(), follower: follower.clone(), transport: transport.clone() };
+        let editor =
+            LayoutEditor { truths: truths.clone(), follower: follower.clone(), transport: transport.clone() };
         let access = Access::start(runtime.clone(), records.clone());
 
         let mut new_root_key = None;
@@ -167,7 +179,8 @@ impl Node {
                 // If an earlier start got this far and no further, its truths hold.
                 let founded = truths.info(deadline).await?.id;
                 let root = root_key.unwrap_or_else(|| draw_root_key(&runtime));
-                let key = access.found_root(&root.access_key, Secret::new(&root.secret_key), deadline).await?;
+                let key =
+                    access.found_root(&root.access_key, Secret::new(&root.secret_key), deadline).await?;
                 let (access_key, secret_key) = (key.access_key.clone(), key.secret.expose().into());
                 new_root_key = Some(RootKey { access_key, secret_key });
                 founded
@@ -246,7 +259,10 @@ impl Node {
                 reporter: reporter.clone(),
             }),
         );
-        join::serve(&transport, JoinHandler { editor: editor.clone(), cluster, admin_token: admin_token.clone() });
+        join::serve(
+            &transport,
+            JoinHandler { editor: editor.clone(), cluster, admin_token: admin_token.clone() },
+        );
 
         let (warnings_tx, warnings) = watch::channel(Vec::new());
         let controller = Controller {
@@ -323,14 +339,19 @@ impl Node {
     }
 
     /// A ticket that names up to [`ISSUERS_MAX`] members of the cluster, this node first.
-    pub async fn create_ticket(&self, uses: u32, lifetime: Duration) -> Result<(Ticket, u64), crate::truths::TruthsError> {
+    pub async fn create_ticket(
+        &self,
+        uses: u32,
+        lifetime: Duration,
+    ) -> Result<(Ticket, u64), crate::truths::TruthsError> {
         let inner = &self.inner;
         let mut rng = inner.runtime.rng();
         let (id, secret) = (TicketId(rng.random()), TicketSecret(rng.random()));
         let deadline = inner.runtime.now() + FOUNDING_TIME;
         let expires = inner.editor.truths.create_ticket(id, secret, uses, lifetime, deadline).await?;
         let layout = self.layout();
-        let others = layout.nodes().iter().filter(|(node, properties)| **node != inner.me && properties.is_eligible());
+        let others =
+            layout.nodes().iter().filter(|(node, properties)| **node != inner.me && properties.is_eligible());
         let mine = layout.nodes().get_key_value(&inner.me);
         let issuers = mine
             .into_iter()
@@ -397,7 +418,8 @@ impl Reporter for NodeReporter {
         let usage = self.chunks.usage();
         let (slots_moved, slots_released) = self.link.pending(&layout);
         let replicas = self.records.status().await;
-        let led: Vec<&ReplicaStatus> = replicas.iter().filter(|replica| replica.role == Role::Leader).collect();
+        let led: Vec<&ReplicaStatus> =
+            replicas.iter().filter(|replica| replica.role == Role::Leader).collect();
         let shards_changed = led
             .iter()
             .filter_map(|shard| {

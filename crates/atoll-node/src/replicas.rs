@@ -31,7 +31,9 @@ impl ReplicaKeeper {
             self.open_and_close(&layout, &status).await;
             for led in status.iter().filter(|replica| replica.role == Role::Leader) {
                 let placement = layout.shards().get(&led.shard);
-                let Some(target) = placement.and_then(|placement| placement.target.as_ref()) else { continue };
+                let Some(target) = placement.and_then(|placement| placement.target.as_ref()) else {
+                    continue;
+                };
                 if has_reached(led, target) {
                     continue;
                 }

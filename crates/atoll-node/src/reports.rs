@@ -127,13 +127,16 @@ pub async fn report_loop(
         let layout = follower.current();
         let message = Message::header(ClusterRequest::Report(Box::new(reporter.report().await)).encode());
         let shard = layout.shards().get(&atoll_types::ShardId::META);
-        let voters: Vec<NodeId> = shard.into_iter().flat_map(|shard| shard.all()).map(|replica| replica.node).collect();
+        let voters: Vec<NodeId> =
+            shard.into_iter().flat_map(|shard| shard.all()).map(|replica| replica.node).collect();
         for node in voters {
             let (transport, follower) = (transport.clone(), follower.clone());
             let message = message.clone();
             runtime.spawn("report", async move {
                 // The next report says it again.
-                let Ok(reply) = transport.call(node, Protocol::Cluster, message, CALL_TIME).await else { return };
+                let Ok(reply) = transport.call(node, Protocol::Cluster, message, CALL_TIME).await else {
+                    return;
+                };
                 if let Ok(ClusterReply::Reported { layout_version }) = ClusterReply::decode(&reply.header)
                     && layout_version > follower.current().version()
                 {

@@ -3,7 +3,8 @@
 use atoll_disk::{ChunkError, OpenLogError};
 
 use crate::{
-    follower::LayoutFileError, identity::IdentityError, join::JoinError, token::TokenError, truths::TruthsError,
+    follower::LayoutFileError, identity::IdentityError, join::JoinError, token::TokenError,
+    truths::TruthsError,
 };
 
 /// The node did not start. Its data folder is as it was, but for what it had joined or

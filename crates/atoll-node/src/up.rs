@@ -80,15 +80,22 @@ impl UpError {
     pub fn hint(&self) -> Option<String> {
         use crate::join::JoinError;
         match self {
-            UpError::Folder(_) => Some("name another folder with --data, or stop the node that uses this one".into()),
-            UpError::Listen { flag, .. } => Some(format!("name another address with {flag}, such as 127.0.0.1:9100")),
-            UpError::Transport(_) => Some("name another address with --node-addr, such as 0.0.0.0:9102".into()),
+            UpError::Folder(_) => {
+                Some("name another folder with --data, or stop the node that uses this one".into())
+            }
+            UpError::Listen { flag, .. } => {
+                Some(format!("name another address with {flag}, such as 127.0.0.1:9100"))
+            }
+            UpError::Transport(_) => {
+                Some("name another address with --node-addr, such as 0.0.0.0:9102".into())
+            }
             UpError::Start(StartError::Join(JoinError::Refused(_) | JoinError::OtherCluster)) => {
                 Some("make a ticket where the cluster runs: atoll ticket create".into())
             }
-            UpError::Start(StartError::Join(JoinError::Unreachable { .. })) => {
-                Some("can this machine reach the addresses in the ticket? the issuer's --advertise-addr sets them".into())
-            }
+            UpError::Start(StartError::Join(JoinError::Unreachable { .. })) => Some(
+                "can this machine reach the addresses in the ticket? the issuer's --advertise-addr sets them"
+                    .into(),
+            ),
             UpError::Start(StartError::Join(JoinError::RemovedKey) | StartError::Removed) => {
                 Some("start it with an empty data folder and a new ticket: it then has a new key".into())
             }
@@ -128,7 +135,8 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
     // Before anything else, so that a taken port changes nothing.
     let s3_listener = listen("S3", "--s3-addr", settings.s3_addr).await?;
     let admin_listener = listen("the admin API", "--admin-addr", settings.admin_addr).await?;
-    let (s3_addr, admin_addr) = (local_addr(&s3_listener, settings.s3_addr), local_addr(&admin_listener, settings.admin_addr));
+    let (s3_addr, admin_addr) =
+        (local_addr(&s3_listener, settings.s3_addr), local_addr(&admin_listener, settings.admin_addr));
 
     let mut rng = runtime.rng();
     let identity = Identity::start(files.as_ref(), || Identity {

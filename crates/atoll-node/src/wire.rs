@@ -2,7 +2,9 @@
 //! (`atoll/cluster/1`), and what a stranger says to join (`atoll/join/1`).
 
 use atoll_placement::ReplicaSet;
-use atoll_types::{ByteSize, ClusterId, DiskId, Format, Generation, ReplicaId, Roles, ShardId, Slot, WallTime, Zone};
+use atoll_types::{
+    ByteSize, ClusterId, DiskId, Format, Generation, ReplicaId, Roles, ShardId, Slot, WallTime, Zone,
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 

@@ -86,18 +86,31 @@ impl AdminClient {
         self.ask(Method::POST, path, Some(serde_json::to_vec(body).expect("our own types are JSON"))).await
     }
 
-    pub async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, Failure> {
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<T, Failure> {
         let response = self.open(method, path, body).await?;
         let bytes = self.whole(response).await?;
         serde_json::from_slice(&bytes).map_err(|error| {
-            Failure::new(Fault::Internal, format!("{}{path} gave an answer this program does not know", self.url))
-                .caused_by(&error)
-                .hint("is the node of another version? compare `atoll --version` and `atoll status`")
+            Failure::new(
+                Fault::Internal,
+                format!("{}{path} gave an answer this program does not know", self.url),
+            )
+            .caused_by(&error)
+            .hint("is the node of another version? compare `atoll --version` and `atoll status`")
         })
     }
 
     /// Sends, and turns an error answer into a failure; the body is still to be read.
-    pub async fn open(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<http::Response<Incoming>, Failure> {
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<http::Response<Incoming>, Failure> {
         let response = match tokio::time::timeout(ANSWER_TIME, self.send(method, path, body)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
@@ -117,7 +130,8 @@ impl AdminClient {
             return Ok(response);
         }
         if status == StatusCode::UNAUTHORIZED {
-            let failure = Failure::new(Fault::Configuration, format!("{} does not accept this token", self.url));
+            let failure =
+                Failure::new(Fault::Configuration, format!("{} does not accept this token", self.url));
             return Err(match &self.token_file {
                 Some(file) => failure.hint(format!(
                     "`atoll up` left it in {} on its machine: name that folder with --data, or set ATOLL_TOKEN",
@@ -168,10 +182,13 @@ impl AdminClient {
         let collected = tokio::time::timeout(ANSWER_TIME, body.collect()).await;
         match collected {
             Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(error)) => {
-                Err(Failure::new(Fault::Unavailable, format!("the answer of {} broke off: {error}", self.url)))
+            Ok(Err(error)) => Err(Failure::new(
+                Fault::Unavailable,
+                format!("the answer of {} broke off: {error}", self.url),
+            )),
+            Err(_) => {
+                Err(Failure::new(Fault::Unavailable, format!("the answer of {} did not end", self.url)))
             }
-            Err(_) => Err(Failure::new(Fault::Unavailable, format!("the answer of {} did not end", self.url))),
         }
     }
 }
@@ -186,7 +203,9 @@ pub fn path_segment(text: &str) -> String {
 
 /// A path with parameters.
 pub fn query(path: &str, parameters: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> =
-        parameters.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED))).collect();
+    let pairs: Vec<String> = parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, RESERVED)))
+        .collect();
     format!("{path}?{}", pairs.join("&"))
 }

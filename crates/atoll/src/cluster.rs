@@ -33,7 +33,9 @@ impl ClusterCommand {
             }
             ClusterCommand::Set { name, value } => {
                 let path = format!("/v1/settings/{}", path_segment(&name));
-                let Done {} = client.ask(Method::PUT, &path, Some(json!({ "value": value }).to_string().into_bytes())).await?;
+                let Done {} = client
+                    .ask(Method::PUT, &path, Some(json!({ "value": value }).to_string().into_bytes()))
+                    .await?;
             }
         }
         Ok(())

@@ -74,7 +74,10 @@ impl DevCluster {
     async fn run(self) -> Outcome {
         let highest = u32::from(self.dev.port) + u32::from(self.dev.nodes) * 10;
         if highest > u32::from(u16::MAX) {
-            return Err(Failure::new(Fault::Configuration, format!("{} nodes from port {} need ports up to {highest}", self.dev.nodes, self.dev.port)));
+            return Err(Failure::new(
+                Fault::Configuration,
+                format!("{} nodes from port {} need ports up to {highest}", self.dev.nodes, self.dev.port),
+            ));
         }
         let mut stop = StopSignal::new()?;
         let mut nodes = Vec::new();
@@ -108,7 +111,8 @@ impl DevCluster {
         self.wait_ready(&client, nodes).await?;
         let client = AdminClient::new(&format!("http://127.0.0.1:{admin}"), None, Some(&self.folder(1)));
         if self.dev.nodes > 1 {
-            let ticket = client.create_ticket(u32::from(self.dev.nodes) - 1, Duration::from_secs(600)).await?;
+            let ticket =
+                client.create_ticket(u32::from(self.dev.nodes) - 1, Duration::from_secs(600)).await?;
             for number in 2..=self.dev.nodes {
                 nodes.push(self.start(number, Some(&ticket.ticket))?);
             }
@@ -139,8 +143,9 @@ impl DevCluster {
     }
 
     fn start(&self, number: u16, ticket: Option<&str>) -> Result<DevNode, Failure> {
-        let program = std::env::current_exe()
-            .map_err(|error| Failure::new(Fault::Internal, "can't find this program's own file").caused_by(&error))?;
+        let program = std::env::current_exe().map_err(|error| {
+            Failure::new(Fault::Internal, "can't find this program's own file").caused_by(&error)
+        })?;
         let [s3, admin, node] = self.ports(number);
         let mut command = Command::new(program);
         command.arg("up").arg("--data").arg(self.folder(number));
@@ -160,7 +165,9 @@ impl DevCluster {
             // Ctrl-C reaches this process only, which stops them in its own time.
             .process_group(0)
             .spawn()
-            .map_err(|error| Failure::new(Fault::Internal, format!("can't start node {number}")).caused_by(&error))?;
+            .map_err(|error| {
+                Failure::new(Fault::Internal, format!("can't start node {number}")).caused_by(&error)
+            })?;
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(relay_lines(number, stdout));
         }
@@ -174,8 +181,11 @@ impl DevCluster {
         let ready = async {
             while !client.is_ready().await {
                 if let Ok(Some(status)) = nodes[0].child.try_wait() {
-                    return Err(Failure::new(Fault::Configuration, format!("the first node ended: {status}"))
-                        .hint("its own words are above; another `atoll` may hold the ports (see --port)"));
+                    return Err(Failure::new(
+                        Fault::Configuration,
+                        format!("the first node ended: {status}"),
+                    )
+                    .hint("its own words are above; another `atoll` may hold the ports (see --port)"));
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -196,7 +206,8 @@ pub struct StopSignal {
 impl StopSignal {
     pub fn new() -> Result<Self, Failure> {
         let listen = |kind| {
-            signal(kind).map_err(|error| Failure::new(Fault::Internal, "can't listen for signals").caused_by(&error))
+            signal(kind)
+                .map_err(|error| Failure::new(Fault::Internal, "can't listen for signals").caused_by(&error))
         };
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }

@@ -132,7 +132,8 @@ impl KvCommand {
             }
             KvCommand::Delete { key, revision, output } => {
                 let condition = KvCondition { if_revision: revision, ..Default::default() };
-                let written: KvWritten = client.post("/v1/kv/delete", &KvDeleteRequest { key, condition }).await?;
+                let written: KvWritten =
+                    client.post("/v1/kv/delete", &KvDeleteRequest { key, condition }).await?;
                 output.show(&written, |written| {
                     eprintln!("{}", if written.existed { "deleted" } else { "was not there" });
                 });
@@ -144,7 +145,13 @@ impl KvCommand {
     }
 }
 
-async fn put(client: &AdminClient, key: String, value: String, condition: KvCondition, output: Output) -> Outcome {
+async fn put(
+    client: &AdminClient,
+    key: String,
+    value: String,
+    condition: KvCondition,
+    output: Output,
+) -> Outcome {
     let (value, value_base64) = value_fields(value_argument(value)?);
     let request = KvPutRequest { key, value, value_base64, condition };
     let written: KvWritten = client.post("/v1/kv/put", &request).await?;
@@ -198,7 +205,9 @@ async fn watch(client: &AdminClient, prefix: &str, after: Option<u64>, output: O
             let Ok(event) = serde_json::from_slice::<KvEvent>(line) else { continue };
             match output.output {
                 crate::output::Format::Json => println!("{}", String::from_utf8_lossy(line)),
-                crate::output::Format::Table if event.deleted => println!("{}  {}  deleted", event.revision, event.key),
+                crate::output::Format::Table if event.deleted => {
+                    println!("{}  {}  deleted", event.revision, event.key)
+                }
                 crate::output::Format::Table => {
                     println!(
                         "{}  {}  {}",

@@ -53,7 +53,8 @@ impl Lock {
             .kill_on_drop(true)
             .spawn()
             .map_err(|error| {
-                Failure::new(Fault::Configuration, format!("can't run {:?}", self.command[0])).caused_by(&error)
+                Failure::new(Fault::Configuration, format!("can't run {:?}", self.command[0]))
+                    .caused_by(&error)
             });
         let outcome = match &mut child {
             Err(_) => None,
@@ -97,7 +98,11 @@ impl Lock {
 
     async fn acquire(&self, client: &AdminClient) -> Result<(String, u64, Instant), Failure> {
         let give_up = self.wait.map(|wait| Instant::now() + wait);
-        let owner = format!("{}, process {}", nix::unistd::gethostname().unwrap_or_default().display(), std::process::id());
+        let owner = format!(
+            "{}, process {}",
+            nix::unistd::gethostname().unwrap_or_default().display(),
+            std::process::id()
+        );
         let mut told = false;
         loop {
             let sent = Instant::now();
@@ -112,7 +117,10 @@ impl Lock {
             }
             let holder = answer.held_by.unwrap_or_default();
             if give_up.is_some_and(|give_up| Instant::now() >= give_up) {
-                return Err(Failure::new(Fault::Unavailable, format!("the lock {:?} is held by {holder}", self.name)));
+                return Err(Failure::new(
+                    Fault::Unavailable,
+                    format!("the lock {:?} is held by {holder}", self.name),
+                ));
             }
             if !told {
                 eprintln!("waiting for the lock {:?}, held by {holder}", self.name);

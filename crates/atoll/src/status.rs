@@ -44,11 +44,18 @@ fn print(status: &Status, shards: bool) {
     println!();
     let led = status.shards.iter().filter(|shard| shard.leader.is_some()).count();
     let moves = &status.moves;
-    println!("Shards   {} of {} have a leader, {} change replicas", led, status.shards.len(), moves.shards_moving);
+    println!(
+        "Shards   {} of {} have a leader, {} change replicas",
+        led,
+        status.shards.len(),
+        moves.shards_moving
+    );
     println!("Copies   {} missing, {} slots move", moves.copies_missing, moves.slots_moving);
     if moves.bytes_to_move > 0 || moves.slots_moving > 0 {
         let left = match moves.seconds_left {
-            Some(seconds) => format!(", about {} left", humantime::format_duration(Duration::from_secs(seconds))),
+            Some(seconds) => {
+                format!(", about {} left", humantime::format_duration(Duration::from_secs(seconds)))
+            }
             None => String::new(),
         };
         println!(
@@ -77,7 +84,11 @@ pub fn print_nodes(nodes: &[NodeStatus]) {
         [
             short(&node.id).to_string(),
             node.liveness.clone(),
-            if node.is_empty && node.state != "active" { format!("{}, empty", node.state) } else { node.state.clone() },
+            if node.is_empty && node.state != "active" {
+                format!("{}, empty", node.state)
+            } else {
+                node.state.clone()
+            },
             node.zone.clone(),
             ByteSize(node.capacity_bytes).to_string(),
             node.stored_bytes.map_or("?".into(), |bytes| ByteSize(bytes).to_string()),
@@ -87,7 +98,17 @@ pub fn print_nodes(nodes: &[NodeStatus]) {
             node.addresses.first().cloned().unwrap_or_default(),
         ]
     });
-    let header =
-        ["NODE", "SEEN", "STATE", "ZONE", "CAPACITY", "STORED", "SLOTS", "LEADS/REPLICAS", "CLOCK", "ADDRESS"];
+    let header = [
+        "NODE",
+        "SEEN",
+        "STATE",
+        "ZONE",
+        "CAPACITY",
+        "STORED",
+        "SLOTS",
+        "LEADS/REPLICAS",
+        "CLOCK",
+        "ADDRESS",
+    ];
     println!("{}", table(header, rows));
 }

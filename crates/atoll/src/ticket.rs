@@ -31,7 +31,11 @@ impl TicketCommand {
         let created = client.create_ticket(uses, lifetime).await?;
         output.show(&created, |created| {
             println!("{}", created.ticket);
-            eprintln!("\nOn another machine, within {}:\n\n  atoll up --join {}", humantime::format_duration(lifetime), created.ticket);
+            eprintln!(
+                "\nOn another machine, within {}:\n\n  atoll up --join {}",
+                humantime::format_duration(lifetime),
+                created.ticket
+            );
         });
         Ok(())
     }

@@ -167,14 +167,22 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     if !address.ip().is_unspecified() {
         return address;
     }
-    let loopback: std::net::IpAddr =
-        if address.is_ipv4() { std::net::Ipv4Addr::LOCALHOST.into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+    let loopback: std::net::IpAddr = if address.is_ipv4() {
+        std::net::Ipv4Addr::LOCALHOST.into()
+    } else {
+        std::net::Ipv6Addr::LOCALHOST.into()
+    };
     SocketAddr::new(loopback, address.port())
 }
 
 fn print_screen(screen: &Screen) {
     let short = |id: &str| id[..10].to_string();
-    println!("Atoll {}, node {} of cluster {}\n", screen.version, short(&screen.node), short(&screen.cluster));
+    println!(
+        "Atoll {}, node {} of cluster {}\n",
+        screen.version,
+        short(&screen.node),
+        short(&screen.cluster)
+    );
     println!("  S3 endpoint   {}", screen.s3_endpoint);
     println!("  Admin API     {}", screen.admin_endpoint);
     println!("  Other nodes   {}", screen.node_addresses.join(", "));
@@ -194,7 +202,9 @@ fn print_screen(screen: &Screen) {
     println!("  aws s3 mb s3://first && aws s3 cp README.md s3://first/ && aws s3 ls s3://first\n");
     match &screen.ticket {
         Some(ticket) => {
-            println!("Add a machine (10 joins within an hour; more: atoll ticket create):\n\n  atoll up --join {ticket}\n");
+            println!(
+                "Add a machine (10 joins within an hour; more: atoll ticket create):\n\n  atoll up --join {ticket}\n"
+            );
         }
         None => println!("Add a machine: `atoll ticket create` here, `atoll up --join TICKET` there.\n"),
     }
