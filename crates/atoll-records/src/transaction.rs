@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Command, Pairs, Procedures, Query, ReadView, Records, RecordsError, Verdict, WriteView,
+    Change, Command, Pairs, Procedures, Query, ReadView, Records, RecordsError, Verdict, Watch, WriteView,
     lease::{self, LeaseId},
     state::decode,
 };
@@ -437,6 +437,23 @@ impl Records {
     ) -> Result<ReadResult, RecordsError> {
         let output = self.query(shard, READ, read.encode().into(), deadline).await?;
         ReadResult::decode(&output).map_err(|error| RecordsError::Invalid { reason: error.to_string() })
+    }
+}
+
+impl Records {
+    /// Watches records whose keys begin with `prefix`; [`Change::record`] reads what comes.
+    pub fn watch_records(&self, shard: ShardId, prefix: &[u8], revision: Revision) -> Watch {
+        self.watch(shard, stored_key(prefix), revision)
+    }
+}
+
+impl Change {
+    /// The record's key and what it became, `None` if it was deleted. An error for what is
+    /// no record of this module.
+    pub fn record(&self) -> Result<(Bytes, Option<Record>), StoreError> {
+        let key = self.key.slice(KV_PREFIX.len().min(self.key.len())..);
+        let found = self.value.as_ref().map(|value| decode(value)).transpose()?;
+        Ok((key.clone(), found.map(|found| record(key, found))))
     }
 }
 
