@@ -13,8 +13,8 @@ use atoll_gateway::admin::{
     },
 };
 use atoll_records::{
-    Compare, Condition, Done, LeaseError, LeaseId, Operation, Read, Record, Records, Transaction, TransactionError,
-    TransactionResult, Watch, WatchError,
+    Compare, Condition, Done, LeaseError, LeaseId, Operation, Read, Record, Records, Transaction,
+    TransactionError, TransactionResult, Watch, WatchError,
 };
 use atoll_runtime::Runtime;
 use atoll_types::{Instant, Revision, ShardId};
@@ -74,7 +74,8 @@ impl Kv {
 
     pub async fn get(&self, key: &str) -> Result<KvRecord, AdminError> {
         let read = Read::Keys(vec![Bytes::copy_from_slice(key.as_bytes())]);
-        let result = self.records.read(SHARD, &read, self.deadline()).await.map_err(|error| unavailable(&error))?;
+        let result =
+            self.records.read(SHARD, &read, self.deadline()).await.map_err(|error| unavailable(&error))?;
         result.records.into_iter().next().map(shown).ok_or_else(|| no_such_key(key))
     }
 
@@ -92,17 +93,20 @@ impl Kv {
             Some(Done::Got(Some(record))) => format!("it was last written by revision {}", record.revision),
             _ => "it is not there".into(),
         };
-        Err(AdminError::new(AdminErrorKind::Conflict, "condition_failed", format!("the key is not as expected: {now}")))
+        Err(AdminError::new(
+            AdminErrorKind::Conflict,
+            "condition_failed",
+            format!("the key is not as expected: {now}"),
+        ))
     }
 
     pub async fn put(&self, request: KvPutRequest) -> Result<KvWritten, AdminError> {
         let key = Bytes::from(request.key);
         let value = match (request.value, request.value_base64) {
             (Some(text), None) => Bytes::from(text),
-            (None, Some(base64)) => BASE64
-                .decode(base64.as_bytes())
-                .map_err(|_| invalid("value_base64 is not base64"))?
-                .into(),
+            (None, Some(base64)) => {
+                BASE64.decode(base64.as_bytes()).map_err(|_| invalid("value_base64 is not base64"))?.into()
+            }
             _ => return Err(invalid("give either value or value_base64")),
         };
         let transaction = Transaction {
@@ -134,7 +138,8 @@ impl Kv {
             let next = Bytes::from([after.as_bytes(), b"\0"].concat());
             *start = next.max(start.clone());
         }
-        let result = self.records.read(SHARD, &read, self.deadline()).await.map_err(|error| unavailable(&error))?;
+        let result =
+            self.records.read(SHARD, &read, self.deadline()).await.map_err(|error| unavailable(&error))?;
         let records: Vec<KvRecord> = result.records.into_iter().map(shown).collect();
         let next_after = if result.more { records.last().map(|record| record.key.clone()) } else { None };
         Ok(KvPage { records, revision: result.revision.0, next_after })
@@ -243,7 +248,11 @@ impl Watching {
                             Ok(found) => found,
                             Err(error) => {
                                 self.ended = true;
-                                let error = AdminError::new(AdminErrorKind::Internal, "unreadable", error.to_string());
+                                let error = AdminError::new(
+                                    AdminErrorKind::Internal,
+                                    "unreadable",
+                                    error.to_string(),
+                                );
                                 return Some((Err(error), self));
                             }
                         };
