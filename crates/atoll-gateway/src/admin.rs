@@ -9,24 +9,11 @@ pub use router::router;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
-use tokio::net::TcpListener;
 
 use api::{
     ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest, KvEvent, KvListRequest, KvPage,
     KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, Status,
 };
-
-/// Serves `router` on `listener` until `shutdown` is ready; then lets the requests under
-/// way finish, and returns.
-pub async fn serve(
-    listener: TcpListener,
-    router: axum::Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) {
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(shutdown).await {
-        tracing::error!(%error, "the admin door closed");
-    }
-}
 
 /// Why an administrative request failed. The code is stable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -94,6 +94,8 @@ fn change_error(error: &ChangeError) -> AdminError {
             ))
         }
         ChangeError::LastNode { .. } => AdminError::new(AdminErrorKind::Conflict, "last_node", message),
+        ChangeError::WithoutQuorum { .. } => AdminError::new(AdminErrorKind::Conflict, "without_quorum", message)
+            .hint("bring a dead node back, or wait until `atoll status` shows the shards settled"),
         ChangeError::BeingRemoved { .. } => {
             AdminError::new(AdminErrorKind::Conflict, "being_removed", message)
         }
@@ -389,6 +391,12 @@ fn warning_note(warning: &Warning) -> Option<String> {
         Warning::CopiesMissing { slots } => {
             Some(format!("{slots} slots have fewer copies than wanted, and nowhere to put more"))
         }
+        Warning::DataMayBeLost { slots } => Some(format!(
+            "so many holders of {slots} slots are lost that the last copy of something may be gone"
+        )),
+        Warning::WaitingForTheDead { slots } => Some(format!(
+            "{slots} slots take no writes: most of their holders are dead; bring one back, or remove them by force"
+        )),
         Warning::NowhereToPlace => Some("no storage node is left to place anything on".into()),
     }
 }

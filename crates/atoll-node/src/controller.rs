@@ -5,14 +5,14 @@
 //! leader knows in one round what the former knew.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     convert::Infallible,
     sync::Arc,
     time::Duration,
 };
 
 use atoll_membership::View;
-use atoll_placement::{Layout, ObservedMember, PlanSettings, Reason, Warning, plan};
+use atoll_placement::{Layout, MoveReports, ObservedMember, PlanSettings, Reason, Warning, plan};
 use atoll_records::Records;
 use atoll_types::{ByteSize, Instant, NodeId, ShardId, Slot};
 use tokio::sync::watch;
@@ -79,7 +79,11 @@ impl Controller {
             reports.values().flat_map(|report| report.shards_changed.iter().cloned()).collect();
         next = layout.shards_changed(&shards).or(next);
         let base = next.as_ref().unwrap_or(layout);
-        next = base.slots_moved(&finished_moves(base, reports)).or(next);
+        let mut passes = MoveReports::default();
+        for (node, report) in reports {
+            passes.record(base, *node, &report.slots_moved);
+        }
+        next = base.slots_moved(&passes.finished(base)).or(next);
         for (node, report) in reports {
             let base = next.as_ref().unwrap_or(layout);
             next = base.slots_released(node, &report.slots_released).or(next);
@@ -160,24 +164,6 @@ impl Controller {
             }
         }
     }
-}
-
-/// Moves of which every new holder has reported its complete pass.
-fn finished_moves(layout: &Layout, reports: &BTreeMap<NodeId, NodeReport>) -> Vec<(Slot, u64)> {
-    let mut moving = BTreeSet::new();
-    let mut waiting = BTreeSet::new();
-    for node in layout.nodes().keys() {
-        let done: BTreeSet<(Slot, u64)> =
-            reports.get(node).map(|report| report.slots_moved.iter().copied().collect()).unwrap_or_default();
-        for task in layout.copy_tasks(node) {
-            let this = (task.slot, task.changed);
-            moving.insert(this);
-            if !done.contains(&this) {
-                waiting.insert(this);
-            }
-        }
-    }
-    moving.difference(&waiting).copied().collect()
 }
 
 /// What one copy of a slot holds, about: hashes spread evenly.

@@ -1,18 +1,21 @@
 //! One node, put together from its parts above the seams: the same in production and in
 //! the simulation, which hands in other seams.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use atoll_access::{Access, AdminToken, Secret};
 use atoll_disk::{ChunkStore, Files, OrderedStore, SharedLog};
 use atoll_membership::{MemberInfo, Membership};
-use atoll_objects::{Objects, ObjectsParts};
-use atoll_placement::{Layout, LayoutSettings, PlanSettings, Warning};
+use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts};
+use atoll_placement::{Layout, LayoutSettings, PlanSettings, SlotsOf, Warning};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
 use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
-use atoll_types::{ByteSize, ClusterId, Format, NodeId, Roles, Zone};
+use atoll_types::{ByteSize, ClusterId, Format, Instant, NodeId, Roles, Zone};
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -48,6 +51,7 @@ pub struct NodeParts {
     /// What the cluster shall agree on, if this node founds it.
     pub founding: LayoutSettings,
     pub planning: PlanSettings,
+    pub maintenance: MaintenanceSettings,
 }
 
 /// What a node says of itself.
@@ -77,10 +81,10 @@ pub(crate) struct Inner {
     pub objects: Objects,
     pub chunks: ChunkStore,
     pub access: Access,
-    pub admin_token: AdminToken,
     pub membership: Membership,
     pub editor: LayoutEditor,
     pub reporter: Arc<NodeReporter>,
+    pub maintenance: Arc<Maintenance>,
     pub warnings: watch::Receiver<Vec<Warning>>,
     /// The key that was made when this node founded its cluster, to be shown once.
     pub new_root_key: Option<RootKey>,
@@ -119,6 +123,7 @@ impl Node {
             root_key,
             founding,
             planning,
+            maintenance,
         } = parts;
         let me = transport.node_id();
         let info = NodeInfo {
@@ -205,7 +210,7 @@ impl Node {
             identity.save(files.as_ref()).await?;
         }
 
-        let (chunks, _) =
+        let (chunks, found) =
             ChunkStore::open(files.clone(), store.clone(), runtime.clone(), Default::default()).await?;
         let link = Link::new(me);
         let objects = Objects::new(ObjectsParts {
@@ -217,6 +222,8 @@ impl Node {
             link: link.clone(),
             settings: Default::default(),
         });
+        let maintenance = MaintenanceSettings { walk_first: !found.damage.is_empty(), ..maintenance };
+        let maintenance = Arc::new(objects.maintain(store, maintenance));
         let told = MemberInfo {
             node: me,
             generation: identity.generation,
@@ -241,13 +248,15 @@ impl Node {
             wanted: link.wanted(),
         };
         let reporter = Arc::new(NodeReporter {
+            me,
             runtime: runtime.clone(),
             info,
             follower: follower.clone(),
             records: records.clone(),
-            objects: objects.clone(),
+            maintenance: maintenance.clone(),
             chunks: chunks.clone(),
             link,
+            speed: Mutex::default(),
         });
         let book = Arc::new(ReportBook::default());
         transport.serve(
@@ -299,10 +308,10 @@ impl Node {
             objects,
             chunks,
             access,
-            admin_token,
             membership,
             editor,
             reporter,
+            maintenance,
             warnings,
             new_root_key,
             _tasks: tasks,
@@ -402,13 +411,43 @@ async fn found_replicas(records: &Records, layout: &Layout, me: NodeId) -> Resul
 
 /// Gathers what this node says of itself.
 pub struct NodeReporter {
+    me: NodeId,
     runtime: Runtime,
     info: NodeInfo,
     follower: Arc<LayoutFollower>,
     records: Records,
-    objects: Objects,
+    maintenance: Arc<Maintenance>,
     chunks: ChunkStore,
     link: Arc<Link>,
+    speed: Mutex<Speed>,
+}
+
+/// What a slot that arrives here will bring, about: as much as those that are here have.
+fn slot_bytes(here: &SlotsOf, live_bytes: u64) -> u64 {
+    live_bytes / (here.current.len() as u64).max(1)
+}
+
+/// How fast bytes move, from one report to the next.
+#[derive(Default)]
+struct Speed {
+    measured: Instant,
+    bytes_moved: u64,
+    bytes_per_second: u64,
+}
+
+/// Reports come twice a second and on demand; a speed over less than this is noise.
+const SPEED_OVER: Duration = Duration::from_secs(1);
+
+impl Speed {
+    fn now(&mut self, now: Instant, bytes_moved: u64) -> u64 {
+        let passed = now.saturating_since(self.measured);
+        if passed >= SPEED_OVER {
+            let bytes = bytes_moved.saturating_sub(self.bytes_moved);
+            let bytes_per_second = (bytes as f64 / passed.as_secs_f64()) as u64;
+            *self = Speed { measured: now, bytes_moved, bytes_per_second };
+        }
+        self.bytes_per_second
+    }
 }
 
 #[async_trait]
@@ -416,6 +455,8 @@ impl Reporter for NodeReporter {
     async fn report(&self) -> NodeReport {
         let layout = self.follower.current();
         let usage = self.chunks.usage();
+        let keeping = self.maintenance.status();
+        let now = self.runtime.now();
         let (slots_moved, slots_released) = self.link.pending(&layout);
         let replicas = self.records.status().await;
         let led: Vec<&ReplicaStatus> =
@@ -439,9 +480,9 @@ impl Reporter for NodeReporter {
             shards_changed,
             shards_led: led.iter().map(|shard| shard.shard).collect(),
             lost_replicas: replicas.iter().filter(lost).map(|replica| replica.replica).collect(),
-            copies_missing: 0,
-            bytes_to_move: 0,
-            bytes_per_second: 0,
+            copies_missing: keeping.copies_missing,
+            bytes_to_move: keeping.slots_arriving * slot_bytes(&layout.slots_of(&self.me), usage.live_bytes),
+            bytes_per_second: self.speed.lock().unwrap_or_else(PoisonError::into_inner).now(now, keeping.bytes_moved),
         }
     }
 }

@@ -13,6 +13,7 @@ use atoll_gateway::{
     admin,
     s3::{S3Gateway, S3Metrics, S3Parts, serve_s3},
 };
+use atoll_objects::MaintenanceSettings;
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_records::Role as ReplicaRole;
 use atoll_runtime::Runtime;
@@ -177,6 +178,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         root_key: settings.root_key.clone(),
         founding: LayoutSettings::default(),
         planning: PlanSettings::default(),
+        maintenance: MaintenanceSettings::default(),
     })
     .await?;
     transport.set_cluster(node.cluster());
@@ -196,7 +198,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
     let router = admin::router(Arc::new(NodeAdmin::new(node.clone())), node.access().clone(), registry);
     let doors = vec![
         runtime.spawn("s3 door", serve_s3(s3_listener, s3, runtime.clone(), told(shutdown.subscribe()))),
-        runtime.spawn("admin door", admin::serve(admin_listener, router, told(shutdown.subscribe()))),
+        runtime.spawn("admin door", admin::serve_admin(admin_listener, router, runtime.clone(), told(shutdown.subscribe()))),
     ];
     let ticket = match runtime
         .timeout(FIRST_TICKET_WAIT, node.create_ticket(FIRST_TICKET_USES, FIRST_TICKET_LIFETIME))
