@@ -94,8 +94,10 @@ fn change_error(error: &ChangeError) -> AdminError {
             ))
         }
         ChangeError::LastNode { .. } => AdminError::new(AdminErrorKind::Conflict, "last_node", message),
-        ChangeError::WithoutQuorum { .. } => AdminError::new(AdminErrorKind::Conflict, "without_quorum", message)
-            .hint("bring a dead node back, or wait until `atoll status` shows the shards settled"),
+        ChangeError::WithoutQuorum { .. } => {
+            AdminError::new(AdminErrorKind::Conflict, "without_quorum", message)
+                .hint("bring a dead node back, or wait until `atoll status` shows the shards settled")
+        }
         ChangeError::BeingRemoved { .. } => {
             AdminError::new(AdminErrorKind::Conflict, "being_removed", message)
         }

@@ -4,12 +4,7 @@
 //! It remembers nothing that it needs: reports come again every half second, so a new
 //! leader knows in one round what the former knew.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use atoll_membership::View;
 use atoll_placement::{Layout, MoveReports, ObservedMember, PlanSettings, Reason, Warning, plan};

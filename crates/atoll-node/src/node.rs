@@ -482,7 +482,11 @@ impl Reporter for NodeReporter {
             lost_replicas: replicas.iter().filter(lost).map(|replica| replica.replica).collect(),
             copies_missing: keeping.copies_missing,
             bytes_to_move: keeping.slots_arriving * slot_bytes(&layout.slots_of(&self.me), usage.live_bytes),
-            bytes_per_second: self.speed.lock().unwrap_or_else(PoisonError::into_inner).now(now, keeping.bytes_moved),
+            bytes_per_second: self
+                .speed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .now(now, keeping.bytes_moved),
         }
     }
 }

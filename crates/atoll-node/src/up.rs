@@ -198,7 +198,10 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
     let router = admin::router(Arc::new(NodeAdmin::new(node.clone())), node.access().clone(), registry);
     let doors = vec![
         runtime.spawn("s3 door", serve_s3(s3_listener, s3, runtime.clone(), told(shutdown.subscribe()))),
-        runtime.spawn("admin door", admin::serve_admin(admin_listener, router, runtime.clone(), told(shutdown.subscribe()))),
+        runtime.spawn(
+            "admin door",
+            admin::serve_admin(admin_listener, router, runtime.clone(), told(shutdown.subscribe())),
+        ),
     ];
     let ticket = match runtime
         .timeout(FIRST_TICKET_WAIT, node.create_ticket(FIRST_TICKET_USES, FIRST_TICKET_LIFETIME))
