@@ -220,7 +220,12 @@ fn install(
         }
     }
     let old = state.place;
-    let descriptor = Descriptor { shard: state.shared.shard, replica, generation: place.generation };
+    let descriptor = Descriptor {
+        shard: state.shared.shard,
+        replica,
+        generation: place.generation,
+        began_at: meta.applied.0,
+    };
     let mut batch = WriteBatch::default();
     batch.put(Table::Records, place.key(Area::Meta, &[]), meta.encode());
     batch.put(Table::Local, Descriptor::key(replica), descriptor.encode());

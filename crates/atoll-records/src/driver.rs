@@ -15,7 +15,7 @@ use std::{
 use atoll_disk::{LogError, SharedLog};
 use atoll_runtime::Runtime;
 use atoll_transport::{Protocol, Transport};
-use atoll_types::{Format, Generation, Instant, NodeId, ReplicaId, ShardId};
+use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId};
 use bytes::Bytes;
 use raft::{
     GetEntriesContext,
@@ -33,7 +33,7 @@ use crate::{
     log::{self, OpenError, Wish},
     reads::ReadReply,
     snapshot::{FillError, Filling, Snapshots},
-    state::{Meta, Place},
+    state::{Lives, Meta, Place},
     status::{ReplicaStatus, Role},
     timing::TICK,
     wire::{Frame, Kind, PeerMessage},
@@ -143,8 +143,8 @@ pub(crate) type Directory = Arc<Mutex<BTreeMap<ShardId, Local>>>;
 pub(crate) struct Driver {
     pub runtime: Runtime,
     pub transport: Arc<dyn Transport>,
-    /// This node's life, shown to peers with every frame.
-    pub life: Generation,
+    /// This node's life, shown to peers with every frame, and theirs.
+    pub lives: Lives,
     pub directory: Directory,
     pub log: mpsc::UnboundedSender<Wish>,
     pub apply: mpsc::UnboundedSender<Job>,
@@ -155,6 +155,7 @@ pub(crate) struct Driver {
     /// Turns to pull a snapshot.
     pub fills: Arc<Semaphore>,
     pub ticks: u64,
+    pub keeping_lives: Arc<tokio::sync::Mutex<()>>,
     pub shared_log: SharedLog,
     /// Bytes of entries handed to the apply worker since the last checkpoint.
     pub unflushed_bytes: usize,
@@ -314,7 +315,42 @@ impl Driver {
         }
     }
 
+    /// Whether the sender of a frame, and this node, are who they were.
+    fn check_lives(&mut self, from: NodeId, frame: &Frame) -> bool {
+        let known = self.lives.peers.get(&from).copied().unwrap_or_default();
+        if frame.life < known {
+            tracing::warn!(?from, life = %frame.life, %known, "a peer was set back to an old state of its disk");
+            let answer = Frame { life: self.lives.own, seen: known, messages: Vec::new() };
+            self.transport.send(from, Protocol::Raft, answer.encode().into());
+            return false;
+        }
+        if frame.life > known {
+            self.lives.peers.insert(from, frame.life);
+            let (store, runtime, lives) =
+                (self.snapshots.store.clone(), self.runtime.clone(), self.lives.clone());
+            let turn = self.keeping_lives.clone();
+            drop(self.runtime.spawn("records-lives", async move {
+                // In the order of their making.
+                let _turn = turn.lock().await;
+                if let Err(error) = runtime.blocking(move || lives.keep(&*store)).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "a peer's life was not kept");
+                }
+            }));
+        }
+        if frame.seen > self.lives.own {
+            let reason = "this disk is older than what peers have seen of it";
+            for replica in self.groups.keys().copied().collect::<Vec<_>>() {
+                self.stop_group(replica, Role::Forgotten { reason: reason.into() });
+            }
+            return false;
+        }
+        true
+    }
+
     fn take_frame(&mut self, from: NodeId, frame: Frame) {
+        if !self.check_lives(from, &frame) {
+            return;
+        }
         for message in frame.messages {
             let replica = message.to;
             let Some(group) = self.groups.get_mut(&replica) else { continue };
@@ -325,7 +361,7 @@ impl Driver {
                 // One that has yet to catch up does not know the newest members; the map
                 // may. One that is empty knows nobody, and takes only its filling.
                 let filling = matches!(message.kind, Kind::Heartbeat | Kind::Append | Kind::Snapshot);
-                if !(group.empty && filling) && !is_at(&self.map, message.shard, message.from, from) {
+                if !(group.empty && filling || is_at(&self.map, message.shard, message.from, from)) {
                     tracing::debug!(?from, %replica, refused = %Refused::UnknownSender, "refused a raft message");
                     continue;
                 }
@@ -570,7 +606,8 @@ impl Outgoing {
 
     fn send(self, driver: &Driver) {
         for (node, messages) in self.by_node {
-            let mut frame = Frame { life: driver.life, messages: Vec::new() };
+            let seen = driver.lives.peers.get(&node).copied().unwrap_or_default();
+            let mut frame = Frame { life: driver.lives.own, seen, messages: Vec::new() };
             let mut bytes = 0;
             for message in messages {
                 let more = message.bytes();

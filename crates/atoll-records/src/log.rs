@@ -14,7 +14,7 @@ use crate::{
     driver::Feedback,
     group::Persist,
     group_log::{GroupLog, entry_bytes},
-    state::Meta,
+    state::{Descriptor, Meta},
     wire::LoggedEntry,
 };
 
@@ -72,10 +72,11 @@ pub(crate) enum OpenError {
 /// Reads a replica's log, and fits it to the state that the store has.
 pub(crate) async fn open(
     log: &SharedLog,
-    replica: ReplicaId,
+    descriptor: &Descriptor,
     recovered: Option<&RecoveredReplica>,
     meta: Option<&Meta>,
 ) -> Result<GroupLog, OpenError> {
+    let replica = descriptor.replica;
     let recovered = recovered.ok_or(OpenError::Forgotten("its log is gone"))?;
     let state = recovered.state.as_ref().and_then(|bytes| LogState::decode(bytes).ok());
     let mut state = state.ok_or(OpenError::Forgotten("its vote is gone"))?;
@@ -87,6 +88,9 @@ pub(crate) async fn open(
     let fits =
         applied <= last && (applied + 1 == first || log.term_of(replica, applied) == Some(applied_term));
     if !fits {
+        if applied != descriptor.began_at {
+            return Err(OpenError::Forgotten("its log is older than its state"));
+        }
         // The crash came between making a snapshot's state current and beginning the log
         // anew. What the log has was overtaken by the snapshot, or belongs to a branch
         // that lost: were an entry after `applied` committed with this replica's help, so

@@ -11,7 +11,7 @@ use atoll_disk::{
 };
 use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
-use atoll_types::{Format, Generation, Instant, ReplicaId, Revision, ShardId, TransactionId};
+use atoll_types::{Format, Instant, ReplicaId, Revision, ShardId, TransactionId};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
@@ -26,7 +26,7 @@ use crate::{
     log::{self, OpenError, Writer},
     logger::logger,
     snapshot::{Snapshots, delete_range},
-    state::{Area, Descriptor, Members, Meta, Place},
+    state::{Area, Descriptor, Lives, Members, Meta, Place},
     status::{ReplicaStatus, Role},
     transaction,
     watch::News,
@@ -94,8 +94,9 @@ impl Records {
 
         let found = {
             let store = store.clone();
-            runtime.blocking(move || read_replicas(&*store)).await?
+            runtime.blocking(move || Ok::<_, StoreError>((Lives::begin(&*store)?, read_replicas(&*store)?)))
         };
+        let (lives, found) = found.await?;
         let forgotten = match recovery.verdict {
             LogVerdict::Clean | LogVerdict::TornTail { .. } => BTreeSet::new(),
             LogVerdict::Damaged { forgotten, findings } => {
@@ -112,7 +113,7 @@ impl Records {
             let opened = if forgotten.contains(&replica) {
                 Err(OpenError::Forgotten("its log is damaged"))
             } else {
-                log::open(&log, replica, recovery.replicas.get(&replica), meta.as_ref()).await
+                log::open(&log, &descriptor, recovery.replicas.get(&replica), meta.as_ref()).await
             };
             match opened {
                 Ok(group_log) => {
@@ -159,7 +160,7 @@ impl Records {
         let driver = Driver {
             runtime: runtime.clone(),
             transport: transport.clone(),
-            life: Generation(0),
+            lives,
             directory,
             log: log_tx,
             apply: apply_tx.clone(),
@@ -168,6 +169,7 @@ impl Records {
             snapshots: snapshots.clone(),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             ticks: 0,
+            keeping_lives: Arc::default(),
             shared_log: log.clone(),
             unflushed_bytes: 0,
             absent,
@@ -256,7 +258,8 @@ impl Records {
             .append(vec![log::founding(replica, index, term)])
             .await
             .map_err(|error| invalid(&error))?;
-        let descriptor = Descriptor { shard, replica, generation: u32::from(meta.is_some()) };
+        let generation = u32::from(meta.is_some());
+        let descriptor = Descriptor { shard, replica, generation, began_at: index };
         let (store, written) = (self.inner.store.clone(), (descriptor.clone(), meta.clone()));
         self.inner
             .runtime
@@ -268,7 +271,7 @@ impl Records {
             first_index: self.inner.log.first_index(replica),
             last_index: self.inner.log.last_index(replica),
         };
-        let group_log = log::open(&self.inner.log, replica, Some(&recovered), meta.as_ref())
+        let group_log = log::open(&self.inner.log, &descriptor, Some(&recovered), meta.as_ref())
             .await
             .map_err(|error| invalid(&error))?;
         let group = open(&descriptor, meta, group_log, &self.inner.apply).map_err(|error| invalid(&error))?;

@@ -2,7 +2,8 @@
 //! a replica keeps about itself.
 //!
 //! ```text
-//! Local    "records/replica/" replica(8)                 → Descriptor
+//! Local    "records/lives"                               → Lives
+//!          "records/replica/" replica(8)                 → Descriptor
 //! Records  replica(8) generation(4) area(1) …
 //!            area 0                                      → Meta
 //!            area 1  the owner's key                     → the owner's value
@@ -17,8 +18,8 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use atoll_disk::{OrderedStore, Snapshot, StoreError, Table};
-use atoll_types::{Format, NodeId, ReplicaId, Revision, ShardId, WallTime};
+use atoll_disk::{OrderedStore, Snapshot, StoreError, Table, WriteBatch};
+use atoll_types::{Format, Generation, NodeId, ReplicaId, Revision, ShardId, WallTime};
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ use serde::{Deserialize, Serialize};
 /// entries alone (they lack the founding configuration) and is always sent a snapshot.
 pub(crate) const FOUNDING_INDEX: u64 = 1;
 pub(crate) const FOUNDING_TERM: u64 = 1;
+
+/// This node's life, and the newest seen of each peer (`Table::Local`).
+const LIVES_KEY: &[u8] = b"records/lives";
 
 const DESCRIPTOR_PREFIX: &[u8] = b"records/replica/";
 
@@ -104,6 +108,9 @@ pub(crate) struct Descriptor {
     pub replica: ReplicaId,
     /// Which generation of the state is current. 0: none yet, the replica is empty.
     pub generation: u32,
+    /// The index that this generation began at: of the snapshot that brought it, or of the
+    /// founding.
+    pub began_at: u64,
 }
 
 impl Format for Descriptor {
@@ -269,4 +276,37 @@ impl Meta {
 /// Decodes what this crate itself wrote to the store.
 pub(crate) fn decode<T: Format>(bytes: &[u8]) -> Result<T, StoreError> {
     T::decode(bytes).map_err(|source| StoreError { operation: "decode", source: Box::new(source) })
+}
+
+/// Which life each node is in, so that one that was set back to an old image of its disk
+/// shows: it counts lives that its peers have seen already (rule 4).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lives {
+    /// This node's own, raised at each start.
+    pub own: Generation,
+    /// The newest seen of each peer.
+    pub peers: BTreeMap<NodeId, Generation>,
+}
+
+impl Format for Lives {
+    const NAME: &'static str = "lives";
+    const VERSION: u8 = 1;
+}
+
+impl Lives {
+    /// Begins a new life, durably.
+    pub fn begin(store: &dyn OrderedStore) -> Result<Self, StoreError> {
+        let mut lives: Lives =
+            store.get(Table::Local, LIVES_KEY)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default();
+        lives.own.0 += 1;
+        lives.keep(store)?;
+        Ok(lives)
+    }
+
+    pub fn keep(&self, store: &dyn OrderedStore) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        batch.put(Table::Local, LIVES_KEY, self.encode());
+        store.write(batch)?;
+        store.flush()
+    }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Frame {
     /// The sender's life: a peer that shows an older one than was seen before has been
     /// set back to an old image of its disk, and has forgotten (rule 4).
     pub life: Generation,
+    /// The newest life of the receiver that the sender has seen: so it learns of it.
+    pub seen: Generation,
     pub messages: Vec<PeerMessage>,
 }
 

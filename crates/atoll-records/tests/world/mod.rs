@@ -2,9 +2,15 @@
 //! in-memory network and store.
 #![allow(dead_code, reason = "each test binary uses its part of the fixture")]
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
-use atoll_disk::{LogSettings, MemoryDisk, MemoryStore, SharedLog, StoreError};
+use atoll_disk::{
+    LogSettings, MemoryDisk, MemoryStore, OrderedStore, SharedLog, Snapshot, StoreError, Table, WriteBatch,
+};
 use atoll_records::{
     Command, Executed, Procedures, Query, ReadView, Records, RecordsError, RecordsParts, ReplicaAddress,
     ReplicaStatus, Role, ShardMap, ShardReplicas, Verdict, WriteView,
@@ -100,11 +106,54 @@ fn sendable<T: Send>(future: T) -> T {
 pub struct Disk {
     pub store: MemoryStore,
     pub files: MemoryDisk,
+    /// The store as the present life sees it.
+    life: Option<LifeStore>,
+}
+
+/// A store whose user can die: a thread that still works for it then writes nothing more,
+/// as if it had gone with its process.
+#[derive(Clone)]
+struct LifeStore {
+    store: MemoryStore,
+    alive: Arc<RwLock<bool>>,
+}
+
+impl LifeStore {
+    fn end(&self) {
+        *self.alive.write().unwrap() = false;
+    }
+
+    fn while_alive<T>(&self, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let alive = self.alive.read().unwrap();
+        if *alive { work() } else { Err(StoreError { operation: "use", source: "its process died".into() }) }
+    }
+}
+
+impl OrderedStore for LifeStore {
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.while_alive(|| self.store.snapshot())
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.while_alive(|| self.store.get(table, key))
+    }
+
+    fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
+        self.while_alive(|| self.store.write(batch))
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.while_alive(|| self.store.flush())
+    }
 }
 
 impl Disk {
     fn new(number: u8) -> Self {
-        Self { store: MemoryStore::new(), files: MemoryDisk::new(u64::from(number)) }
+        Self::of(MemoryStore::new(), MemoryDisk::new(u64::from(number)))
+    }
+
+    pub fn of(store: MemoryStore, files: MemoryDisk) -> Self {
+        Self { store, files, life: None }
     }
 }
 
@@ -151,7 +200,9 @@ impl World {
 
     /// Starts the node on what its disk holds.
     pub async fn start(&mut self, number: u8) {
-        let disk = self.disks.entry(number).or_insert_with(|| Disk::new(number)).clone();
+        let disk = self.disks.entry(number).or_insert_with(|| Disk::new(number));
+        let life = LifeStore { store: disk.store.clone(), alive: Arc::new(RwLock::new(true)) };
+        disk.life = Some(life.clone());
         let files = Arc::new(disk.files.files(&self.runtime));
         let (log, recovery) =
             SharedLog::open(files, self.runtime.clone(), LogSettings::default()).await.unwrap();
@@ -160,7 +211,7 @@ impl World {
         let records = Records::start(RecordsParts {
             runtime: self.runtime.clone(),
             transport,
-            store: Arc::new(disk.store),
+            store: Arc::new(life),
             log,
             recovery,
             procedures: procedures(),
@@ -173,15 +224,21 @@ impl World {
 
     /// The node's process is gone, without a word.
     pub fn kill(&mut self, number: u8) {
+        self.end(number);
+        self.disks[&number].files.kill();
+    }
+
+    fn end(&mut self, number: u8) {
         self.network.stop(node_id(number));
         self.nodes.remove(&number);
-        self.disks[&number].files.kill();
+        if let Some(life) = &self.disks[&number].life {
+            life.end();
+        }
     }
 
     /// The node's machine loses power: so does its disk what was not flushed.
     pub fn crash(&mut self, number: u8, rng: &mut StdRng) {
-        self.network.stop(node_id(number));
-        self.nodes.remove(&number);
+        self.end(number);
         self.disks[&number].files.crash(rng);
         self.disks[&number].store.crash(rng);
     }
