@@ -164,10 +164,13 @@ struct Piece {
     wanted: Range<usize>,
 }
 
+type Fetch = Task<Result<Bytes, Unavailable>>;
+
 /// Keeps a few chunks on their way.
 struct Reader {
     manifest: ManifestReader,
-    ahead: VecDeque<(Range<usize>, Task<Result<Bytes, Unavailable>>)>,
+    /// With what is wanted of each.
+    ahead: VecDeque<(Range<usize>, Fetch)>,
     failed: bool,
 }
 

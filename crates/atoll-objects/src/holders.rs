@@ -8,7 +8,7 @@ use std::{
 };
 
 use atoll_placement::{Layout, WriteTargets};
-use atoll_runtime::{Runtime, Task};
+use atoll_runtime::{Elapsed, Runtime, Task};
 use atoll_transport::{Message, Protocol, Transport};
 use atoll_types::{ChunkHash, Format, Instant, NodeId, Slot};
 use bytes::Bytes;
@@ -76,10 +76,14 @@ impl Holders {
         let mut stored = BTreeSet::new();
         loop {
             let targets = self.layout().write_targets(slot);
-            let (short, newer) = match self.store_once(&chunk, epoch, &targets, &mut stored).await {
-                Ok(()) => return Ok(()),
-                Err(StoreFailed::Full) => return Err(Unavailable::DiskFull),
-                Err(StoreFailed::Short { reason, newer }) => (Self::short(&targets, &stored, reason), newer),
+            let round = self.store_once(&chunk, epoch, &targets, &mut stored);
+            let (short, newer) = match self.inner.runtime.timeout_at(deadline, round).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(StoreFailed::Full)) => return Err(Unavailable::DiskFull),
+                Ok(Err(StoreFailed::Short { reason, newer })) => {
+                    (Self::short(&targets, &stored, reason), newer)
+                }
+                Err(Elapsed) => return Err(Self::short(&targets, &stored, "no answer in time".into())),
             };
             if self.inner.runtime.now() + RETRY_PAUSE >= deadline {
                 return Err(short);
@@ -275,9 +279,10 @@ impl Holders {
     /// A chunk from wherever it can be had, verified.
     pub async fn fetch(&self, hash: ChunkHash, deadline: Instant) -> Result<Bytes, Unavailable> {
         loop {
-            let reason = match self.fetch_once(hash).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(reason) => reason,
+            let reason = match self.inner.runtime.timeout_at(deadline, self.fetch_once(hash)).await {
+                Ok(Ok(bytes)) => return Ok(bytes),
+                Ok(Err(reason)) => reason,
+                Err(Elapsed) => "no answer in time".into(),
             };
             if self.inner.runtime.now() + RETRY_PAUSE >= deadline {
                 return Err(Unavailable::Holders { got: 0, needed: 1, last: Some(reason.into()) });

@@ -14,12 +14,13 @@ use atoll_transport::{Protocol, Transport};
 use atoll_types::{ChunkHash, Format, Instant, NodeId, ShardId, TransactionId};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::{
     error::Unavailable,
     holder::{ChunkHandler, Holder},
     holders::Holders,
+    ingest::NODE_IN_FLIGHT_BYTES,
     layout_link::LayoutLink,
     names::BucketName,
     request::BucketInfo,
@@ -71,6 +72,8 @@ pub(crate) struct Inner {
     /// Where buckets were when somebody last asked. It may be old: the shard that is
     /// asked knows what it owns, and its "no" leads to shard 0.
     buckets: Mutex<BTreeMap<BucketName, Arc<BucketInfo>>>,
+    /// Bytes of chunks that all puts together may have on their way.
+    pub ingest_room: Arc<Semaphore>,
     /// For the repair worker, which takes it.
     pub suspicious: Mutex<Option<mpsc::Receiver<ChunkHash>>>,
 }
@@ -90,6 +93,7 @@ impl Objects {
             holders,
             settings,
             buckets: Mutex::default(),
+            ingest_room: Arc::new(Semaphore::new(NODE_IN_FLIGHT_BYTES)),
             suspicious: Mutex::new(Some(suspicious)),
         };
         Self { inner: Arc::new(inner) }

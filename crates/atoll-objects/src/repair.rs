@@ -113,6 +113,9 @@ impl Repair {
             progress.walk.get_or_insert(Walk { after: None, covers: None });
         }
         let slots = self.own_slots();
+        if slots.is_empty() {
+            return Ok(());
+        }
         loop {
             if self.progress(shard).missing.len() >= MISSING_MAX {
                 break;

@@ -236,3 +236,73 @@ async fn a_bucket_left_half_made_or_half_gone_is_finished_by_the_next_who_comes(
     put(world.at(3), "photos", "k", &Bytes::from("new")).await.unwrap();
     assert_eq!(get(world.at(2), "photos", "k").await.unwrap(), "new");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_refused_because_of_his_own_success() {
+    use atoll_transport::memory::LinkProfile;
+    let world = three_with_bucket().await;
+    // Connections break in the middle of calls, so answers get lost and are asked for again.
+    let flaky = LinkProfile { break_before: 0.1, break_after: 0.3, ..LinkProfile::local_network() };
+    world.links.set_all(flaky);
+    let puts = (0..60).map(|number| {
+        let objects = world.at(1 + number % 3).clone();
+        let mut request = put_request("photos", format!("{number}"), &Bytes::from("mine alone"));
+        request.conditions.if_none_match = Some(ETagCondition::Any);
+        world.runtime.spawn("put", async move { objects.put(request).await })
+    });
+    for put in futures_util::future::join_all(puts).await {
+        match put.unwrap() {
+            Ok(_) | Err(PutObjectError::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_goes_on_when_the_node_it_reads_from_is_killed_in_the_middle() {
+    use futures_util::StreamExt;
+    let mut world = World::with_voters(4, [1, 2, 3]).await;
+    world.at(1).create_bucket(&bucket("photos"), "me").await.unwrap();
+    let bytes = random_bytes(5, 24 * MIB);
+    put(world.at(1), "photos", "k", &bytes).await.unwrap();
+    for hash in world.all_chunks().await {
+        world.until("three copies", async || world.copies(hash).await >= 3).await;
+    }
+    // Node 4 lacks about a quarter of the chunks, and has no records either.
+    let mut got = world.at(4).get(get_request("photos", "k")).await.unwrap();
+    let mut read = got.body.next().await.unwrap().unwrap().to_vec();
+    world.kill(2);
+    while let Some(piece) = got.body.next().await {
+        read.extend_from_slice(&piece.unwrap());
+    }
+    assert!(bytes == read);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_counts_when_two_of_three_have_it_and_not_before() {
+    let mut world = three_with_bucket().await;
+    world.patience = std::time::Duration::from_secs(3);
+    for number in 1..=3 {
+        world.kill(number);
+    }
+    for number in 1..=3 {
+        world.start(number).await;
+    }
+    let others = [node_id(2), node_id(3)];
+    world
+        .until("a leader serves node 1", async || world.at(1).head_bucket(&bucket("photos")).await.is_ok())
+        .await;
+    world.links.cut(&[node_id(1)], &others);
+    let started = world.runtime.now();
+    for size in [10, 2 * MIB] {
+        let put = put(world.at(1), "photos", "alone", &random_bytes(1, size)).await;
+        assert!(matches!(put, Err(PutObjectError::Unavailable(_))), "{put:?}");
+    }
+    assert!(matches!(get(world.at(1), "photos", "alone").await, Err(GetObjectError::Unavailable(_))));
+    let took = world.runtime.now() - started;
+    assert!(took < 4 * world.patience, "no hang: {took:?}");
+    put(world.at(2), "photos", "together", &random_bytes(2, 2 * MIB)).await.unwrap();
+    world.links.heal_all();
+    let healed = async || get(world.at(1), "photos", "together").await.is_ok();
+    world.until("the one cut off reads again", healed).await;
+}

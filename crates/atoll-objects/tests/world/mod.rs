@@ -57,6 +57,8 @@ pub struct World {
     pub links: Arc<Links>,
     pub layout: Arc<watch::Sender<Arc<Layout>>>,
     pub nodes: BTreeMap<u8, Node>,
+    /// Of the nodes started from now on.
+    pub patience: Duration,
     map: watch::Sender<Arc<ShardMap>>,
     disks: BTreeMap<u8, MemoryDisk>,
     stores: BTreeMap<u8, MemoryStore>,
@@ -189,6 +191,7 @@ impl World {
             links,
             layout: Arc::new(watch::Sender::new(Arc::new(layout))),
             nodes: BTreeMap::new(),
+            patience: PATIENCE,
             map: watch::Sender::new(Arc::new(ShardMap { version: 1, shards })),
             disks: BTreeMap::new(),
             stores: BTreeMap::new(),
@@ -241,7 +244,7 @@ impl World {
                 layout: self.layout.clone(),
                 filled: self.filled.clone(),
             }),
-            settings: ObjectsSettings { patience: PATIENCE, ..ObjectsSettings::default() },
+            settings: ObjectsSettings { patience: self.patience },
         });
         self.nodes.insert(number, Node { objects, records, chunks, maintenance: None });
     }
