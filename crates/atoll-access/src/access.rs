@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -53,9 +56,11 @@ pub enum AccessError {
 #[derive(Default)]
 struct Snapshot {
     version: u64,
-    /// When the query that confirmed this copy was sent: a change committed before then
-    /// is in it.
+    /// When the question that confirmed this copy was sent: a change committed before
+    /// then is in it.
     confirmed_at: Option<Instant>,
+    /// The number of that question.
+    question: u64,
     keys: BTreeMap<String, Arc<KeyRecord>>,
     tokens: Vec<TokenRecord>,
 }
@@ -73,6 +78,9 @@ struct Inner {
     /// One question to shard 0 at a time: whoever waits for it shares the answer, so a
     /// flood of unknown keys costs shard 0 no more than one asker does.
     refreshing: Mutex<()>,
+    /// How many questions were sent. Numbers and not times say which came before which:
+    /// two things may happen at one instant.
+    questions: AtomicU64,
     /// The token in this node's own data folder: signs in here even while shard 0 is
     /// away, which is when an operator needs `status` most.
     local_token: RwLock<Option<AdminToken>>,
@@ -93,6 +101,7 @@ impl Access {
             records,
             snapshot: RwLock::default(),
             refreshing: Mutex::new(()),
+            questions: AtomicU64::new(0),
             local_token: RwLock::default(),
         });
         let refresher = runtime.spawn_owned("access refresh", keep_fresh(inner.clone()));
@@ -109,7 +118,7 @@ impl Access {
             return Ok(Some(key.clone()));
         }
         // Too old, or not there: it may have been created on another node a moment ago.
-        let snapshot = self.inner.refreshed_since(now, LOOKUP_WAIT).await?;
+        let snapshot = self.inner.refreshed(LOOKUP_WAIT).await?;
         Ok(snapshot.keys.get(access_key).cloned())
     }
 
@@ -131,7 +140,7 @@ impl Access {
         {
             return Ok(Some(principal));
         }
-        Ok(find(&*self.inner.refreshed_since(now, LOOKUP_WAIT).await?))
+        Ok(find(&*self.inner.refreshed(LOOKUP_WAIT).await?))
     }
 
     /// May `principal` do `action` to `resource`? The one place where that is decided.
@@ -148,7 +157,7 @@ impl Access {
         deadline: Instant,
     ) -> Result<Arc<KeyRecord>, AccessError> {
         self.change(Change::FoundRoot { access_key: access_key.into(), secret }, deadline).await?;
-        let snapshot = self.inner.refreshed_since(self.inner.runtime.now(), LOOKUP_WAIT).await?;
+        let snapshot = self.inner.refreshed(LOOKUP_WAIT).await?;
         let oldest = snapshot.keys.values().min_by_key(|key| (key.created, key.access_key.clone()));
         // Deleted between the two steps: gone again, ask again.
         let gone = || AccessError::Unavailable { source: RecordsError::Unavailable { shard: ShardId::META } };
@@ -209,8 +218,9 @@ impl Inner {
         self.snapshot.read().expect("never poisoned").clone()
     }
 
-    /// A copy confirmed by a question that was sent at or after `since`.
-    async fn refreshed_since(&self, since: Instant, wait: Duration) -> Result<Arc<Snapshot>, AccessError> {
+    /// A copy confirmed by a question that is sent after this call.
+    async fn refreshed(&self, wait: Duration) -> Result<Arc<Snapshot>, AccessError> {
+        let sent_before = self.questions.load(Ordering::SeqCst);
         let deadline = self.runtime.now() + wait;
         let unavailable = |source| AccessError::Unavailable { source };
         // The wait for one's turn counts too: behind a shard that does not answer, all
@@ -218,10 +228,11 @@ impl Inner {
         let turn = self.runtime.timeout_at(deadline, self.refreshing.lock()).await;
         let _turn = turn.map_err(|_| unavailable(RecordsError::Unavailable { shard: ShardId::META }))?;
         let current = self.current();
-        if current.confirmed_at.is_some_and(|confirmed| confirmed >= since) {
+        if current.question > sent_before {
             return Ok(current);
         }
         let asked_at = self.runtime.now();
+        let question = self.questions.fetch_add(1, Ordering::SeqCst) + 1;
         let request = SnapshotRequest { newer_than: current.version };
         let reply = self
             .records
@@ -233,12 +244,14 @@ impl Inner {
             None => Snapshot {
                 version: current.version,
                 confirmed_at: Some(asked_at),
+                question,
                 keys: current.keys.clone(),
                 tokens: current.tokens.clone(),
             },
             Some(content) => Snapshot {
                 version: reply.version,
                 confirmed_at: Some(asked_at),
+                question,
                 keys: content.keys.into_iter().map(|key| (key.access_key.clone(), Arc::new(key))).collect(),
                 tokens: content.tokens,
             },
@@ -252,8 +265,7 @@ impl Inner {
 /// meet them and say so.
 async fn keep_fresh(inner: Arc<Inner>) {
     loop {
-        let since = inner.runtime.now();
-        if let Err(error) = inner.refreshed_since(since, REFRESH_WAIT).await {
+        if let Err(error) = inner.refreshed(REFRESH_WAIT).await {
             tracing::debug!(%error, "access records not confirmed");
         }
         inner.runtime.sleep(REFRESH_EVERY).await;
