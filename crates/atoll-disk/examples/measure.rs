@@ -28,9 +28,12 @@ const IN_FLIGHT: usize = 64;
 #[tokio::main(flavor = "multi_thread")]
 async fn main() {
     let folder = std::env::args().nth(1).expect("a folder to measure in");
-    let folder = Path::new(&folder).join(format!("atoll-measure-{}", std::process::id()));
-    // One part per process, where memory is of interest.
+    let given = Path::new(&folder);
+    let folder = given.join(format!("atoll-measure-{}", std::process::id()));
     let part = std::env::args().nth(2).unwrap_or_default();
+    if part == "reopen" {
+        return reopen_the_store(given);
+    }
     if part != "store" {
         measure_chunks(&folder).await;
     }
@@ -157,6 +160,13 @@ fn fill_the_store(folder: &Path) {
     println!("a million records and index entries written in {:.1} s", start.elapsed().as_secs_f64());
     println!("memory after it: {}", resident());
     drop(store);
+    // By itself, because freed memory stays with the process for a while.
+    let program = std::env::current_exe().expect("this program");
+    let status = std::process::Command::new(program).arg(folder).arg("reopen").status().expect("starts");
+    assert!(status.success());
+}
+
+fn reopen_the_store(folder: &Path) {
     let start = Instant::now();
     let store = FjallStore::open(folder).expect("opens");
     println!("opened again in {:.2} s; memory: {}", start.elapsed().as_secs_f64(), resident());

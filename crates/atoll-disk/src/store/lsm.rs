@@ -4,8 +4,22 @@
 //! over several tables is atomic; it flushes the journal before it flushes a memtable, so
 //! the tables never run ahead of it. What a crash leaves is therefore a prefix of the
 //! batches, no shorter than the last [`OrderedStore::flush`].
+//!
+//! `fjall` by itself would not notice if it were shorter: it ends quietly at the first
+//! entry that it can't read. So each flush is numbered, in the store and in a file next
+//! to it, and a store whose number is behind the file's does not open. And it refuses to
+//! open at all if a power failure tore a batch that was not flushed yet; `journal` cuts
+//! that off.
 
-use std::{ops::Bound, path::Path};
+mod journal;
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    ops::Bound,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
@@ -21,6 +35,8 @@ const RECORDS_MEMTABLE_BYTES: u64 = 4 << 20;
 /// An index entry is about 60 bytes: some 20,000 chunks, or 20 GiB, per memtable.
 const CHUNKS_MEMTABLE_BYTES: u64 = 2 << 20;
 const LOCAL_MEMTABLE_BYTES: u64 = 1 << 20;
+/// One key.
+const META_MEMTABLE_BYTES: u64 = 256 << 10;
 /// 128 MiB = two journals of 64 MiB, `fjall`'s fixed size for one: what a start replays at
 /// most.
 const JOURNALS_BYTES_MAX: u64 = 128 << 20;
@@ -29,8 +45,30 @@ const OPEN_TABLES_MAX: usize = 256;
 /// One to write out and one to merge; the nodes that Atoll is for have few cores.
 const WORKER_THREADS: usize = 2;
 
+/// The file with the number of the last flush, in decimal, and its successor until it is
+/// renamed.
+const NOTE: &str = "flushed";
+const NEW_NOTE: &str = "flushed.new";
+/// The key, in a keyspace of its own, of the same number.
+const FLUSH_KEY: &[u8] = b"flush";
+
+/// Why a store was not opened. Nothing of it was changed.
+#[derive(Debug, thiserror::Error)]
+enum NotOpened {
+    /// Batches are missing that had been flushed: the disk lost them, or somebody brought
+    /// back an old copy of a part of the folder.
+    #[error("it is older than its last flush: at {found}, but {noted} was noted")]
+    Older { found: u64, noted: u64 },
+    #[error("the note of its last flush can't be read")]
+    BadNote,
+}
+
 /// See the module's header. Closed when it is dropped; only one may be open on a folder.
 pub struct FjallStore {
+    folder: PathBuf,
+    /// The last flush's number.
+    flushes: Mutex<u64>,
+    meta: Keyspace,
     keyspaces: Keyspaces,
     // Last: the keyspaces let go of the database first.
     database: Database,
@@ -56,13 +94,15 @@ impl Keyspaces {
 impl FjallStore {
     /// Opens the store in `folder`, or creates it. Blocks while the journals are replayed.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let database = Database::builder(folder)
-            .cache_size(BLOCK_CACHE_BYTES)
-            .max_journaling_size(JOURNALS_BYTES_MAX)
-            .max_cached_files(Some(OPEN_TABLES_MAX))
-            .worker_threads(WORKER_THREADS)
-            .open()
-            .map_err(failed("open"))?;
+        let database = match open_database(folder) {
+            Err(fjall::Error::JournalRecovery(error)) => {
+                let cut = journal::cut_torn_end(folder).map_err(broken("open"))?;
+                tracing::warn!(bytes = cut, ?error, "cut a torn end off the store's journal");
+                open_database(folder)
+            }
+            result => result,
+        }
+        .map_err(failed("open"))?;
         let keyspace = |name, memtable_bytes| {
             database
                 .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes))
@@ -73,8 +113,45 @@ impl FjallStore {
             chunks: keyspace("chunks", CHUNKS_MEMTABLE_BYTES)?,
             local: keyspace("local", LOCAL_MEMTABLE_BYTES)?,
         };
-        Ok(Self { keyspaces, database })
+        let meta = keyspace("meta", META_MEMTABLE_BYTES)?;
+        let found = meta.get(FLUSH_KEY).map_err(failed("open"))?;
+        let found = found.map_or(Some(0), |value| Some(u64::from_be_bytes(value[..].try_into().ok()?)));
+        let noted = read_note(folder).map_err(broken("open"))?;
+        match (found, noted) {
+            (Some(found), Some(noted)) if found >= noted => {
+                Ok(Self { folder: folder.into(), flushes: Mutex::new(found), meta, keyspaces, database })
+            }
+            (Some(found), Some(noted)) => Err(broken("open")(NotOpened::Older { found, noted })),
+            _ => Err(broken("open")(NotOpened::BadNote)),
+        }
     }
+}
+
+fn open_database(folder: &Path) -> fjall::Result<Database> {
+    Database::builder(folder)
+        .cache_size(BLOCK_CACHE_BYTES)
+        .max_journaling_size(JOURNALS_BYTES_MAX)
+        .max_cached_files(Some(OPEN_TABLES_MAX))
+        .worker_threads(WORKER_THREADS)
+        .open()
+}
+
+/// 0 if there is none yet; `None` if it is not a number.
+fn read_note(folder: &Path) -> io::Result<Option<u64>> {
+    match std::fs::read_to_string(folder.join(NOTE)) {
+        Ok(text) => Ok(text.trim_end().parse().ok()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(0)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_note(folder: &Path, flush: u64) -> io::Result<()> {
+    let mut file = File::create(folder.join(NEW_NOTE))?;
+    writeln!(file, "{flush}")?;
+    file.sync_all()?;
+    std::fs::rename(folder.join(NEW_NOTE), folder.join(NOTE))?;
+    File::open(folder)?.sync_all()
 }
 
 impl OrderedStore for FjallStore {
@@ -100,7 +177,15 @@ impl OrderedStore for FjallStore {
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        self.database.persist(PersistMode::SyncAll).map_err(failed("flush"))
+        // One at a time, so that the numbers reach the journal in order.
+        let mut flushes = self.flushes.lock().unwrap_or_else(PoisonError::into_inner);
+        let flush = *flushes + 1;
+        let mut writes = self.database.batch();
+        writes.insert(&self.meta, FLUSH_KEY, flush.to_be_bytes());
+        writes.commit().map_err(failed("flush"))?;
+        self.database.persist(PersistMode::SyncAll).map_err(failed("flush"))?;
+        *flushes = flush;
+        write_note(&self.folder, flush).map_err(broken("flush"))
     }
 }
 
@@ -137,6 +222,12 @@ fn pair(guard: fjall::Guard) -> Result<(Bytes, Bytes), StoreError> {
 /// `fjall`'s slices may keep a whole block alive; what leaves this module does not.
 fn copied(slice: fjall::Slice) -> Bytes {
     Bytes::copy_from_slice(&slice)
+}
+
+fn broken<E: std::error::Error + Send + Sync + 'static>(
+    operation: &'static str,
+) -> impl FnOnce(E) -> StoreError {
+    move |error| StoreError { operation, source: Box::new(error) }
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(fjall::Error) -> StoreError {
