@@ -1,5 +1,5 @@
 //! Chunks on real files: what they promise when nothing breaks, when bytes do, and when
-//! the index forgets.
+//! the index forgets. Crash storms: `crates/atoll-simulation/tests/chunks.rs`.
 
 mod damage;
 mod watched;
