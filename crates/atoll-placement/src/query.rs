@@ -180,7 +180,6 @@ impl Layout {
         };
         let target = entry.target.iter();
         target.flat_map(move |target| {
-            let must = must.clone();
             target.members.iter().copied().filter(move |number| must(target, *number))
         })
     }
