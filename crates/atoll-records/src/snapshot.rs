@@ -108,6 +108,11 @@ impl Snapshots {
             })
             .await;
         let (meta, body, last) = piece.map_err(|error| refusal(error.to_string()))?;
+        if last {
+            // If the answer is lost the puller begins anew; kept open until it is forgotten,
+            // a few dozen finished ones would leave no room for the next.
+            self.open.lock().expect("nobody panics holding it").views.remove(&number);
+        }
         Ok(Message::with_body(Piece { snapshot: number, meta, last }.encode(), body))
     }
 
