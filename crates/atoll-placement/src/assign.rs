@@ -36,6 +36,9 @@ pub(crate) struct Assigner {
     items: usize,
 }
 
+/// More zones than this are counted on the heap.
+const ZONES_ON_STACK: usize = 16;
+
 /// A surplus of 2 % of a node's share stays where it is: no bytes move because a capacity
 /// was rounded otherwise. Once something has to move for balance, it moves to the full.
 const SURPLUS_IGNORED_FRACTION: u64 = 50;
@@ -87,11 +90,21 @@ impl Assigner {
     }
 
     fn allows(&self, nodes: &[usize]) -> bool {
-        let mut copies_of_zone = vec![0; self.rules.bounds.len()];
+        // A copy count per zone without a heap allocation: this is asked for every slot of
+        // every plan.
+        let mut copies_of_zone = [0; ZONES_ON_STACK];
+        let zones = self.rules.bounds.len();
+        if zones <= ZONES_ON_STACK {
+            return self.allows_counted(nodes, &mut copies_of_zone[..zones]);
+        }
+        self.allows_counted(nodes, &mut vec![0; zones])
+    }
+
+    fn allows_counted(&self, nodes: &[usize], copies_of_zone: &mut [usize]) -> bool {
         for node in nodes {
             copies_of_zone[self.zone_of[*node]] += 1;
         }
-        self.rules.allow(&copies_of_zone)
+        self.rules.allow(copies_of_zone)
     }
 
     fn score(&self, item: usize, node: usize) -> f64 {
@@ -99,17 +112,19 @@ impl Assigner {
     }
 
     /// The next assignment. `held` says who has each item now; the first are kept first
-    /// where not all can be.
+    /// where not all can be. An item whose nodes stay keeps their order, another gets its
+    /// order of preference.
     pub(crate) fn assign(&self, held: Assignment) -> Assignment {
         let mut work = Work {
             assigner: self,
             sets: Vec::with_capacity(self.items),
+            touched: vec![false; self.items],
             loads: vec![0; self.candidates.len()],
         };
-        for nodes in held {
+        for (item, nodes) in held.into_iter().enumerate() {
             let mut kept = Vec::with_capacity(self.rules.copies);
-            for node in nodes {
-                kept.push(node);
+            for node in &nodes {
+                kept.push(*node);
                 if kept.len() > self.rules.copies || !self.allows(&kept) {
                     kept.pop();
                 }
@@ -117,13 +132,15 @@ impl Assigner {
             for node in &kept {
                 work.loads[*node] += 1;
             }
+            work.touched[item] = kept.len() < nodes.len();
             work.sets.push(kept);
         }
         work.fill();
         if work.is_unbalanced() {
             work.balance();
         }
-        for (item, nodes) in work.sets.iter_mut().enumerate() {
+        let touched = work.touched;
+        for (item, nodes) in work.sets.iter_mut().enumerate().filter(|(item, _)| touched[*item]) {
             nodes.sort_by(|a, b| self.score(item, *b).total_cmp(&self.score(item, *a)).then(a.cmp(b)));
         }
         work.sets
@@ -133,6 +150,8 @@ impl Assigner {
 struct Work<'a> {
     assigner: &'a Assigner,
     sets: Assignment,
+    /// Items whose nodes are not those they were.
+    touched: Vec<bool>,
     loads: Vec<u64>,
 }
 
@@ -170,6 +189,7 @@ impl Work<'_> {
                     .max_by(better);
                 let Some(node) = choice else { break };
                 self.sets[item].push(node);
+                self.touched[item] = true;
                 self.loads[node] += 1;
             }
         }
@@ -196,6 +216,7 @@ impl Work<'_> {
     fn replace(&mut self, item: usize, from: usize, to: usize) {
         if let Some(node) = self.sets[item].iter_mut().find(|node| **node == from) {
             *node = to;
+            self.touched[item] = true;
             self.loads[from] -= 1;
             self.loads[to] += 1;
         }

@@ -8,6 +8,19 @@
 //! for something or when a move is finished. A layout is never edited in place: each of
 //! these gives a new one with a higher version.
 //!
+//! Whoever runs the planner goes round like this, and after each step writes the new
+//! layout where all can read it, if nobody else was faster:
+//!
+//! ```text
+//! leaders report what their groups are      → Layout::shards_changed
+//! holders report passes                     → MoveReports → Layout::slots_moved
+//! former holders report their final passes  → Layout::slots_released
+//! what is observed of all admitted nodes    → plan
+//! ```
+//!
+//! Each step is idempotent and ignores reports on what is over, so reports may be
+//! repeated, late or lost.
+//!
 //! A pure core: no clock, no randomness, no I/O. The same inputs give the same layout, to
 //! the byte, on every platform. It does not know how chunks are copied or how Raft changes
 //! its members, only what has to be true before and after.

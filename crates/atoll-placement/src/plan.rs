@@ -367,6 +367,9 @@ impl Planner<'_> {
         let version = self.next.version;
         let entry = &mut self.next.slots[slot];
         let same = |set: &HolderSet| {
+            if *set == wanted {
+                return true; // as nearly always
+            }
             let mut members = set.members.clone();
             let mut wanted_members = wanted.members.clone();
             members.sort_unstable();
