@@ -76,7 +76,7 @@ pub struct TlsSettings {
     /// A peer that is alive but takes no bytes for this long is closed.
     pub write_limit: Duration,
     /// Bulk connections dialled to one peer at most; further ones are dialled while all are
-    /// busy. More use more cores for encryption, up to what a machine has to spare.
+    /// busy. More use more cores for encryption, up to what a machine has to spare. At least 1.
     pub bulk_connections: usize,
     /// Then an unused connection is closed: bulk ones soon, since their buffers are large.
     pub bulk_unused_limit: Duration,

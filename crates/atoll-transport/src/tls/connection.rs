@@ -36,15 +36,16 @@ use crate::{Caller, Handler, Message, Protocol, Refusal, registry::answer};
 pub(super) const BODIES_MAX: usize = 8;
 const _: () = assert!(BODIES_MAX > BULK_TURNS);
 
-/// Calls of one connection that wait for a reply; the next waits for its turn. Fewer than
-/// the peer would serve at once, so that a node is only told `BUSY` if calls that it gave
-/// up are still being served.
-const CALLS_MAX: usize = 256;
-const SERVED_MAX: usize = 2 * CALLS_MAX;
-/// Bytes of requests' bodies in calls that wait for a reply: four of the largest.
-const CALLS_BYTES_MAX: usize = 32 << 20;
+/// Calls of one connection that wait for a reply; the next waits for its turn. Many of a
+/// control line's wait for long: commands for an election's end, watches for news.
+const CALLS_MAX: usize = 1024;
+/// Bytes of the requests of those calls: some four of the largest.
+const CALLS_BYTES_MAX: usize = 36 << 20;
+const _: () = assert!(CALLS_BYTES_MAX > 4 * (Message::BODY_BYTES_MAX + Message::HEADER_BYTES_MAX));
+/// What is served at once for one peer's connection. Twice what it asks for, so that a
+/// node is only told `BUSY` if calls that it gave up are still being served.
+pub(super) const SERVED_MAX: usize = 2 * CALLS_MAX;
 const SERVED_BYTES_MAX: usize = 2 * CALLS_BYTES_MAX;
-const _: () = assert!(CALLS_BYTES_MAX >= Message::BODY_BYTES_MAX);
 /// What a stranger may have us do at once: it needs one.
 const JOINS_MAX: usize = 4;
 /// A stranger's proof and its addresses fit a hundred times.
@@ -104,6 +105,9 @@ pub(super) enum End {
     Stalled,
     #[error("unused")]
     Unused,
+    /// A bug here.
+    #[error("its task panicked")]
+    Panicked,
     #[error("closed here: {0}")]
     Here(&'static str),
 }
@@ -166,10 +170,13 @@ impl Connection {
     }
 
     async fn run(&self, task: impl Future<Output = End>) {
+        // A handler of datagrams runs on the reader; if it panics, the calls of this
+        // connection must not wait for their deadlines.
+        let task = AssertUnwindSafe(task).catch_unwind();
         tokio::select! {
             biased;
             () = self.ended() => {}
-            end = task => self.close(end),
+            end = task => self.close(end.unwrap_or(End::Panicked)),
         }
     }
 
@@ -216,6 +223,7 @@ impl Connection {
                 tracing::info!(peer, ?role, %end, "closed a connection");
             }
             End::Io(error) => tracing::debug!(peer, ?role, %error, "a connection ended"),
+            End::Panicked => tracing::error!(peer, ?role, "closed a connection: its task panicked"),
             End::Unused | End::Here(_) => tracing::debug!(peer, ?role, %end, "closed a connection"),
         }
     }
@@ -242,8 +250,8 @@ impl Connection {
     pub(super) async fn call(&self, protocol: Protocol, request: Message) -> Result<Message, CallEnd> {
         let _turn = self.calls_room.acquire().await.map_err(|_| CallEnd::NotSent)?;
         // Within the limits of a message, which fit.
-        let body_len = request.body.len() as u32;
-        let _bytes = self.calls_bytes_room.acquire_many(body_len).await.map_err(|_| CallEnd::NotSent)?;
+        let bytes = (request.header.len() + request.body.len()) as u32;
+        let _bytes = self.calls_bytes_room.acquire_many(bytes).await.map_err(|_| CallEnd::NotSent)?;
         self.mark_used();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let frame = Outgoing::new(Kind::Request, protocol.code(), id, request.header, request.body);
@@ -414,7 +422,8 @@ impl Connection {
         let room = if protocol == Protocol::Join { &self.joins_room } else { &self.served_room };
         let Ok(turn) = room.clone().try_acquire_owned() else { return Ok(Err(busy())) };
         // Within the limits of a message, which fit.
-        let Ok(bytes) = self.served_bytes_room.clone().try_acquire_many_owned(prefix.body_len as u32) else {
+        let bytes = (prefix.header_len + prefix.body_len) as u32;
+        let Ok(bytes) = self.served_bytes_room.clone().try_acquire_many_owned(bytes) else {
             return Ok(Err(busy()));
         };
         Ok(Ok(Purpose::Serve { protocol, handler, rooms: [Some(turn), Some(bytes)] }))

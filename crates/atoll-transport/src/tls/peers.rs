@@ -232,7 +232,7 @@ impl State {
     fn peer(&mut self, node: &Arc<Node>, peer: NodeId) -> &mut Peer {
         self.peers.entry(peer).or_insert_with(|| Peer {
             addresses: Vec::new(),
-            lines: (0..=node.settings.bulk_connections).map(|_| Line::Idle).collect(),
+            lines: (0..=node.settings.bulk_connections.max(1)).map(|_| Line::Idle).collect(),
             early: VecDeque::new(),
             failures: 0,
             retry_at: Instant::ORIGIN,

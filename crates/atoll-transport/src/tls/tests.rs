@@ -11,6 +11,7 @@ use tokio::{
 };
 
 use super::{
+    connection::SERVED_MAX,
     frame::{Hello, Kind, PIECE_BYTES_MAX, PREFIX_BYTES, Prefix},
     stream::{Reader, Writer},
     *,
@@ -49,7 +50,8 @@ impl Handler for Echo {
         Ok(request)
     }
 
-    fn datagram(&self, _from: &Caller, _payload: Bytes) {
+    fn datagram(&self, _from: &Caller, payload: Bytes) {
+        assert_ne!(payload, "panic", "as asked");
         self.datagrams.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -509,18 +511,34 @@ async fn a_handler_that_panics_fails_its_call_and_no_other() {
 }
 
 #[tokio::test]
+async fn a_handler_of_datagrams_that_panics_ends_its_connection_only() {
+    let (a, b, echo) = pair(TlsSettings::default()).await;
+    call(&a, &b, "hello").await.unwrap();
+    a.send(b.node_id(), Protocol::Raft, Bytes::from_static(b"panic"));
+    until("the connection ends", || b.counters().connections_accepted_open == 0).await;
+    // Before the other end has noticed, a datagram may still be lost.
+    let lasting = async {
+        while echo.datagrams.load(Ordering::SeqCst) == 0 {
+            a.send(b.node_id(), Protocol::Raft, Bytes::from_static(b"fine"));
+            Runtime::tokio().sleep(Duration::from_millis(5)).await;
+        }
+    };
+    Runtime::tokio().timeout(LIMIT, lasting).await.expect("the next connection works");
+}
+
+#[tokio::test]
 async fn a_peer_with_too_many_calls_is_told_so() {
     let (a, b, echo) = pair(TlsSettings::default()).await;
     let (mut reader, mut writer) = raw(&a, &b).await;
     // One over what is served at once; a transport of ours would have waited.
-    for id in 0..=512 {
+    for id in 0..=SERVED_MAX as u64 {
         write(&mut writer, &request(id, b"silence", 0)).await.unwrap();
     }
     let mut bytes = BytesMut::new();
     reader.read_to(&mut bytes, PREFIX_BYTES).await.unwrap();
     let prefix = Prefix::decode(bytes.first_chunk().unwrap()).unwrap();
-    assert_eq!((prefix.kind, prefix.code, prefix.id), (Kind::Refusal, Refusal::BUSY, 512));
-    assert_eq!(echo.calls.load(Ordering::SeqCst), 512);
+    assert_eq!((prefix.kind, prefix.code, prefix.id), (Kind::Refusal, Refusal::BUSY, SERVED_MAX as u64));
+    until("the others are served", || echo.calls.load(Ordering::SeqCst) == SERVED_MAX).await;
     call(&a, &b, "hello").await.unwrap();
 }
 
