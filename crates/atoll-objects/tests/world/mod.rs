@@ -11,9 +11,9 @@ use std::{
 use async_trait::async_trait;
 use atoll_disk::{ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, SharedLog};
 use atoll_objects::{
-    BucketName, GetObject, GetObjectError, LayoutLink, Maintenance, MaintenanceSettings, ObjectKey, Objects,
-    ObjectsParts, ObjectsSettings, PutBody, PutObject, PutObjectError, PutResult, ReportError,
-    register_procedures,
+    BucketName, GetObject, GetObjectError, LayoutLink, Maintenance, MaintenanceSettings, MaintenanceStatus,
+    ObjectKey, Objects, ObjectsParts, ObjectsSettings, PutBody, PutObject, PutObjectError, PutResult,
+    ReportError, register_procedures,
 };
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, PlanSettings};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
@@ -253,6 +253,33 @@ impl World {
     pub fn kill(&mut self, number: u8) {
         self.network.stop(node_id(number));
         self.nodes.remove(&number);
+    }
+
+    /// The power fails everywhere: of what was not flushed, something is lost.
+    pub fn power_failure(&mut self, rng: &mut StdRng) {
+        for number in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.kill(number);
+            self.disks[&number].crash(rng);
+            let store = &self.stores[&number];
+            store.crash(rng);
+            // Tasks of the former life may still write to theirs.
+            let next_life = store.image();
+            self.stores.insert(number, next_life);
+        }
+    }
+
+    /// Flips a bit in every 64 KiB of a node's files under `folder`.
+    pub fn rot(&self, number: u8, folder: &str) {
+        let disk = &self.disks[&number];
+        for path in disk.paths().into_iter().filter(|path| path.starts_with(folder)) {
+            let mut bytes = disk.contents(&path).unwrap();
+            bytes.iter_mut().skip(40_000).step_by(64 << 10).for_each(|byte| *byte ^= 1);
+            disk.set_contents(&path, &bytes);
+        }
+    }
+
+    pub fn status(&self, number: u8) -> MaintenanceStatus {
+        self.nodes[&number].maintenance.as_ref().expect("maintain was called").status()
     }
 
     /// Every node keeps its copies whole, much faster than in production.
