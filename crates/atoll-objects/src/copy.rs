@@ -30,10 +30,9 @@ impl Objects {
             .map_err(|error| CopyObjectError::Destination(error.into()))?
             .ok_or_else(no_such)?;
         let shard = destination.shard_of(key.as_bytes());
-        // Before the source is read: what is unreferenced after that is still there for
-        // two sweeps from this epoch.
+        // Before the source is read, so that a sweep in between is noticed at the commit.
         let epoch =
-            self.reclaim_epoch(shard).await.map_err(|error| CopyObjectError::Destination(error.into()))?;
+            self.recent_epoch(shard).await.map_err(|error| CopyObjectError::Destination(error.into()))?;
 
         let get =
             GetObject { bucket: source_bucket, key: source_key, range: None, conditions: source_conditions };

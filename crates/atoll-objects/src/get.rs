@@ -26,7 +26,7 @@ use crate::{
 /// holders to work at once, and for one at 10 ms a chunk to reach 400 MiB/s.
 const READ_AHEAD_CHUNKS: usize = 4;
 /// Part records per query: a part of 5 MiB has some 5 chunks, so about 6 KiB an answer;
-/// parts of 512 chunks make 600 KiB.
+/// parts of 256 chunks make 300 KiB.
 const PARTS_PER_QUERY: u32 = 32;
 
 impl Objects {

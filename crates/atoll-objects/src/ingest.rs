@@ -236,7 +236,7 @@ struct ChunkedBody {
 
 impl ChunkedBody {
     async fn start(objects: Objects, shard: ShardId) -> Result<Self, Unavailable> {
-        let epoch = objects.reclaim_epoch(shard).await?;
+        let epoch = objects.recent_epoch(shard).await?;
         let epoch_read = objects.inner.runtime.now();
         Ok(Self {
             objects,
@@ -332,9 +332,27 @@ impl ChunkedBody {
     }
 }
 
+/// How long an epoch once read will do for a new put. An old epoch is never wrong, only
+/// more likely to be refused at the commit; sweeps are an hour apart.
+const EPOCH_GOOD_FOR: Duration = Duration::from_secs(30);
+
 impl Objects {
+    /// The shard's reclaim epoch, as of now.
     pub(crate) async fn reclaim_epoch(&self, shard: ShardId) -> Result<u64, Unavailable> {
-        self.query(shard, &reference::EPOCH, (), self.deadline()).await?.map_err(unexpected)
+        let now = self.inner.runtime.now();
+        let epoch = self.query(shard, &reference::EPOCH, (), self.deadline()).await?.map_err(unexpected)?;
+        self.epochs().insert(shard, (epoch, now));
+        Ok(epoch)
+    }
+
+    /// The shard's reclaim epoch, as of a moment ago: enough to stamp new chunks with, since
+    /// what relies on the stamps is checked at the commit. Saves most puts a query.
+    pub(crate) async fn recent_epoch(&self, shard: ShardId) -> Result<u64, Unavailable> {
+        let known = self.epochs().get(&shard).copied();
+        match known {
+            Some((epoch, at)) if self.inner.runtime.now().saturating_since(at) < EPOCH_GOOD_FOR => Ok(epoch),
+            _ => self.reclaim_epoch(shard).await,
+        }
     }
 
     pub(crate) async fn stamp_chunks(&self, chunks: &[ChunkRef], epoch: u64) -> Result<(), Unavailable> {

@@ -16,8 +16,7 @@ impl Objects {
         let deadline = self.deadline();
         let mut info = self.bucket(&request.bucket, deadline).await?.ok_or_else(no_such)?;
         for _ in 0..BUCKET_ATTEMPTS {
-            // The range in which the page begins. A bucket of several ranges gets shorter
-            // pages at their borders; S3 allows that.
+            // The range in which the page begins; today a bucket has one.
             let from: &Bytes = match &request.start_after {
                 Some(after) if *after > request.prefix => after,
                 _ => &request.prefix,

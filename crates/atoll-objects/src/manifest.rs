@@ -16,9 +16,9 @@ pub struct ChunkRef {
     pub bytes: u32,
 }
 
-/// 512 chunks of about 1 MiB: objects up to about half a GiB need no segments, and
-/// their root stays under 20 KiB (36 bytes an entry).
-pub const ROOT_CHUNKS_MAX: usize = 512;
+/// 256 chunks of about 1 MiB: objects up to about a quarter of a GiB need no segments,
+/// and their root stays under 10 KiB (36 bytes an entry).
+pub const ROOT_CHUNKS_MAX: usize = 256;
 /// 4,096 entries of 36 bytes make 144 KiB: far under the 1 MiB that an entry of the log
 /// may have (rule 11).
 pub const SEGMENT_CHUNKS_MAX: usize = 4096;

@@ -72,6 +72,8 @@ pub(crate) struct Inner {
     /// Where buckets were when somebody last asked. It may be old: the shard that is
     /// asked knows what it owns, and its "no" leads to shard 0.
     buckets: Mutex<BTreeMap<BucketName, Arc<BucketInfo>>>,
+    /// Reclaim epochs of shards, and when they were read.
+    epochs: Mutex<BTreeMap<ShardId, (u64, Instant)>>,
     /// Bytes of chunks that all puts together may have on their way.
     pub ingest_room: Arc<Semaphore>,
     /// For the repair worker, which takes it.
@@ -93,6 +95,7 @@ impl Objects {
             holders,
             settings,
             buckets: Mutex::default(),
+            epochs: Mutex::default(),
             ingest_room: Arc::new(Semaphore::new(NODE_IN_FLIGHT_BYTES)),
             suspicious: Mutex::new(Some(suspicious)),
         };
@@ -137,6 +140,10 @@ impl Objects {
         let input = Bytes::from(Ask(input).encode());
         let executed = self.inner.records.execute(shard, id, command.name, input, deadline).await?;
         Ok(Answer::decode(&executed.output)?.0)
+    }
+
+    pub(crate) fn epochs(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, (u64, Instant)>> {
+        self.inner.epochs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn buckets(&self) -> std::sync::MutexGuard<'_, BTreeMap<BucketName, Arc<BucketInfo>>> {

@@ -4,12 +4,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use async_trait::async_trait;
-use atoll_disk::{ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, SharedLog};
+use atoll_disk::{
+    ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, OrderedStore, SharedLog, Table,
+};
 use atoll_objects::{
     BucketName, GetObject, GetObjectError, LayoutLink, Maintenance, MaintenanceSettings, MaintenanceStatus,
     ObjectKey, Objects, ObjectsParts, ObjectsSettings, PutBody, PutObject, PutObjectError, PutResult,
@@ -276,6 +279,13 @@ impl World {
             bytes.iter_mut().skip(40_000).step_by(64 << 10).for_each(|byte| *byte ^= 1);
             disk.set_contents(&path, &bytes);
         }
+    }
+
+    /// Whether a node's records have a key with this inside.
+    pub fn has_record(&self, number: u8, part: &[u8]) -> bool {
+        let snapshot = self.stores[&number].snapshot().unwrap();
+        let mut pairs = snapshot.range(Table::Records, Bound::Unbounded, Bound::Unbounded);
+        pairs.any(|pair| pair.unwrap().0.windows(part.len()).any(|window| window == part))
     }
 
     pub fn status(&self, number: u8) -> MaintenanceStatus {
