@@ -21,6 +21,7 @@ use crate::{
     driver::Feedback,
     group::{Committed, ExecuteReply, ReplicaShared, Work},
     lease::LEASE_PREFIX,
+    metrics::Metrics,
     snapshot::delete_range,
     state::{Area, Descriptor, Members, Meta, PREFIX_BYTES, Place},
     view::{CommandView, Pending},
@@ -103,6 +104,7 @@ pub(crate) struct Worker {
     pub store: Arc<dyn OrderedStore>,
     pub procedures: Arc<Procedures>,
     pub feedback: mpsc::UnboundedSender<Feedback>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Worker {
@@ -143,6 +145,8 @@ impl Worker {
             }
             let (store, procedures) = (self.store.clone(), self.procedures.clone());
             let checkpoint = !checkpoints.is_empty();
+            self.metrics.entries_applied.add(entries as u64);
+            self.metrics.apply_rounds.add(1);
             let done = self
                 .runtime
                 .blocking(move || {
@@ -368,6 +372,11 @@ impl State {
             }
         };
         let executed = match verdict {
+            Verdict::Commit(_) if view.is_oversized() => {
+                view.undo();
+                tracing::error!(command = entry.command, "a command wrote a key or value over the limit");
+                Executed { revision, committed: false, output: Bytes::new() }
+            }
             Verdict::Commit(output) => {
                 let written = view.keep();
                 if written.iter().any(|key| key[PREFIX_BYTES..].starts_with(LEASE_PREFIX)) {

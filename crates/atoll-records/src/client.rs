@@ -19,6 +19,7 @@ use crate::{
     Executed, Procedures, RecordsError, ShardMap,
     driver::{Directory, Input},
     group::{Proposal, ReplicaShared},
+    metrics::Metrics,
     reads::Permit,
     snapshot::Snapshots,
     state::{Descriptor, Meta},
@@ -64,6 +65,7 @@ pub(crate) struct Client {
     pub inbox: mpsc::Sender<Input>,
     /// Who led when last heard.
     pub leaders: Mutex<BTreeMap<ShardId, NodeId>>,
+    pub metrics: Arc<Metrics>,
 }
 
 /// What is tried at each candidate.
@@ -150,6 +152,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Response, RecordsError> {
         let deadline = deadline.min(self.runtime.now() + DEADLINE_MAX);
+        self.metrics.operations.add(1);
         let mut pause = PAUSE_MIN;
         // Which of the map's replicas to ask when nobody is known to lead.
         let mut turn = 0;
@@ -157,6 +160,7 @@ impl Client {
         loop {
             let remaining = deadline - self.runtime.now();
             if remaining.is_zero() {
+                self.metrics.operations_unavailable.add(1);
                 return Err(RecordsError::Unavailable { shard });
             }
             let Some(node) = self.candidate(shard, hint.take(), &mut turn) else {
@@ -182,6 +186,7 @@ impl Client {
                     self.note_leader(shard, None);
                 }
             }
+            self.metrics.retries.add(1);
             if hint.is_none() {
                 self.runtime.sleep(pause.min(deadline - self.runtime.now())).await;
                 pause = (pause * 2).min(PAUSE_MAX);

@@ -31,9 +31,10 @@ use crate::{
     group::{Committed, Group, Proposal, ReplicaShared},
     group_log::{FETCH_BYTES_MAX, Fetch},
     log::{self, OpenError, Wish},
+    metrics::Metrics,
     reads::ReadReply,
     snapshot::{FillError, Filling, Snapshots},
-    state::{Lives, Meta, Place},
+    state::{Life, Lives, Meta, Place},
     status::{ReplicaStatus, Role},
     timing::TICK,
     wire::{Frame, Kind, PeerMessage},
@@ -155,6 +156,9 @@ pub(crate) struct Driver {
     /// Turns to pull a snapshot.
     pub fills: Arc<Semaphore>,
     pub ticks: u64,
+    /// Why nothing here can go on.
+    pub failed: watch::Sender<Option<String>>,
+    pub metrics: Arc<Metrics>,
     pub keeping_lives: Arc<tokio::sync::Mutex<()>>,
     pub shared_log: SharedLog,
     /// Bytes of entries handed to the apply worker since the last checkpoint.
@@ -234,6 +238,7 @@ impl Driver {
     fn stop_group(&mut self, replica: ReplicaId, role: Role) {
         if let Some(group) = self.groups.remove(&replica) {
             tracing::error!(shard = %group.shard, %replica, ?role, "a replica stopped");
+            self.metrics.replicas_stopped.add(1);
             self.absent.insert(replica, (group.shard, role));
             self.dirty.remove(&replica);
             let shard = group.shard;
@@ -255,7 +260,10 @@ impl Driver {
         match input {
             Input::Frame { from, payload } => match Frame::decode(&payload) {
                 Ok(frame) => self.take_frame(from, frame),
-                Err(error) => tracing::debug!(?from, %error, "refused a raft frame"),
+                Err(error) => {
+                    self.metrics.frames_refused.add(1);
+                    tracing::debug!(?from, %error, "refused a raft frame");
+                }
             },
             Input::Propose { shard, proposal } => match self.of_shard(shard) {
                 Some(replica) => {
@@ -317,15 +325,18 @@ impl Driver {
 
     /// Whether the sender of a frame, and this node, are who they were.
     fn check_lives(&mut self, from: NodeId, frame: &Frame) -> bool {
-        let known = self.lives.peers.get(&from).copied().unwrap_or_default();
-        if frame.life < known {
-            tracing::warn!(?from, life = %frame.life, %known, "a peer was set back to an old state of its disk");
-            let answer = Frame { life: self.lives.own, seen: known, messages: Vec::new() };
+        let Life { disk, count } = frame.life;
+        let known = self.lives.peers.get(&(from, disk)).copied().unwrap_or_default();
+        if count < known {
+            tracing::warn!(?from, life = %count, %known, "a peer was set back to an old state of its disk");
+            let seen = Life { disk, count: known };
+            let answer = Frame { life: self.lives.own, seen, messages: Vec::new() };
             self.transport.send(from, Protocol::Raft, answer.encode().into());
             return false;
         }
-        if frame.life > known {
-            self.lives.peers.insert(from, frame.life);
+        if count > known || self.lives.disks.get(&from) != Some(&disk) {
+            self.lives.peers.insert((from, disk), count);
+            self.lives.disks.insert(from, disk);
             let (store, runtime, lives) =
                 (self.snapshots.store.clone(), self.runtime.clone(), self.lives.clone());
             let turn = self.keeping_lives.clone();
@@ -337,7 +348,7 @@ impl Driver {
                 }
             }));
         }
-        if frame.seen > self.lives.own {
+        if frame.seen.disk == self.lives.own.disk && frame.seen.count > self.lives.own.count {
             let reason = "this disk is older than what peers have seen of it";
             for replica in self.groups.keys().copied().collect::<Vec<_>>() {
                 self.stop_group(replica, Role::Forgotten { reason: reason.into() });
@@ -380,6 +391,7 @@ impl Driver {
                 self.with_group(replica, |group| group.step(message)).unwrap_or(Ok(()))
             };
             if let Err(refused) = result {
+                self.metrics.messages_refused.add(1);
                 tracing::debug!(?from, %replica, %refused, "refused a raft message");
             }
         }
@@ -453,6 +465,7 @@ impl Driver {
                 }
             }
             Feedback::Installed { replica, meta } => {
+                self.metrics.snapshots_installed.add(1);
                 self.with_group(replica, |group| {
                     let (from, term) = group.fill_source;
                     group.installed(from, term, meta);
@@ -481,12 +494,16 @@ impl Driver {
                     }
                 }
             }
-            Feedback::Failed { reason } => {
-                for replica in self.groups.keys().copied().collect::<Vec<_>>() {
-                    self.stop_group(replica, stopped(&reason));
-                }
-            }
+            Feedback::Failed { reason } => self.fail(&reason),
         }
+    }
+
+    /// Nothing here can go on.
+    fn fail(&mut self, reason: &str) {
+        for replica in self.groups.keys().copied().collect::<Vec<_>>() {
+            self.stop_group(replica, stopped(reason));
+        }
+        self.failed.send_replace(Some(reason.into()));
     }
 
     fn tick(&mut self, now: Instant) {
@@ -516,16 +533,28 @@ impl Driver {
         let wall = self.runtime.wall_now();
         let mut frames = Outgoing::default();
         let mut wish = Wish::new();
+        self.metrics.rounds.add(1);
         while let Some(replica) = self.dirty.pop_first() {
-            while let Some(Some(effects)) = self.with_group(replica, |group| group.collect(now, wall)) {
+            loop {
+                let behind = self.groups.get(&replica).is_some_and(Group::applies_slowly);
+                let Some(Some(effects)) = self.with_group(replica, |group| group.collect(now, wall)) else {
+                    break;
+                };
                 frames.add(&self.groups, replica, effects.send);
                 if let Some(persist) = effects.persist {
                     wish.push((replica, persist));
                 }
                 if !effects.apply.is_empty() {
                     self.unflushed_bytes += effects.apply.iter().map(Committed::bytes).sum::<usize>();
-                    // The worker outlives the driver but in a stop, when nobody waits.
-                    let _ = self.apply.send(Job::Apply { replica, entries: effects.apply });
+                    let job = Job::Apply { replica, entries: effects.apply };
+                    if self.apply.send(job).is_err() {
+                        self.fail("the apply worker is gone");
+                        return;
+                    }
+                }
+                if behind {
+                    // What it has to do goes on when some of it was applied.
+                    break;
                 }
             }
             self.dirty.remove(&replica);
@@ -533,9 +562,8 @@ impl Driver {
             self.publish(replica);
         }
         frames.send(self);
-        if !wish.is_empty() {
-            // As above.
-            let _ = self.log.send(wish);
+        if !wish.is_empty() && self.log.send(wish).is_err() {
+            self.fail("the log's writer is gone");
         }
     }
 
@@ -606,7 +634,7 @@ impl Outgoing {
 
     fn send(self, driver: &Driver) {
         for (node, messages) in self.by_node {
-            let seen = driver.lives.peers.get(&node).copied().unwrap_or_default();
+            let seen = driver.lives.of(node);
             let mut frame = Frame { life: driver.lives.own, seen, messages: Vec::new() };
             let mut bytes = 0;
             for message in messages {

@@ -16,15 +16,12 @@ use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId, TransactionId, Wa
 use bytes::Bytes;
 use raft::{
     Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole,
-    eraftpb::{
-        ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Entry, EntryType, HardState,
-        Message, MessageType,
-    },
+    eraftpb::{Entry, EntryType, HardState, Message, MessageType},
 };
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Executed, ReplicaAddress, ShardReplicas,
+    Executed, ShardReplicas,
     check::{Refused, check},
     client::Outcome,
     driver::Local,
@@ -33,7 +30,7 @@ use crate::{
     snapshot::{OFFER_LIMIT, Snapshots},
     state::{Members, Meta},
     timing::{ELECTION_TICKS, ELECTION_TICKS_MAX, ELECTION_TICKS_MIN, HEARTBEAT_TICKS},
-    wire::{Change, ChangeEntry, CommandEntry, Kind, PeerMessage},
+    wire::{CommandEntry, Kind, PeerMessage},
 };
 
 /// 1 MiB: the largest entry fits one message, and a follower that lost messages loses
@@ -45,11 +42,10 @@ const APPENDS_IN_FLIGHT_MAX: usize = 64;
 const UNCOMMITTED_BYTES_MAX: u64 = 16 << 20;
 /// 4 MiB of entries are handed to the apply worker at once.
 const COMMITTED_BYTES_MAX: u64 = 4 << 20;
+/// 32 MiB of entries wait to be applied; then the rest stays in the log until some are.
+const UNAPPLIED_BYTES_MAX: usize = 32 << 20;
 /// 4 MiB of commands are proposed at once; the rest waits for the next round.
 const PROPOSED_BYTES_MAX: usize = 4 << 20;
-
-/// A learner this close to the end of the log may vote: some ms of entries under load.
-const CAUGHT_UP_ENTRIES: u64 = 256;
 
 /// 256 KiB of applied entries stay in memory for followers that are a little behind: 16
 /// MiB with 64 shards.
@@ -177,6 +173,9 @@ pub(crate) struct Group {
     last_stamp: WallTime,
     /// Readies that are not durable yet, and what may be sent when they are.
     unpersisted: VecDeque<Unpersisted>,
+    /// What was handed to the apply worker: the last index and the bytes of each piece.
+    unapplied: VecDeque<(u64, usize)>,
+    unapplied_bytes: usize,
     election_seed: u64,
     /// Term and role when last looked, to notice changes of either.
     seen: (u64, StateRole),
@@ -213,6 +212,9 @@ impl Group {
             read_only_option: ReadOnlyOption::Safe,
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
             max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            // Followers learn of a commit with the next append or heartbeat: nobody reads
+            // from them, and it saves half of the messages.
+            skip_bcast_commit: true,
             ..Config::default()
         };
         let empty = members.voters.is_empty();
@@ -239,6 +241,8 @@ impl Group {
             waiters: BTreeMap::new(),
             last_stamp: stamp,
             unpersisted: VecDeque::new(),
+            unapplied: VecDeque::new(),
+            unapplied_bytes: 0,
         };
         group.after_step();
         if group.members.voters == [group.replica] && !group.members.is_joint() {
@@ -279,7 +283,7 @@ impl Group {
     /// Raft draws its election time-out from the OS whenever it resets; put one in its
     /// place that is a function of replica, shard and term, so that a simulated run
     /// repeats.
-    fn after_step(&mut self) {
+    pub fn after_step(&mut self) {
         let raft = &mut self.raw.raft;
         let spread = (ELECTION_TICKS_MAX - ELECTION_TICKS_MIN) as u64;
         let ticks = ELECTION_TICKS_MIN + (random_bits(self.election_seed, raft.term) % spread) as usize;
@@ -463,104 +467,6 @@ impl Group {
         }
     }
 
-    /// Proposes a membership change; false if one is under way or this is not the leader.
-    pub fn propose_change(&mut self, changes: Vec<Change>) -> bool {
-        if !self.is_leader() || self.raw.raft.has_pending_conf() {
-            return false;
-        }
-        let context = ChangeEntry { changes };
-        let change = raft_change(&context.changes);
-        self.raw.propose_conf_change(context.encode(), change).is_ok()
-    }
-
-    /// Takes the next step towards the target, if this replica leads and no change is
-    /// under way: missing replicas become learners; when those that are to vote have
-    /// caught up, one joint change makes them voters and removes the old; what is left
-    /// over goes last. One step at a time, each of which finds for itself what is to do,
-    /// so that a new leader goes on where the old one stopped.
-    pub fn advance_membership(&mut self) {
-        if !self.is_leader() || self.raw.raft.has_pending_conf() || self.raw.raft.lead_transferee.is_some() {
-            return;
-        }
-        if self.members.is_joint() {
-            if self.members.voters.contains(&self.replica) {
-                self.propose_change(Vec::new());
-            } else {
-                // The new voters leave the joint configuration by themselves.
-                self.transfer_to_one_of(&self.members.voters.clone());
-            }
-            return;
-        }
-        let Some(target) = self.target.clone() else { return };
-        if let Some(new) = target.all().find(|new| self.members.all().all(|member| member != new.replica)) {
-            self.propose_change(vec![Change::Learner { replica: new.replica, node: new.node }]);
-            return;
-        }
-        let voters: Vec<ReplicaId> = target.voters.iter().map(|voter| voter.replica).collect();
-        let new_voters: Vec<&ReplicaAddress> =
-            target.voters.iter().filter(|voter| !self.members.is_voter(voter.replica)).collect();
-        let old_voters: Vec<ReplicaId> =
-            self.members.voters.iter().copied().filter(|voter| !voters.contains(voter)).collect();
-        if !new_voters.is_empty() || !old_voters.is_empty() {
-            if voters.is_empty() || !new_voters.iter().all(|new| self.has_caught_up(new.replica)) {
-                return;
-            }
-            let kept: Vec<ReplicaId> =
-                voters.iter().copied().filter(|voter| self.members.is_voter(*voter)).collect();
-            if old_voters.contains(&self.replica) && !kept.is_empty() {
-                // Hand over first: a leader that removes itself leaves an election behind.
-                self.transfer_to_one_of(&kept);
-                return;
-            }
-            let added =
-                new_voters.into_iter().map(|new| Change::Voter { replica: new.replica, node: new.node });
-            let dropped = old_voters.into_iter().map(|old| {
-                match target.learners.iter().find(|learner| learner.replica == old) {
-                    Some(learner) => Change::Learner { replica: old, node: learner.node },
-                    None => Change::Remove { replica: old },
-                }
-            });
-            self.propose_change(added.chain(dropped).collect());
-            return;
-        }
-        if let Some(extra) =
-            self.members.learners.iter().find(|old| target.all().all(|wanted| wanted.replica != **old))
-        {
-            self.propose_change(vec![Change::Remove { replica: *extra }]);
-            return;
-        }
-        self.target = None;
-    }
-
-    /// Whether a learner may vote without holding commits up.
-    fn has_caught_up(&self, replica: ReplicaId) -> bool {
-        self.raw.raft.prs().get(replica.0).is_some_and(|progress| {
-            // Filled and then idle, it stays in `Probe` until there is something to send.
-            progress.state != ProgressState::Snapshot
-                && progress.recent_active
-                && progress.matched > 0
-                && progress.matched + CAUGHT_UP_ENTRIES >= self.raw.raft.raft_log.last_index()
-        })
-    }
-
-    fn transfer_to_one_of(&mut self, candidates: &[ReplicaId]) {
-        let best = candidates
-            .iter()
-            .filter(|candidate| **candidate != self.replica && self.has_caught_up(**candidate))
-            .max_by_key(|candidate| self.raw.raft.prs().get(candidate.0).map(|progress| progress.matched));
-        if let Some(best) = best {
-            self.raw.transfer_leader(best.0);
-            self.after_step();
-        }
-    }
-
-    /// Hands leadership to the voter that has most of the log, if there is another.
-    pub fn hand_over(&mut self) {
-        if self.is_leader() {
-            self.transfer_to_one_of(&self.members.voters.clone());
-        }
-    }
-
     /// Offers whose puller was not heard of for `OFFER_LIMIT`: Raft tries anew.
     fn expire_offers(&mut self, now: Instant, snapshots: &Snapshots) {
         let offered: Vec<ReplicaId> = self
@@ -645,6 +551,12 @@ impl Group {
             let committed = self.committed(entry);
             effects.apply.push(committed);
         }
+        if let Some(last) = effects.apply.last() {
+            let bytes = effects.apply.iter().map(Committed::bytes).sum();
+            self.unapplied.push_back((last.index, bytes));
+            self.unapplied_bytes += bytes;
+            self.pace();
+        }
         self.after_step();
         Some(effects)
     }
@@ -691,25 +603,6 @@ impl Group {
         Committed { index, term, work, reply }
     }
 
-    /// Makes a committed membership change effective, here and now: its entry is behind
-    /// all others that were handed to the apply worker.
-    fn apply_change(&mut self, context: &[u8]) -> Members {
-        let change = ChangeEntry::decode(context).expect("a committed change decodes: its leader encoded it");
-        let mut nodes = self.members.nodes.clone();
-        for change in &change.changes {
-            if let Change::Voter { replica, node } | Change::Learner { replica, node } = change {
-                nodes.insert(*replica, *node);
-            }
-        }
-        match self.raw.apply_conf_change(&raft_change(&change.changes)) {
-            Ok(conf) => self.members = Members::from_conf_state(&conf, nodes),
-            // Raft refuses what does not fit the configuration (a second change of the
-            // same kind): equally on every replica, so it is a change to nothing.
-            Err(error) => tracing::warn!(shard = %self.shard, %error, "a membership change had no effect"),
-        }
-        self.members.clone()
-    }
-
     /// The apply worker has stored everything up to `index`.
     pub fn applied(&mut self, index: u64, term: u64, members: Option<&Members>) {
         let log = self.raw.mut_store();
@@ -721,10 +614,29 @@ impl Group {
             }
         }
         log.shrink(RECENT_BYTES_MAX);
+        while let Some((last, bytes)) = self.unapplied.front()
+            && *last <= index
+        {
+            self.unapplied_bytes -= bytes;
+            self.unapplied.pop_front();
+        }
+        self.pace();
         if index > self.raw.raft.raft_log.applied {
             self.raw.advance_apply_to(index);
         }
         self.after_step();
+    }
+
+    /// Whether the store is slower than the group commits.
+    pub fn applies_slowly(&self) -> bool {
+        self.unapplied_bytes > UNAPPLIED_BYTES_MAX
+    }
+
+    /// Lets Raft hand out committed entries one by one while too many wait to be applied:
+    /// its heartbeats and votes must go on.
+    fn pace(&mut self) {
+        let size = if self.applies_slowly() { 0 } else { COMMITTED_BYTES_MAX };
+        self.raw.raft.set_max_committed_size_per_ready(size);
     }
 
     /// Lets go of log entries that the stored state makes up for, now that it is durable
@@ -754,31 +666,4 @@ impl Group {
             let _ = reply.send(Outcome::NotLeader { leader: None });
         }
     }
-}
-
-fn raft_change(changes: &[Change]) -> ConfChangeV2 {
-    let mut raft = ConfChangeV2::default();
-    // We leave the joint configuration ourselves: Raft's automatic way stays in it for
-    // good if the leader changes at the wrong moment.
-    raft.set_transition(if changes.len() > 1 {
-        ConfChangeTransition::Explicit
-    } else {
-        ConfChangeTransition::Auto
-    });
-    let singles: Vec<ConfChangeSingle> = changes
-        .iter()
-        .map(|change| {
-            let (kind, replica) = match change {
-                Change::Voter { replica, .. } => (ConfChangeType::AddNode, replica),
-                Change::Learner { replica, .. } => (ConfChangeType::AddLearnerNode, replica),
-                Change::Remove { replica } => (ConfChangeType::RemoveNode, replica),
-            };
-            let mut single = ConfChangeSingle::default();
-            single.node_id = replica.0;
-            single.set_change_type(kind);
-            single
-        })
-        .collect();
-    raft.set_changes(singles.into());
-    raft
 }

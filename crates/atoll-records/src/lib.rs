@@ -22,6 +22,8 @@ mod lease;
 mod log;
 mod logger;
 mod map;
+mod membership;
+mod metrics;
 mod procedure;
 mod reads;
 mod records;
@@ -36,6 +38,7 @@ mod wire;
 
 pub use lease::{Granted, Held, LeaseError, LeaseId, LockStatus};
 pub use map::{ReplicaAddress, ShardMap, ShardReplicas};
+pub use metrics::RecordsMetrics;
 pub use procedure::{Command, Pairs, Procedures, Query, ReadView, Verdict, WriteView};
 pub use records::{Records, RecordsParts, StartError};
 pub use status::{FollowerStatus, ReplicaStatus, Role};

@@ -1,7 +1,7 @@
 //! The replicas' side of the shared log: what Raft keeps in it, how it is read back at the
 //! start, and the task that writes what all groups want persisted.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use atoll_disk::{Append, LogEntry, LogError, RecoveredReplica, SharedLog};
 use atoll_runtime::Runtime;
@@ -14,6 +14,7 @@ use crate::{
     driver::Feedback,
     group::Persist,
     group_log::{GroupLog, entry_bytes},
+    metrics::Metrics,
     state::{Descriptor, Meta},
     wire::LoggedEntry,
 };
@@ -160,6 +161,7 @@ pub(crate) struct Writer {
     pub runtime: Runtime,
     pub log: SharedLog,
     pub feedback: mpsc::UnboundedSender<Feedback>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Writer {
@@ -176,6 +178,8 @@ impl Writer {
                 total += bytes(&more);
                 batch.extend(more);
             }
+            self.metrics.log_batches.add(1);
+            self.metrics.log_entries.add(batch.iter().map(|(_, persist)| persist.entries.len() as u64).sum());
             let persisted = batch.iter().map(|(replica, persist)| (*replica, persist.number)).collect();
             let done = match self.write(batch).await {
                 Ok(()) => Feedback::Persisted(persisted),

@@ -20,7 +20,13 @@ pub trait ReadView {
     fn range_backwards(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_>;
 }
 
-/// A [`ReadView`] that sees its own writes.
+/// 16 KiB: an object's key of 1,024 bytes, escaped, and what its owner puts around it.
+pub const KEY_BYTES_MAX: usize = 16 << 10;
+/// 2 MiB: a command's input is under 1 MiB, and what grows by commands has a bound.
+pub const VALUE_BYTES_MAX: usize = 2 << 20;
+
+/// A [`ReadView`] that sees its own writes. A command that commits a key over
+/// [`KEY_BYTES_MAX`] or a value over [`VALUE_BYTES_MAX`] is aborted, with an empty output.
 pub trait WriteView: ReadView {
     /// The leader's stamp on this entry: max(its clock, last stamp + 1 ms) (rule 3).
     fn stamp(&self) -> WallTime;

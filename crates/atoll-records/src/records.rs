@@ -13,6 +13,7 @@ use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Instant, ReplicaId, Revision, ShardId, TransactionId};
 use bytes::Bytes;
+use rand::Rng;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
     lease,
     log::{self, OpenError, Writer},
     logger::logger,
+    metrics::{Metrics, RecordsMetrics},
     snapshot::{Snapshots, delete_range},
     state::{Area, Descriptor, Lives, Members, Meta, Place},
     status::{ReplicaStatus, Role},
@@ -75,6 +77,7 @@ struct Inner {
     log: SharedLog,
     client: Arc<Client>,
     apply: mpsc::UnboundedSender<Job>,
+    failed: watch::Sender<Option<String>>,
     _tasks: [AbortOnDrop; 4],
 }
 
@@ -87,14 +90,18 @@ impl Records {
         lease::register(&mut procedures);
         let procedures = Arc::new(procedures);
         let directory = Directory::default();
+        let metrics = Arc::new(Metrics::default());
+        let failed = watch::Sender::new(None);
         let (inbox_tx, inbox) = mpsc::channel(INBOX_MAX);
         let (feedback_tx, feedback) = mpsc::unbounded_channel();
         let (log_tx, log_rx) = mpsc::unbounded_channel();
         let (apply_tx, apply_rx) = mpsc::unbounded_channel();
 
         let found = {
-            let store = store.clone();
-            runtime.blocking(move || Ok::<_, StoreError>((Lives::begin(&*store)?, read_replicas(&*store)?)))
+            let (store, random) = (store.clone(), runtime.rng().random());
+            runtime.blocking(move || {
+                Ok::<_, StoreError>((Lives::begin(&*store, random)?, read_replicas(&*store)?))
+            })
         };
         let (lives, found) = found.await?;
         let forgotten = match recovery.verdict {
@@ -148,12 +155,14 @@ impl Records {
             directory: directory.clone(),
             inbox: inbox_tx.clone(),
             leaders: Mutex::default(),
+            metrics: metrics.clone(),
         });
         let worker = Worker {
             runtime: runtime.clone(),
             store: store.clone(),
             procedures,
             feedback: feedback_tx.clone(),
+            metrics: metrics.clone(),
         };
         let snapshots =
             Arc::new(Snapshots { runtime: runtime.clone(), store: store.clone(), open: Mutex::default() });
@@ -169,6 +178,8 @@ impl Records {
             snapshots: snapshots.clone(),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
             ticks: 0,
+            failed: failed.clone(),
+            metrics: metrics.clone(),
             keeping_lives: Arc::default(),
             shared_log: log.clone(),
             unflushed_bytes: 0,
@@ -176,7 +187,7 @@ impl Records {
             groups,
             dirty,
         };
-        let writer = Writer { runtime: runtime.clone(), log: log.clone(), feedback: feedback_tx };
+        let writer = Writer { runtime: runtime.clone(), log: log.clone(), feedback: feedback_tx, metrics };
         let tasks = [
             runtime.spawn_owned("records-log", writer.run(log_rx)),
             runtime.spawn_owned("records-apply", worker.run(apply_rx)),
@@ -188,7 +199,9 @@ impl Records {
         ];
         transport.serve(Protocol::Raft, Arc::new(RaftHandler { inbox: inbox_tx, snapshots }));
         transport.serve(Protocol::Records, Arc::new(RecordsHandler(client.clone())));
-        Ok(Records { inner: Arc::new(Inner { runtime, store, log, client, apply: apply_tx, _tasks: tasks }) })
+        Ok(Records {
+            inner: Arc::new(Inner { runtime, store, log, client, apply: apply_tx, failed, _tasks: tasks }),
+        })
     }
 
     /// Runs `command` in `shard` once, however often it is retried under this `id`.
@@ -315,6 +328,22 @@ impl Records {
             return Vec::new();
         }
         status.await.unwrap_or_default()
+    }
+
+    /// What was counted since the start.
+    pub fn metrics(&self) -> RecordsMetrics {
+        self.inner.client.metrics.read()
+    }
+
+    /// Waits until nothing here can go on, because the disk failed, and says why. The
+    /// process should stop then: wrong is worse than down.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.inner.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as this handle.
+            Err(_) => String::new(),
+        }
     }
 
     /// Gives leadership of all shards to others, as a node does before it stops. Waits

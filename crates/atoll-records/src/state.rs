@@ -278,14 +278,25 @@ pub(crate) fn decode<T: Format>(bytes: &[u8]) -> Result<T, StoreError> {
     T::decode(bytes).map_err(|source| StoreError { operation: "decode", source: Box::new(source) })
 }
 
+/// One start of a node on one disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Life {
+    /// Drawn at random when the disk is first used: an empty one in place of a lost one is
+    /// another, and counts its lives anew.
+    pub disk: u64,
+    /// Raised at each start.
+    pub count: Generation,
+}
+
 /// Which life each node is in, so that one that was set back to an old image of its disk
 /// shows: it counts lives that its peers have seen already (rule 4).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lives {
-    /// This node's own, raised at each start.
-    pub own: Generation,
-    /// The newest seen of each peer.
-    pub peers: BTreeMap<NodeId, Generation>,
+    pub own: Life,
+    /// The disk that each peer was last seen with.
+    pub disks: BTreeMap<NodeId, u64>,
+    /// The newest life seen of each peer on each of its disks.
+    pub peers: BTreeMap<(NodeId, u64), Generation>,
 }
 
 impl Format for Lives {
@@ -295,12 +306,21 @@ impl Format for Lives {
 
 impl Lives {
     /// Begins a new life, durably.
-    pub fn begin(store: &dyn OrderedStore) -> Result<Self, StoreError> {
+    pub fn begin(store: &dyn OrderedStore, random: u64) -> Result<Self, StoreError> {
         let mut lives: Lives =
             store.get(Table::Local, LIVES_KEY)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default();
-        lives.own.0 += 1;
+        if lives.own.count == Generation(0) {
+            lives.own.disk = random;
+        }
+        lives.own.count.0 += 1;
         lives.keep(store)?;
         Ok(lives)
+    }
+
+    /// The newest life seen of a peer, on the disk that it was last seen with.
+    pub fn of(&self, node: NodeId) -> Life {
+        let disk = self.disks.get(&node).copied().unwrap_or_default();
+        Life { disk, count: self.peers.get(&(node, disk)).copied().unwrap_or_default() }
     }
 
     pub fn keep(&self, store: &dyn OrderedStore) -> Result<(), StoreError> {

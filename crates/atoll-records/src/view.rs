@@ -12,7 +12,7 @@ use atoll_types::{Revision, TransactionId, WallTime};
 use bytes::Bytes;
 
 use crate::{
-    procedure::{Pairs, ReadView, WriteView},
+    procedure::{KEY_BYTES_MAX, Pairs, ReadView, VALUE_BYTES_MAX, WriteView},
     state::{Area, PREFIX_BYTES, Place, as_slices},
 };
 
@@ -190,6 +190,8 @@ pub(crate) struct CommandView<'a, 'b> {
     pub id: TransactionId,
     /// What the round held for each key before this command touched it.
     undo: BTreeMap<Bytes, Option<Option<Bytes>>>,
+    /// It wrote what can't be kept.
+    oversized: bool,
 }
 
 impl<'a, 'b> CommandView<'a, 'b> {
@@ -200,10 +202,20 @@ impl<'a, 'b> CommandView<'a, 'b> {
         stamp: WallTime,
         id: TransactionId,
     ) -> Self {
-        Self { pending, place, revision, stamp, id, undo: BTreeMap::new() }
+        Self { pending, place, revision, stamp, id, undo: BTreeMap::new(), oversized: false }
+    }
+
+    /// Then none of its writes may stay: the store would refuse them, and with them the
+    /// whole round.
+    pub fn is_oversized(&self) -> bool {
+        self.oversized
     }
 
     fn write(&mut self, key: &[u8], value: Option<Bytes>) {
+        if key.len() > KEY_BYTES_MAX || value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
+            self.oversized = true;
+            return;
+        }
         let key = self.place.key(Area::Records, key);
         let before = self.pending.writes.insert(key.clone(), value);
         if let btree_map::Entry::Vacant(vacant) = self.undo.entry(key) {

@@ -4,21 +4,21 @@
 //!
 //! Nothing here is checked against a group's state: `group.rs` does, before Raft sees it.
 
-use atoll_types::{Format, Generation, NodeId, ReplicaId, Revision, ShardId, TransactionId, WallTime};
+use atoll_types::{Format, NodeId, ReplicaId, Revision, ShardId, TransactionId, WallTime};
 use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use serde::{Deserialize, Serialize};
 
-use crate::state::Meta;
+use crate::state::{Life, Meta};
 
 /// Many groups' messages on their way to one peer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Frame {
     /// The sender's life: a peer that shows an older one than was seen before has been
     /// set back to an old image of its disk, and has forgotten (rule 4).
-    pub life: Generation,
+    pub life: Life,
     /// The newest life of the receiver that the sender has seen: so it learns of it.
-    pub seen: Generation,
+    pub seen: Life,
     pub messages: Vec<PeerMessage>,
 }
 
