@@ -39,3 +39,14 @@ pub enum StartError {
     #[error("the admin token can't be used")]
     Token(#[from] TokenError),
 }
+
+impl StartError {
+    /// Trying again later may help; nothing has to be mended.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            StartError::Join(JoinError::Unreachable { .. } | JoinError::TryAgain { .. })
+                | StartError::Found(_)
+        )
+    }
+}

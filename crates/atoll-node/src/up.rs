@@ -70,12 +70,7 @@ pub enum UpError {
 impl UpError {
     /// Trying again later may help; nothing has to be mended.
     pub fn is_unavailable(&self) -> bool {
-        use crate::join::JoinError;
-        matches!(
-            self,
-            UpError::Start(StartError::Join(JoinError::Unreachable { .. } | JoinError::TryAgain { .. }))
-                | UpError::Start(StartError::Found(_))
-        )
+        matches!(self, UpError::Start(error) if error.is_unavailable())
     }
 
     pub fn hint(&self) -> Option<String> {

@@ -10,6 +10,7 @@
 //! It contains no rule of Atoll's own: it breaks things, and says what it saw.
 
 mod clock;
+pub mod cluster;
 mod executor;
 pub mod linearizability;
 mod network;

@@ -288,65 +288,7 @@ impl ChunkFraming {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
-    use atoll_simulation::{Schedule, Seed, Simulation};
-    use http_body_util::{StreamBody, combinators::UnsyncBoxBody};
-
     use super::*;
-    use crate::s3::context::RequestId;
-
-    /// One byte every `every`, `count` times, and then silence or the end.
-    fn slow_body(
-        runtime: &Runtime,
-        every: Duration,
-        count: usize,
-        ends: bool,
-    ) -> UnsyncBoxBody<Bytes, std::io::Error> {
-        let runtime = runtime.clone();
-        let stream = futures_util::stream::unfold(0, move |sent| {
-            let runtime = runtime.clone();
-            async move {
-                if sent == count && ends {
-                    return None;
-                }
-                let pause = if sent == count { Duration::from_secs(3600) } else { every };
-                runtime.sleep(pause).await;
-                Some((Ok(Frame::data(Bytes::from_static(b"x"))), sent + 1))
-            }
-        });
-        StreamBody::new(stream).boxed_unsync()
-    }
-
-    /// What arrives of it, how long it takes, and why it ended.
-    fn read(every: Duration, count: usize, ends: bool) -> (usize, Duration, Option<BodyFailure>) {
-        let simulation = Simulation::new(Seed(1), Schedule::Shuffled);
-        let runtime = simulation.world_runtime();
-        let context = RequestContext::new(RequestId(1));
-        let (seen, clock) = (context.clone(), runtime.clone());
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let read = bytes.clone();
-        let took = simulation.block_on(Duration::from_secs(7200), async move {
-            let body = slow_body(&clock, every, count, ends);
-            let (mut body, _rest) = GuardedBody::new(body, clock.clone(), context, false, None);
-            let started = clock.now();
-            while let Some(Ok(frame)) = body.frame().await {
-                read.fetch_add(frame.data_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-            }
-            clock.now().saturating_since(started)
-        });
-        (bytes.load(Ordering::Relaxed), took.unwrap(), seen.body_failure())
-    }
-
-    #[test]
-    fn a_client_that_stops_sending_is_given_up_and_a_slow_one_is_not() {
-        let second = Duration::from_secs(1);
-        assert_eq!(read(second, 5, false), (5, 5 * second + BODY_IDLE_MAX, Some(BodyFailure::TimedOut)));
-        assert_eq!(read(29 * second, 20, true), (20, 20 * 29 * second, None));
-    }
 
     /// Feeds `bytes` in pieces of every size: the framing must not care.
     fn check(bytes: &[u8]) -> Result<(), BodyFailure> {

@@ -34,6 +34,19 @@ pub struct Storm {
 }
 
 impl Storm {
+    pub const NONE: Storm = Storm {
+        crashes: false,
+        kills: false,
+        blackouts: false,
+        cuts: false,
+        one_way_cuts: false,
+        pauses: false,
+        clock_jumps: false,
+        bad_links: false,
+        stalls: false,
+        slow_disks: false,
+    };
+
     pub const ALL: Storm = Storm {
         crashes: true,
         kills: true,
