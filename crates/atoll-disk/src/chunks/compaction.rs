@@ -34,7 +34,8 @@ pub struct Compacted {
 /// The pack being compacted, and how far.
 pub(super) struct Victim {
     pack: PackId,
-    /// `None` if its header is damaged: what is live in it is found by the index alone.
+    /// `None` if it can't be read from end to end: what is live in it is then found by the
+    /// index alone.
     scanner: Option<Scanner>,
 }
 
@@ -92,7 +93,15 @@ impl ChunkStore {
             let mut found_here = Vec::new();
             while done.bytes_read < bytes {
                 let from = scanner.offset;
-                let Some(found) = scanner.next().await? else { break };
+                let found = match scanner.next().await {
+                    Ok(Some(found)) => found,
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::error!(%error, pack = pack.0, "a pack can't be read to its end");
+                        scanner.offset = scanner.len;
+                        break;
+                    }
+                };
                 done.bytes_read += scanner.offset - from;
                 if let Found::Record { record, offset, .. } = found
                     && record.kind == RecordKind::Chunk
@@ -152,7 +161,7 @@ impl ChunkStore {
         if !self.entry(hash).await?.as_ref().is_some_and(is_here) {
             return Ok(0);
         }
-        let bytes = match self.get(hash).await {
+        let bytes = match self.get_or_condemn(hash).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) | Err(ChunkError::Damaged { .. }) => return Ok(0),
             Err(error) => return Err(error),

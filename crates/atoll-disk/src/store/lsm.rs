@@ -28,7 +28,9 @@ use super::{OrderedStore, Pairs, Snapshot, StoreError, Table, WriteBatch, check,
 
 // Memory, at most: blocks 8 MiB + memtables, each up to twice its limit while a full one
 // is being written out: 2 × (4 + 2 + 1) MiB = 14 MiB. The rest is tables' filters and
-// indexes, and the allocator's slack. See below for what is measured.
+// indexes, and the allocator's slack. Measured with a million records of 170 bytes and a
+// million chunks' entries (`examples/measure.rs`): 53 MiB right after writing them, 9 MiB
+// when opened again, 27 MiB when then everything was read.
 /// Read blocks kept decompressed; the page cache of the system is behind it.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
 const RECORDS_MEMTABLE_BYTES: u64 = 4 << 20;
