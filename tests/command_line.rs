@@ -169,7 +169,7 @@ fn dev_starts_three_nodes_and_stops_them_all() {
             status["nodes"].as_array().is_some_and(|nodes| nodes.len() == 3) && status["health"] == "healthy"
         })
     });
-    boto3("http://127.0.0.1:17330", "s3.create_bucket(Bucket='b')", &[]);
+    boto3("http://127.0.0.1:17330", "s3.create_bucket(Bucket='bucket')", &[]);
     std::process::Command::new("kill").args(["-INT", &dev.id().to_string()]).status().unwrap();
     assert_eq!(dev.wait().unwrap().code(), Some(0));
     let output = atoll().args(["--admin", "http://127.0.0.1:17311", "status"]).output().unwrap();

@@ -7,8 +7,8 @@ use crate::harness::{Cluster, boto3};
 /// must count once. Without the condition, updates are lost: that is the control.
 const COUNT: &str = r#"
 conditional, ends = sys.argv[1] == 'conditional', sys.argv[2:]
-s3.create_bucket(Bucket='b')
-s3.put_object(Bucket='b', Key='counter', Body=b'0')
+s3.create_bucket(Bucket='bucket')
+s3.put_object(Bucket='bucket', Key='counter', Body=b'0')
 successes, lost, lock = 0, 0, threading.Lock()
 gate = threading.Barrier(6)
 def race(number):
@@ -17,11 +17,11 @@ def race(number):
     gate.wait()
     for _ in range(15):
         while True:
-            got = mine.get_object(Bucket='b', Key='counter')
+            got = mine.get_object(Bucket='bucket', Key='counter')
             value = int(got['Body'].read())
             more = {'IfMatch': got['ETag']} if conditional else {}
             try:
-                mine.put_object(Bucket='b', Key='counter', Body=str(value + 1).encode(), **more)
+                mine.put_object(Bucket='bucket', Key='counter', Body=str(value + 1).encode(), **more)
                 with lock: successes += 1
                 break
             except ClientError as error:
@@ -29,7 +29,7 @@ def race(number):
                 with lock: lost += 1
 threads = [threading.Thread(target=race, args=(n,)) for n in range(6)]
 [t.start() for t in threads]; [t.join() for t in threads]
-value = int(s3.get_object(Bucket='b', Key='counter')['Body'].read())
+value = int(s3.get_object(Bucket='bucket', Key='counter')['Body'].read())
 assert value == successes == 90, (value, successes, lost)
 "#;
 
@@ -57,7 +57,7 @@ fn of_many_that_create_one_key_one_succeeds() {
         ends[0],
         r#"
 ends = sys.argv[1:]
-s3.create_bucket(Bucket='b')
+s3.create_bucket(Bucket='bucket')
 for size in (10, 300_000):
     for turn in range(5):
         winners, gate = [], threading.Barrier(6)
@@ -65,14 +65,14 @@ for size in (10, 300_000):
             mine = client(ends[number % len(ends)])
             gate.wait()
             try:
-                mine.put_object(Bucket='b', Key=f'{size}-{turn}', Body=str(number).encode() * size, IfNoneMatch='*')
+                mine.put_object(Bucket='bucket', Key=f'{size}-{turn}', Body=str(number).encode() * size, IfNoneMatch='*')
                 winners.append(number)
             except ClientError as error:
                 assert error.response['Error']['Code'] in ('PreconditionFailed', 'ConditionalRequestConflict'), error
         threads = [threading.Thread(target=race, args=(n,)) for n in range(6)]
         [t.start() for t in threads]; [t.join() for t in threads]
         assert len(winners) == 1, winners
-        assert s3.get_object(Bucket='b', Key=f'{size}-{turn}')['Body'].read() == str(winners[0]).encode() * size
+        assert s3.get_object(Bucket='bucket', Key=f'{size}-{turn}')['Body'].read() == str(winners[0]).encode() * size
 "#,
         &ends,
     );

@@ -7,7 +7,7 @@ use crate::harness::{Background, Cluster, boto3, boto3_command};
 
 /// Puts until it can't any more, then says what was acknowledged.
 const PUT_ON: &str = r#"
-s3.create_bucket(Bucket='b')
+s3.create_bucket(Bucket='bucket')
 mine = client(endpoint, retries={'total_max_attempts': 1}, read_timeout=10)
 done = {}
 print('ready', flush=True)
@@ -15,7 +15,7 @@ try:
     number = 0
     while True:
         body = os.urandom(100 if number % 3 else 1_500_000)
-        mine.put_object(Bucket='b', Key=f'k{number}', Body=body)
+        mine.put_object(Bucket='bucket', Key=f'k{number}', Body=body)
         done[f'k{number}'] = hashlib.sha256(body).hexdigest()
         if number == 20: print('twenty', flush=True)
         number += 1
@@ -44,8 +44,8 @@ fn kill_all_and_look(nodes: usize) {
 acknowledged = json.loads(sys.argv[1])
 assert len(acknowledged) > 20
 for key, digest in acknowledged.items():
-    assert hashlib.sha256(s3.get_object(Bucket='b', Key=key)['Body'].read()).hexdigest() == digest, key
-listed = {item['Key'] for page in s3.get_paginator('list_objects_v2').paginate(Bucket='b') for item in page['Contents']}
+    assert hashlib.sha256(s3.get_object(Bucket='bucket', Key=key)['Body'].read()).hexdigest() == digest, key
+listed = {item['Key'] for page in s3.get_paginator('list_objects_v2').paginate(Bucket='bucket') for item in page['Contents']}
 assert set(acknowledged) <= listed
 "#,
         &[&acknowledged],
@@ -66,8 +66,8 @@ fn three_nodes_killed_at_once_keep_what_they_acknowledged() {
 fn a_graceful_stop_exits_with_zero_and_carries_on_where_it_was() {
     let mut cluster = Cluster::start(1);
     let endpoint = cluster.nodes[0].s3.clone();
-    boto3(&endpoint, "s3.create_bucket(Bucket='b'); s3.put_object(Bucket='b', Key='k', Body=b'kept')", &[]);
+    boto3(&endpoint, "s3.create_bucket(Bucket='bucket'); s3.put_object(Bucket='bucket', Key='k', Body=b'kept')", &[]);
     assert_eq!(cluster.nodes[0].stop(), Some(0));
     cluster.nodes[0].restart();
-    boto3(&endpoint, "assert s3.get_object(Bucket='b', Key='k')['Body'].read() == b'kept'", &[]);
+    boto3(&endpoint, "assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() == b'kept'", &[]);
 }

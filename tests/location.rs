@@ -5,17 +5,17 @@ use crate::harness::{Cluster, boto3};
 
 const PUT_AT_ONE_GET_AT_ALL: &str = r#"
 ends = sys.argv[1:]
-s3.create_bucket(Bucket='b')
+s3.create_bucket(Bucket='bucket')
 bodies = {f'{size}-{i}': os.urandom(size) for size in (10, 3_000_000) for i in range(4)}
 for number, (key, body) in enumerate(bodies.items()):
-    client(ends[number % len(ends)]).put_object(Bucket='b', Key=key, Body=body)
+    client(ends[number % len(ends)]).put_object(Bucket='bucket', Key=key, Body=body)
 def facts(answer):
     return {name: value for name, value in answer.items() if name not in ('Body', 'ResponseMetadata')}
 for key, body in bodies.items():
-    answers = [client(end).get_object(Bucket='b', Key=key) for end in ends]
+    answers = [client(end).get_object(Bucket='bucket', Key=key) for end in ends]
     assert all(answer['Body'].read() == body for answer in answers), key
     assert len({json.dumps(facts(answer), default=str, sort_keys=True) for answer in answers}) == 1
-listings = [[item['Key'] for item in client(end).list_objects_v2(Bucket='b')['Contents']] for end in ends]
+listings = [[item['Key'] for item in client(end).list_objects_v2(Bucket='bucket')['Contents']] for end in ends]
 assert all(listing == sorted(bodies) for listing in listings)
 "#;
 

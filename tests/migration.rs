@@ -10,18 +10,18 @@ print('ready', flush=True)
 turns = 0
 while turns == 0 or not select.select([sys.stdin], [], [], 0)[0]:
     for key, digest in bodies.items():
-        got = s3.get_object(Bucket='b', Key=key)['Body'].read()
+        got = s3.get_object(Bucket='bucket', Key=key)['Body'].read()
         assert hashlib.sha256(got).hexdigest() == digest, key
     turns += 1
 print(turns)
 "#;
 
 const FILL: &str = r#"
-s3.create_bucket(Bucket='b')
+s3.create_bucket(Bucket='bucket')
 digests = {}
 for number in range(30):
     body = os.urandom(500 if number % 2 else 2_000_000)
-    s3.put_object(Bucket='b', Key=f'k{number}', Body=body)
+    s3.put_object(Bucket='bucket', Key=f'k{number}', Body=body)
     digests[f'k{number}'] = hashlib.sha256(body).hexdigest()
 print(json.dumps(digests))
 "#;

@@ -26,10 +26,10 @@ fn put_and_get(cluster: &Cluster, at: usize) {
     boto3(
         &cluster.nodes[at].s3,
         "
-s3.create_bucket(Bucket='b')
+s3.create_bucket(Bucket='bucket')
 body = os.urandom(64 << 20)
-s3.put_object(Bucket='b', Key='k', Body=body)
-assert s3.get_object(Bucket='b', Key='k')['Body'].read() == body",
+s3.put_object(Bucket='bucket', Key='k', Body=body)
+assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() == body",
         &[],
     );
 }

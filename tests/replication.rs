@@ -4,7 +4,7 @@ use crate::harness::{Cluster, boto3};
 
 /// Everything a client is told, with what differs between any two requests left out.
 const OBSERVE: &str = r#"
-s3.create_bucket(Bucket='b')
+s3.create_bucket(Bucket='bucket')
 seen = []
 def note(answer):
     answer = dict(answer)
@@ -15,11 +15,11 @@ def note(answer):
         answer.pop(name, None)
     seen.append([meta['HTTPStatusCode'], headers, answer, hashlib.md5(body.read()).hexdigest() if body else None])
 for size in (0, 100, 2_500_000):
-    note(s3.put_object(Bucket='b', Key=str(size), Body=b'r' * size))
-    note(s3.get_object(Bucket='b', Key=str(size)))
-    note(s3.head_object(Bucket='b', Key=str(size)))
-note(s3.list_objects_v2(Bucket='b'))
-note(s3.delete_object(Bucket='b', Key='0'))
+    note(s3.put_object(Bucket='bucket', Key=str(size), Body=b'r' * size))
+    note(s3.get_object(Bucket='bucket', Key=str(size)))
+    note(s3.head_object(Bucket='bucket', Key=str(size)))
+note(s3.list_objects_v2(Bucket='bucket'))
+note(s3.delete_object(Bucket='bucket', Key='0'))
 print(json.dumps(seen, default=str, sort_keys=True))
 "#;
 
@@ -34,6 +34,6 @@ fn one_copy_and_three_look_the_same() {
 #[should_panic(expected = "assertion `left == right` failed")]
 fn control_other_bytes_do_not_look_the_same() {
     let cluster = Cluster::start(1);
-    let other = OBSERVE.replace("Bucket='b'", "Bucket='other'").replace("b'r'", "b's'");
+    let other = OBSERVE.replace("Bucket='bucket'", "Bucket='other'").replace("b'r'", "b's'");
     assert_eq!(boto3(&cluster.nodes[0].s3, OBSERVE, &[]), boto3(&cluster.nodes[0].s3, &other, &[]));
 }

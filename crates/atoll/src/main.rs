@@ -7,6 +7,7 @@
 // uses tokio and the clocks directly.
 #![allow(clippy::disallowed_methods)]
 
+mod bench;
 mod client;
 mod cluster;
 mod dev;
@@ -24,6 +25,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use client::{AdminArgs, AdminClient};
+
+/// glibc's gives the pages of each chunk back to the kernel, and a third of a transfer's time
+/// goes into getting them again (measured with `atoll bench transport`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Atoll turns machines you own into one system.
 ///
@@ -55,6 +61,9 @@ enum Command {
     /// What the whole cluster agrees on.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// Measure a store or a wire from outside.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +90,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Ticket(ticket) => ticket.run(&client()).await,
         Command::Kv(kv) => kv.run(&client()).await,
         Command::Lock(lock) => return lock.run(&client()).await,
+        Command::Bench(bench) => bench.run().await,
         Command::Cluster(cluster) => cluster.run(&client()).await,
     };
     match outcome {
