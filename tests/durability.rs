@@ -66,7 +66,11 @@ fn three_nodes_killed_at_once_keep_what_they_acknowledged() {
 fn a_graceful_stop_exits_with_zero_and_carries_on_where_it_was() {
     let mut cluster = Cluster::start(1);
     let endpoint = cluster.nodes[0].s3.clone();
-    boto3(&endpoint, "s3.create_bucket(Bucket='bucket'); s3.put_object(Bucket='bucket', Key='k', Body=b'kept')", &[]);
+    boto3(
+        &endpoint,
+        "s3.create_bucket(Bucket='bucket'); s3.put_object(Bucket='bucket', Key='k', Body=b'kept')",
+        &[],
+    );
     assert_eq!(cluster.nodes[0].stop(), Some(0));
     cluster.nodes[0].restart();
     boto3(&endpoint, "assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() == b'kept'", &[]);

@@ -128,7 +128,11 @@ assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() == body
 fn a_node_without_the_others_answers_503_and_takes_nothing() {
     let cluster = Cluster::start(3);
     let endpoint = cluster.nodes[0].s3.clone();
-    boto3(&endpoint, "s3.create_bucket(Bucket='bucket'); s3.put_object(Bucket='bucket', Key='k', Body=b'old')", &[]);
+    boto3(
+        &endpoint,
+        "s3.create_bucket(Bucket='bucket'); s3.put_object(Bucket='bucket', Key='k', Body=b'old')",
+        &[],
+    );
     cluster.nodes[1].freeze();
     cluster.nodes[2].freeze();
     boto3(
@@ -151,10 +155,15 @@ for turn in range(2):
     cluster.nodes[1].thaw();
     cluster.nodes[2].thaw();
     wait_until("the cluster answers again", || {
-        let output = boto3_command(&endpoint, "s3.get_object(Bucket='bucket', Key='k')", &[]).output().unwrap();
+        let output =
+            boto3_command(&endpoint, "s3.get_object(Bucket='bucket', Key='k')", &[]).output().unwrap();
         output.status.success()
     });
-    boto3(&endpoint, "assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() in (b'old', b'new')", &[]);
+    boto3(
+        &endpoint,
+        "assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() in (b'old', b'new')",
+        &[],
+    );
 }
 
 /// The control: with a majority gone, the same work does fail.

@@ -31,6 +31,11 @@ impl Collector for NodeMetrics {
         let counters = [
             ("atoll_transport_bytes_received", "Bytes received from other nodes", transport.bytes_in),
             ("atoll_transport_bytes_sent", "Bytes sent to other nodes", transport.bytes_out),
+            (
+                "atoll_chunk_bytes_served",
+                "Bytes of chunks sent to other nodes that asked for them",
+                self.node.objects().chunk_bytes_served(),
+            ),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);

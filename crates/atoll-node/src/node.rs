@@ -84,7 +84,6 @@ pub(crate) struct Inner {
     pub membership: Membership,
     pub editor: LayoutEditor,
     pub reporter: Arc<NodeReporter>,
-    pub maintenance: Arc<Maintenance>,
     pub warnings: watch::Receiver<Vec<Warning>>,
     /// The key that was made when this node founded its cluster, to be shown once.
     pub new_root_key: Option<RootKey>,
@@ -311,7 +310,6 @@ impl Node {
             membership,
             editor,
             reporter,
-            maintenance,
             warnings,
             new_root_key,
             _tasks: tasks,

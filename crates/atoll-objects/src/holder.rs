@@ -1,7 +1,10 @@
 //! This node as a holder of chunks: checks each write against the layout, and serves
 //! the other nodes' requests.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use async_trait::async_trait;
 use atoll_disk::{ChunkError, ChunkStore};
@@ -30,6 +33,8 @@ pub struct Holder {
     pub link: Arc<dyn LayoutLink>,
     suspicious: mpsc::Sender<ChunkHash>,
     gate: WriteGate,
+    /// Sent to other nodes since the start.
+    pub bytes_served: AtomicU64,
 }
 
 /// Tells when no write that was let in under an older layout is still under way: what
@@ -61,7 +66,16 @@ impl Holder {
         link: Arc<dyn LayoutLink>,
         suspicious: mpsc::Sender<ChunkHash>,
     ) -> Self {
-        Self { runtime, me, chunks, layout, link, suspicious, gate: WriteGate::default() }
+        Self {
+            runtime,
+            me,
+            chunks,
+            layout,
+            link,
+            suspicious,
+            gate: WriteGate::default(),
+            bytes_served: AtomicU64::new(0),
+        }
     }
 
     pub fn layout(&self) -> Arc<Layout> {
@@ -243,6 +257,7 @@ impl Handler for ChunkHandler {
             }
             ChunkRequest::Get { hash } => match holder.chunks.get(hash).await {
                 Ok(Some(bytes)) => {
+                    holder.bytes_served.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                     body = bytes;
                     ChunkReply::Found
                 }

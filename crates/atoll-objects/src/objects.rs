@@ -102,6 +102,11 @@ impl Objects {
         Self { inner: Arc::new(inner) }
     }
 
+    /// Bytes of chunks that this node has sent to others that asked for them.
+    pub fn chunk_bytes_served(&self) -> u64 {
+        self.inner.holders.holder().bytes_served.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// When an operation that starts now gives up.
     pub(crate) fn deadline(&self) -> Instant {
         self.inner.runtime.now() + self.inner.settings.patience

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use atoll_runtime::Runtime;
 use atoll_types::ByteSize;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
@@ -102,7 +103,8 @@ struct Endpoint {
 impl Endpoint {
     fn new(bench: &BenchS3) -> Result<Self, Failure> {
         let bad = |error: &dyn std::error::Error| {
-            Failure::new(Fault::Configuration, format!("{} is not an S3 endpoint", bench.endpoint)).caused_by(error)
+            Failure::new(Fault::Configuration, format!("{} is not an S3 endpoint", bench.endpoint))
+                .caused_by(error)
         };
         let url = bench.endpoint.parse().map_err(|error| bad(&error))?;
         let bucket = Bucket::new(url, UrlStyle::Path, bench.bucket.clone(), bench.region.clone())
@@ -117,7 +119,13 @@ impl Endpoint {
     }
 
     /// The number of bytes in the answer's body, or why there was none.
-    async fn send(&self, method: Method, url: String, body: Bytes, keep: Option<&mut Vec<u8>>) -> Result<u64, String> {
+    async fn send(
+        &self,
+        method: Method,
+        url: String,
+        body: Bytes,
+        keep: Option<&mut Vec<u8>>,
+    ) -> Result<u64, String> {
         let request = Request::builder().method(method).uri(url).body(Full::new(body));
         let request = request.map_err(|error| error.to_string())?;
         let response = self.http.request(request).await.map_err(|error| error.to_string())?;
@@ -268,7 +276,8 @@ impl BenchS3 {
                     row.errors.to_string(),
                 ]
             });
-            let header = ["OPERATION", "SIZE", "CLIENTS", "PER SECOND", "MIB/S", "P50 MS", "P99 MS", "ERRORS"];
+            let header =
+                ["OPERATION", "SIZE", "CLIENTS", "PER SECOND", "MIB/S", "P50 MS", "P99 MS", "ERRORS"];
             println!("{}", table(header, rows));
         });
         if !self.keep {
@@ -278,25 +287,35 @@ impl BenchS3 {
     }
 
     /// Writes what `get` alone is to read.
-    async fn prepare(&self, endpoint: &Endpoint, size: ByteSize, written: &mut Vec<String>) -> Result<u64, Failure> {
+    async fn prepare(
+        &self,
+        endpoint: &Endpoint,
+        size: ByteSize,
+        written: &mut Vec<String>,
+    ) -> Result<u64, Failure> {
         let objects = OBJECTS_TO_READ.min(BYTES_TO_READ / size.0.max(1)).max(1);
-        let (body, run) = (random_body(size), rand::rng().next_u64());
+        let (body, run) = (random_body(size), Runtime::tokio().rng().next_u64());
         for number in 0..objects {
             let key = key(size, number);
-            endpoint
-                .put(&key, stamped(&body, number, run))
-                .await
-                .map_err(|error| Failure::new(Fault::Unavailable, format!("can't write what to read: {error}")))?;
+            endpoint.put(&key, stamped(&body, number, run)).await.map_err(|error| {
+                Failure::new(Fault::Unavailable, format!("can't write what to read: {error}"))
+            })?;
             written.push(key);
         }
         Ok(objects)
     }
 
-    async fn measure(&self, endpoint: &Endpoint, operation: Operation, size: ByteSize, objects: u64) -> (Row, u64) {
+    async fn measure(
+        &self,
+        endpoint: &Endpoint,
+        operation: Operation,
+        size: ByteSize,
+        objects: u64,
+    ) -> (Row, u64) {
         let next = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
         let end = started + Duration::from_secs(self.seconds);
-        let run = rand::rng().next_u64();
+        let run = Runtime::tokio().rng().next_u64();
         let body = if operation == Operation::Put { random_body(size) } else { Bytes::new() };
         let mut workers = tokio::task::JoinSet::new();
         for _ in 0..self.concurrency {
@@ -306,11 +325,16 @@ impl BenchS3 {
                 let mut token: Option<String> = None;
                 while Instant::now() < end {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    let body = if operation == Operation::Put { stamped(&body, number, run) } else { Bytes::new() };
+                    let body =
+                        if operation == Operation::Put { stamped(&body, number, run) } else { Bytes::new() };
                     let sent = Instant::now();
                     let result = match operation {
-                        Operation::Put => endpoint.put(&key(size, number), body).await.map(|bytes| (1, bytes)),
-                        Operation::Get => endpoint.get(&key(size, number % objects.max(1))).await.map(|bytes| (1, bytes)),
+                        Operation::Put => {
+                            endpoint.put(&key(size, number), body).await.map(|bytes| (1, bytes))
+                        }
+                        Operation::Get => {
+                            endpoint.get(&key(size, number % objects.max(1))).await.map(|bytes| (1, bytes))
+                        }
                         Operation::List => endpoint.list(token.as_deref()).await.map(|(keys, following)| {
                             token = following;
                             (keys, 0)
@@ -368,7 +392,7 @@ fn key(size: ByteSize, number: u64) -> String {
 /// Not compressible.
 fn random_body(size: ByteSize) -> Bytes {
     let mut body = vec![0; size.0 as usize];
-    rand::rng().fill_bytes(&mut body);
+    Runtime::tokio().rng().fill_bytes(&mut body);
     body.into()
 }
 

@@ -82,8 +82,8 @@ impl BenchTransport {
     }
 
     async fn measure(self) -> Outcome {
-        let program =
-            std::env::current_exe().map_err(|error| internal("can't find this program's own file")(&error))?;
+        let program = std::env::current_exe()
+            .map_err(|error| internal("can't find this program's own file")(&error))?;
         let mut server = Command::new(program)
             .args(["bench", "transport", "--serve"])
             .stdout(Stdio::piped())
@@ -93,15 +93,18 @@ impl BenchTransport {
         let stdout = server.stdout.take().expect("stdout is piped");
         let line = BufReader::new(stdout).lines().next_line().await;
         let line = line.map_err(|error| internal("the other side said nothing")(&error))?.unwrap_or_default();
-        let (tls, plain) =
-            line.split_once(' ').ok_or_else(|| Failure::new(Fault::Internal, "the other side did not start"))?;
+        let (tls, plain) = line
+            .split_once(' ')
+            .ok_or_else(|| Failure::new(Fault::Internal, "the other side did not start"))?;
 
-        let baseline = plain_tcp(plain, self.seconds).await.map_err(|error| internal("plain TCP failed")(&error))?;
+        let baseline =
+            plain_tcp(plain, self.seconds).await.map_err(|error| internal("plain TCP failed")(&error))?;
         let node = bind(CLIENT_SEED).await?;
         let transport: Arc<dyn Transport> = node;
         let peer = NodeKey::from_seed(SERVER_SEED).node_id();
         transport.set_addresses(peer, vec![tls.to_string()]);
-        let plan = BenchPlan { duration: self.seconds, concurrency: self.concurrency, ..BenchPlan::default() };
+        let plan =
+            BenchPlan { duration: self.seconds, concurrency: self.concurrency, ..BenchPlan::default() };
         let report = measure(&transport, peer, &Runtime::tokio(), plan)
             .await
             .map_err(|error| internal("the measurement broke off")(&error))?;
