@@ -18,7 +18,7 @@ const LIVES: usize = 12;
 const CLIENTS: usize = 4;
 
 /// What was called, in order, since the state that is known for sure.
-#[derive(Default)]
+#[derive(Default, Clone)]
 struct History {
     sure: Model,
     calls: Vec<(Call, bool)>,
@@ -337,5 +337,53 @@ fn one_write_lost_or_misplaced_or_one_bit_flipped_is_harmless_or_noticed() {
     println!("{faults} faults, {noticed} starts noticed damage");
     if std::env::var_os("ATOLL_SEED").is_none() {
         assert!(faults > 50 && noticed > 25);
+    }
+}
+
+/// What the system has in memory and not on the disk is seen by the process that is
+/// started again, which must not build upon it what the next power failure keeps.
+#[test]
+fn a_process_killed_at_any_moment_and_a_power_failure_soon_after_lose_nothing() {
+    for seed in seeds(0..6) {
+        let simulation = Simulation::new(seed, Schedule::Shuffled);
+        let node = simulation.add_node("node");
+        let disk = MemoryDisk::new(seed.0);
+        disk.set_faults(DiskFaults {
+            sync_latency: Duration::from_micros(100)..Duration::from_millis(3),
+            ..DiskFaults::default()
+        });
+        let history = Arc::new(Mutex::new(History::default()));
+        let runtime = simulation.node_runtime(node);
+        runtime.spawn("life", life(disk.clone(), runtime.clone(), history.clone(), seed));
+        for moment in 0..150 {
+            simulation.run_for(Duration::from_micros(700)).unwrap();
+            let history = history.lock().unwrap().clone();
+            restart_and_fail(disk.image(), history, seed, moment);
+        }
+    }
+}
+
+fn restart_and_fail(disk: MemoryDisk, history: History, seed: Seed, moment: u64) {
+    let mut rng = seed.stream(&format!("moment {moment}"));
+    let simulation = Simulation::new(Seed(rng.random()), Schedule::Shuffled);
+    let history = Arc::new(Mutex::new(history));
+    for _ in 0..2 {
+        let node = simulation.add_node("node");
+        let runtime = simulation.node_runtime(node);
+        let (disk_again, history) = (disk.clone(), history.clone());
+        let opened = Arc::new(Mutex::new(None));
+        let slot = opened.clone();
+        runtime.clone().spawn("life", async move {
+            let (log, recovery) = open_with(&disk_again, &runtime, settings()).await;
+            let damaged = matches!(recovery.verdict, LogVerdict::Damaged { .. });
+            assert!(!damaged, "seed {seed}, moment {moment}: {:?}", recovery.verdict);
+            let found = contents(&log).await.unwrap();
+            history.lock().unwrap().recovered(&found, seed);
+            *slot.lock().unwrap() = Some(log);
+        });
+        simulation.run_until(|| opened.lock().unwrap().is_some(), Duration::from_secs(10)).unwrap();
+        simulation.run_for(Duration::from_micros(rng.random_range(0..5000))).unwrap();
+        simulation.faults().crash(node);
+        disk.crash(&mut rng);
     }
 }

@@ -364,3 +364,32 @@ fn a_newer_format_is_refused_and_left_alone() {
         assert_eq!(disk.contents(path).unwrap(), bytes);
     });
 }
+
+#[test]
+fn what_was_cut_once_stays_cut_even_if_it_can_be_read_again() {
+    simulate(|runtime| async move {
+        let disk = MemoryDisk::new(1);
+        let slow_note = LogSettings { note_interval: Duration::from_secs(3600), ..settings() };
+        let (log, _) = open_with(&disk, &runtime, slow_note.clone()).await;
+        log.append(one(A, 1, 600)).await.unwrap();
+        log.append(state(B, b"cut")).await.unwrap();
+        drop(log);
+        disk.kill();
+        let path = "log/00000001.segment";
+        let whole = disk.contents(path).unwrap();
+        let mut torn = whole.clone();
+        torn[512 + 1024 + 40] ^= 1;
+        disk.set_contents(path, &torn);
+        let (log, recovery) = open_with(&disk, &runtime, slow_note.clone()).await;
+        assert!(matches!(recovery.verdict, LogVerdict::TornTail { .. }));
+        log.append(state(B, b"instead")).await.unwrap();
+        log.append(one(A, 2, 10)).await.unwrap();
+        drop(log);
+        disk.kill();
+        disk.set_contents(path, &whole);
+        let (log, recovery) = open_with(&disk, &runtime, slow_note).await;
+        assert_eq!(recovery.verdict, LogVerdict::Clean);
+        assert_eq!(log.state(B).unwrap(), &b"instead"[..]);
+        assert_eq!(log.last_index(A), 2);
+    });
+}
