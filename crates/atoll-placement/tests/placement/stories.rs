@@ -334,6 +334,12 @@ fn a_shard_whose_target_changes_keeps_everyone_who_may_be_a_voter() {
     // The newcomer is sent away before the change was reported; the group may have made it.
     world.adopt(world.layout.drain(&id(4)).unwrap());
     world.plan();
+    // What it was to get, it may have taken writes of: it looks through that before it goes.
+    let retiring = world.layout.slots_of(&id(4)).retiring;
+    assert_eq!(retiring.len(), 3072);
+    assert!(world.layout.read_candidates(retiring[0], &id(1)).contains(&id(4)));
+    let version = world.layout.version();
+    assert_eq!(world.layout.check_write(&id(4), retiring[0], version), Err(WriteRefused::NotAHolder));
     let now = &world.layout.shards()[&shard];
     assert!(first.all().all(|replica| now.all().any(|other| other == replica)));
     assert_eq!(world.layout.shards_changed(&[(shard, first)].into()), None, "a report on the former target");
