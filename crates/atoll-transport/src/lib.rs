@@ -158,8 +158,9 @@ pub trait Transport: Send + Sync + 'static {
         limit: Duration,
     ) -> Result<Message, CallError>;
 
-    /// Sends `payload` if it can be sent now; drops it silently otherwise. In order
-    /// while a connection lasts.
+    /// Sends `payload` if there is room for it now; drops it silently otherwise. Without a
+    /// connection it starts one, and a few small payloads wait for that. In order while a
+    /// connection lasts.
     fn send(&self, peer: NodeId, protocol: Protocol, payload: Bytes);
 
     /// The binding of the session over which the next `call` for [`Protocol::Join`] to
@@ -167,6 +168,7 @@ pub trait Transport: Send + Sync + 'static {
     /// made from it fails and is made anew.
     async fn channel_binding(&self, peer: NodeId, limit: Duration) -> Result<[u8; 32], CallError>;
 
-    /// Drops the connections to a peer that was removed.
+    /// Drops the connections to and from a peer, and with them all calls in flight. What
+    /// keeps it from coming back is [`Admission`]; its addresses stay known.
     fn disconnect(&self, peer: NodeId);
 }
