@@ -27,9 +27,9 @@ pub const STALENESS_MAX: Duration = Duration::from_secs(5);
 /// [`STALENESS_MAX`], so one lost confirmation delays nobody.
 pub const REFRESH_EVERY: Duration = Duration::from_millis(1500);
 
-/// How long a lookup waits for shard 0 when the copy is too old: an election fits in it
-/// (5 s is what a gateway holds requests for).
-const LOOKUP_WAIT: Duration = Duration::from_secs(5);
+/// How long a lookup waits for shard 0 when the copy is too old: an election (under 3 s)
+/// fits in it, and a node that is cut off has said so within 5 s.
+const LOOKUP_WAIT: Duration = Duration::from_secs(4);
 
 /// How long the background confirmation waits before it tries again.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);

@@ -28,16 +28,25 @@ mod operations;
 mod put;
 mod unsupported;
 
+use std::sync::Arc;
+
 use atoll_access::Access;
 use atoll_objects::Objects;
 use atoll_runtime::Runtime;
 use rand::Rng;
-use s3s::service::S3ServiceBuilder;
+use s3s::{
+    config::{S3Config, StaticConfigProvider},
+    service::S3ServiceBuilder,
+};
 
 pub use crate::serve::serve_s3;
 pub use gateway::S3Gateway;
 pub(crate) use metrics::Counted;
 pub use metrics::S3Metrics;
+
+/// 8 MiB: a DeleteObjects of 1,000 keys of 1,024 bytes, each written as `&quot;`, is 6 MiB;
+/// a CompleteMultipartUpload of 10,000 parts with SHA-256s is 2.
+const XML_BYTES_MAX: usize = 8 << 20;
 
 /// What a node hands to its S3 door.
 pub struct S3Parts {
@@ -67,6 +76,9 @@ impl S3Gateway {
         let mut builder = S3ServiceBuilder::new(operations);
         builder.set_auth(auth::Doorkeeper::new(access.clone()));
         builder.set_access(auth::Doorkeeper::new(access));
+        let mut config = S3Config::default();
+        config.xml_max_body_size = XML_BYTES_MAX;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let first_id = runtime.rng().random();
         Self::of(runtime, builder.build(), first_id, metrics)
     }

@@ -308,3 +308,27 @@ impl IntoS3 for CompleteUploadError {
 pub(crate) fn not_implemented(what: &str) -> S3Error {
     s3_error!(NotImplemented, "{what} is not implemented")
 }
+
+/// S3's words for the codes that `s3s` answers without any.
+pub(crate) fn usual_message(code: &str) -> &'static str {
+    match code {
+        "IncompleteBody" => {
+            "You did not provide the number of bytes specified by the Content-Length HTTP header."
+        }
+        "InternalError" => "We encountered an internal error. Please try again.",
+        "InvalidBucketName" => "The specified bucket is not valid.",
+        "InvalidURI" => "Couldn't parse the specified URI.",
+        "KeyTooLongError" => "Your key is too long.",
+        "MalformedXML" => {
+            "The XML you provided was not well-formed or did not validate against our published schema."
+        }
+        "MaxMessageLengthExceeded" => "Your request was too big.",
+        "MethodNotAllowed" => "The specified method is not allowed against this resource.",
+        "MissingContentLength" => "You must provide the Content-Length HTTP header.",
+        "MissingRequestBodyError" => "Request body is empty.",
+        "SignatureDoesNotMatch" => {
+            "The request signature we calculated does not match the signature you provided. Check your key and signing method."
+        }
+        _ => "The request was refused.",
+    }
+}

@@ -15,7 +15,7 @@ use super::{
     body::{GuardedBody, Rest},
     checksum::AnnouncedDigest,
     context::{RequestContext, RequestIds},
-    error::{RETRY_AFTER_SECONDS, not_implemented},
+    error::{RETRY_AFTER_SECONDS, not_implemented, usual_message},
     metrics::{Counted, S3Metrics},
     unsupported,
 };
@@ -200,12 +200,9 @@ fn finish(response: &mut Response<s3s::Body>, context: &RequestContext, resource
     let status = response.status();
     if (status.is_client_error() || status.is_server_error())
         && let Some(body) = response.body().bytes()
-        && let Some(start) = body.strip_suffix(b"</Error>")
+        && let Ok(xml) = std::str::from_utf8(&body)
+        && let Some(xml) = complete_error(xml, resource, &id)
     {
-        let mut xml = String::from_utf8_lossy(start).into_owned();
-        xml.push_str("<Resource>");
-        escape_xml(resource, &mut xml);
-        xml.push_str(&format!("</Resource><RequestId>{id}</RequestId></Error>"));
         *response.body_mut() = s3s::Body::from(xml);
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
@@ -216,6 +213,23 @@ fn finish(response: &mut Response<s3s::Body>, context: &RequestContext, resource
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response.headers_mut().insert(header::SERVER, SERVER);
+}
+
+/// `s3s` writes an error's code, and a message if it has one.
+fn complete_error(xml: &str, resource: &str, id: &str) -> Option<String> {
+    let start = xml.strip_suffix("</Error>")?;
+    let mut out = String::with_capacity(xml.len() + resource.len() + 200);
+    out.push_str(start);
+    if !start.contains("<Message>") {
+        let code = start.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+        out.push_str("<Message>");
+        escape_xml(usual_message(code.map_or("", |(code, _)| code)), &mut out);
+        out.push_str("</Message>");
+    }
+    out.push_str("<Resource>");
+    escape_xml(resource, &mut out);
+    out.push_str(&format!("</Resource><RequestId>{id}</RequestId></Error>"));
+    Some(out)
 }
 
 fn escape_xml(text: &str, out: &mut String) {
@@ -246,6 +260,21 @@ mod tests {
         let mut headers = HeaderMap::new();
         lift_presigned(&Uri::from_static("/b/k?x-amz-acl=public-read"), &mut headers);
         assert!(headers.is_empty());
+    }
+
+    #[test]
+    fn every_error_says_what_where_and_which_request() {
+        let complete = |xml: &str| complete_error(xml, "/b/a&b", "ID").unwrap();
+        assert_eq!(
+            complete("<Error><Code>InvalidURI</Code></Error>"),
+            "<Error><Code>InvalidURI</Code><Message>Couldn't parse the specified URI.</Message>\
+             <Resource>/b/a&amp;b</Resource><RequestId>ID</RequestId></Error>"
+        );
+        assert!(
+            complete("<Error><Code>X</Code><Message>own words</Message></Error>")
+                .contains("own words</Message><Resource>")
+        );
+        assert_eq!(complete_error("", "/", "ID"), None);
     }
 
     #[test]

@@ -86,6 +86,7 @@ fn outcome(status: StatusCode) -> &'static str {
         404 => "not_found",
         412 => "precondition_failed",
         401 | 403 => "denied",
+        501 => "not_implemented",
         503 => "unavailable",
         200..=399 => "ok",
         400..=499 => "client_error",
