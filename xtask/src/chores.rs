@@ -42,12 +42,18 @@ pub(crate) fn test(rest: &[&str]) -> Result<(), String> {
     run(Command::new(env!("CARGO")).args(arguments).env("PATH", path))
 }
 
-/// A folder of Python's with `aws` and boto3, made once; and rclone, which must be there.
+/// A folder of Python's with `aws` and boto3, made once; and rclone, installed where that
+/// can be done.
 fn clients() -> Result<PathBuf, String> {
     if !works("rclone", &["version"]) {
-        return Err("the tests need rclone: install it with your package manager (apt install rclone, \
-                    dnf install rclone, brew install rclone)"
-            .into());
+        // Without root or Debian this fails, and the message below says what to do.
+        let installed = run(Command::new("apt-get").arg("update"))
+            .and_then(|()| run(Command::new("apt-get").args(["install", "--yes", "rclone"])));
+        if installed.is_err() || !works("rclone", &["version"]) {
+            return Err("the tests need rclone: install it with your package manager (apt install rclone, \
+                        dnf install rclone, brew install rclone)"
+                .into());
+        }
     }
     let folder = root().join("target/test-clients");
     let python = folder.join("bin/python3");
