@@ -83,6 +83,7 @@ impl NodeProcess {
         let facts: Value = loop {
             let Some(Ok(line)) = lines.next() else {
                 let _ = child.kill();
+                let _ = child.wait();
                 panic!("a node ended before it served:\n{}", tail(&log_path));
             };
             text.push_str(&line);
@@ -118,6 +119,7 @@ impl NodeProcess {
             pause();
         }
         let _ = child.kill();
+        let _ = child.wait();
         panic!("the node did not stop on SIGTERM:\n{}", tail(&self.data.with_extension("log")));
     }
 
@@ -236,7 +238,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-#[allow(clippy::disallowed_methods)] // paces polling; nothing is timed by it
+/// Paces polling; nothing is timed by it.
 fn pause() {
     std::thread::sleep(Duration::from_millis(50));
 }

@@ -6,6 +6,9 @@
 //!
 //! Each transparency has a file of its own, with a control that must fail.
 
+// Nothing here runs in the simulation: the tests drive processes, in real time.
+#![allow(clippy::disallowed_methods)]
+
 mod harness;
 
 mod clients;

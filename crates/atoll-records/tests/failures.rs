@@ -1,5 +1,8 @@
 //! Nodes that die, forget what was not flushed, and are cut off; peers that send nonsense.
 
+// The clients stand beside the nodes, in tokio's own time.
+#![allow(clippy::disallowed_methods)]
+
 mod world;
 
 use std::{
