@@ -306,3 +306,52 @@ async fn a_put_counts_when_two_of_three_have_it_and_not_before() {
     let healed = async || get(world.at(1), "photos", "together").await.is_ok();
     world.until("the one cut off reads again", healed).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_a_sweep_overtook_stamps_its_chunks_again() {
+    let world = three_with_bucket().await;
+    let bytes = random_bytes(4, 7 * MIB);
+    let (go_on, wait) = tokio::sync::oneshot::channel::<()>();
+    let (first, rest) = (bytes.slice(..6 * MIB), bytes.slice(6 * MIB..));
+    let stream = futures_util::stream::iter([Ok(first.slice(..3 * MIB)), Ok(first.slice(3 * MIB..))]);
+    let stall = futures_util::stream::once(async move {
+        let _ = wait.await;
+        Ok(rest)
+    });
+    let request = PutObject {
+        body: PutBody::new(Box::pin(futures_util::StreamExt::chain(stream, stall))),
+        ..put_request("photos", "slow", &Bytes::new())
+    };
+    let objects = world.at(2).clone();
+    let putting = world.runtime.spawn("slow put", async move { objects.put(request).await });
+    world.until("some chunks are stored", async || !world.all_chunks().await.is_empty()).await;
+    world.raise_epochs(9).await;
+    go_on.send(()).unwrap();
+    putting.await.unwrap().unwrap();
+    assert!(get(world.at(1), "photos", "slow").await.unwrap() == bytes);
+    for number in 1..=3 {
+        for hash in world.all_chunks().await {
+            let found = world.nodes[&number].chunks.list(hash.slot(), None, usize::MAX).await.unwrap();
+            assert!(found.iter().all(|chunk| chunk.stamp >= 9), "node {number}: {found:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_away_for_many_sweeps_walks_everything() {
+    let mut world = three_with_bucket().await;
+    put(world.at(1), "photos", "before", &random_bytes(1, MIB)).await.unwrap();
+    world.maintain();
+    let epoch = |world: &World| world.status(1).reclaimed_epoch;
+    world.until("node 3 has verified something", async || world.status(3).reclaimed_epoch > 0).await;
+    world.kill(3);
+    put(world.at(1), "photos", "after", &random_bytes(2, 2 * MIB)).await.unwrap();
+    let then = epoch(&world);
+    world.until("the log of references was cut", async || epoch(&world) >= then + 4).await;
+    let chunks = world.all_chunks().await;
+    world.start(3).await;
+    world.maintain_at(3);
+    for hash in chunks {
+        world.until("three copies again", async || world.copies(hash).await == 3).await;
+    }
+}
