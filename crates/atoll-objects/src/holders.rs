@@ -228,7 +228,7 @@ impl Holders {
         deadline: Instant,
     ) -> Result<(), Unavailable> {
         for hashes in hashes.chunks(HASHES_MAX) {
-            for hash in self.stamp_page(hashes, epoch).await {
+            for hash in self.stamp_page(hashes, epoch, deadline).await {
                 // Not to be had within moments: then it was reclaimed, and waiting won't
                 // bring it back.
                 let soon = deadline.min(self.inner.runtime.now() + 5 * RETRY_PAUSE);
@@ -239,8 +239,9 @@ impl Holders {
         Ok(())
     }
 
-    /// Asks every holder once; gives the chunks whose quorums were not met.
-    async fn stamp_page(&self, hashes: &[ChunkHash], stamp: u64) -> Vec<ChunkHash> {
+    /// Asks every holder once, until the quorums are met or all have answered; gives the
+    /// chunks whose quorums were not met.
+    async fn stamp_page(&self, hashes: &[ChunkHash], stamp: u64, deadline: Instant) -> BTreeSet<ChunkHash> {
         let layout = self.layout();
         let mut by_node: BTreeMap<NodeId, Vec<ChunkHash>> = BTreeMap::new();
         for hash in hashes {
@@ -248,32 +249,41 @@ impl Holders {
                 by_node.entry(node).or_default().push(*hash);
             }
         }
-        let layout_version = layout.version();
-        let asked = by_node.into_iter().map(async |(node, hashes)| {
-            let reply = if node == self.inner.holder.me {
-                Ok(self.inner.holder.stamp(&hashes, stamp, layout_version).await)
-            } else {
-                let request = ChunkRequest::Stamp { hashes: hashes.clone(), stamp, layout_version };
-                self.call(node, request, Bytes::new()).await.map(|(reply, _)| reply)
-            };
-            let flags = match reply {
-                Ok(ChunkReply::Flags(flags)) => flags,
-                _ => Vec::new(),
-            };
-            (node, hashes.into_iter().zip(flags).filter(|(_, has)| *has).map(|(hash, _)| hash).collect())
-        });
-        let answers: Vec<(NodeId, Vec<ChunkHash>)> = futures_util::future::join_all(asked).await;
+        let (answers, mut answered) = mpsc::channel(by_node.len().max(1));
+        for (node, hashes) in by_node {
+            let (this, answers, layout_version) = (self.clone(), answers.clone(), layout.version());
+            self.inner.runtime.spawn("chunk stamps", async move {
+                let reply = if node == this.inner.holder.me {
+                    Ok(this.inner.holder.stamp(&hashes, stamp, layout_version).await)
+                } else {
+                    let request = ChunkRequest::Stamp { hashes: hashes.clone(), stamp, layout_version };
+                    this.call(node, request, Bytes::new()).await.map(|(reply, _)| reply)
+                };
+                let flags = match reply {
+                    Ok(ChunkReply::Flags(flags)) => flags,
+                    _ => Vec::new(),
+                };
+                let has = hashes.into_iter().zip(flags).filter(|(_, has)| *has);
+                let has: Vec<ChunkHash> = has.map(|(hash, _)| hash).collect();
+                // The others may have been enough.
+                let _ = answers.send((node, has)).await;
+            });
+        }
+        drop(answers);
+        let mut unmet: BTreeSet<ChunkHash> = hashes.iter().copied().collect();
         let mut stamped: BTreeMap<ChunkHash, BTreeSet<NodeId>> = BTreeMap::new();
-        for (node, hashes) in answers {
+        while !unmet.is_empty() {
+            let answer = self.inner.runtime.timeout_at(deadline, answered.recv()).await;
+            let Ok(Some((node, hashes))) = answer else { break };
             for hash in hashes {
-                stamped.entry(hash).or_default().insert(node);
+                let nodes = stamped.entry(hash).or_default();
+                nodes.insert(node);
+                if layout.write_targets(hash.slot()).is_met(nodes) {
+                    unmet.remove(&hash);
+                }
             }
         }
-        let none = BTreeSet::new();
-        let met =
-            |hash: &ChunkHash| layout.write_targets(hash.slot()).is_met(stamped.get(hash).unwrap_or(&none));
-        let unmet: BTreeSet<ChunkHash> = hashes.iter().copied().filter(|hash| !met(hash)).collect();
-        unmet.into_iter().collect()
+        unmet
     }
 
     /// A chunk from wherever it can be had, verified.
@@ -303,11 +313,11 @@ impl Holders {
         }
         let now = self.inner.runtime.now();
         // Stable: among the sound ones the layout's order stays.
-        candidates.sort_by_key(|node| self.inner.peers.is_suspect(*node, now));
+        candidates.sort_by_key(|node| self.inner.peers.is_suspect_or_slow(*node, now));
 
         let mut candidates = candidates.into_iter();
         let (answers, mut arrived) = mpsc::channel(8);
-        let mut running = 0_usize;
+        let mut running: Vec<NodeId> = Vec::new();
         let mut reason = String::from("no holder has it");
         let mut next = true;
         loop {
@@ -315,9 +325,9 @@ impl Holders {
                 && let Some(node) = candidates.next()
             {
                 self.send_read(node, hash, answers.clone());
-                running += 1;
+                running.push(node);
             }
-            if running == 0 {
+            if running.is_empty() {
                 return Err(reason);
             }
             let delay = self.inner.hedge.lock().unwrap_or_else(PoisonError::into_inner).delay();
@@ -327,10 +337,17 @@ impl Holders {
                 Some(arrived.recv().await)
             };
             match answer {
-                Some(Some(Ok(bytes))) => return Ok(bytes),
-                Some(Some(Err(error))) => {
+                Some(Some((node, Ok(bytes)))) => {
+                    // Whoever was asked before and is still silent is asked later for a while.
+                    let now = self.inner.runtime.now();
+                    running.iter().take_while(|other| **other != node).for_each(|slow| {
+                        self.inner.peers.was_slow(*slow, now);
+                    });
+                    return Ok(bytes);
+                }
+                Some(Some((node, Err(error)))) => {
                     reason = error;
-                    running -= 1;
+                    running.retain(|other| *other != node);
                     next = true;
                 }
                 // We hold a sender, so the channel stays open.
@@ -340,7 +357,12 @@ impl Holders {
         }
     }
 
-    fn send_read(&self, node: NodeId, hash: ChunkHash, answers: mpsc::Sender<Result<Bytes, String>>) {
+    fn send_read(
+        &self,
+        node: NodeId,
+        hash: ChunkHash,
+        answers: mpsc::Sender<(NodeId, Result<Bytes, String>)>,
+    ) {
         let this = self.clone();
         let read = async move {
             let started = this.inner.runtime.now();
@@ -360,7 +382,7 @@ impl Holders {
                 Err(error) => Err(error),
             };
             // A reader that was served by another source has gone.
-            let _ = answers.send(answer).await;
+            let _ = answers.send((node, answer)).await;
         };
         self.inner.runtime.spawn("chunk read", read);
     }

@@ -26,12 +26,20 @@ pub struct Peers {
 
 struct PeerState {
     room: Arc<Semaphore>,
+    /// Set by a call that failed, cleared by one that is answered.
     suspect_until: Instant,
+    /// Set when another source was faster though asked later. For reads only: a write
+    /// that left it out would leave a copy missing.
+    slow_until: Instant,
 }
 
 impl Default for PeerState {
     fn default() -> Self {
-        Self { room: Arc::new(Semaphore::new(ROOM_BYTES)), suspect_until: Instant::ORIGIN }
+        Self {
+            room: Arc::new(Semaphore::new(ROOM_BYTES)),
+            suspect_until: Instant::ORIGIN,
+            slow_until: Instant::ORIGIN,
+        }
     }
 }
 
@@ -49,8 +57,12 @@ impl Peers {
         self.with(node, |state| state.suspect_until = Instant::ORIGIN);
     }
 
-    pub fn is_suspect(&self, node: NodeId, now: Instant) -> bool {
-        self.with(node, |state| state.suspect_until > now)
+    pub fn was_slow(&self, node: NodeId, now: Instant) {
+        self.with(node, |state| state.slow_until = now + SUSPECT_FOR);
+    }
+
+    pub fn is_suspect_or_slow(&self, node: NodeId, now: Instant) -> bool {
+        self.with(node, |state| state.suspect_until > now || state.slow_until > now)
     }
 
     /// Room for `bytes` more to `node`, unless it is suspect or swamped.
@@ -135,11 +147,13 @@ mod tests {
         let at = |seconds| Instant::ORIGIN + Duration::from_secs(seconds);
         assert!(peers.room(node, 1, at(1)).is_some());
         peers.failed(node, at(1));
-        assert!(peers.is_suspect(node, at(2)) && peers.room(node, 1, at(2)).is_none());
+        assert!(peers.is_suspect_or_slow(node, at(2)) && peers.room(node, 1, at(2)).is_none());
         assert!(peers.room(node, 1, at(4)).is_some());
         peers.failed(node, at(5));
         peers.answered(node);
         assert!(peers.room(node, 1, at(5)).is_some());
+        peers.was_slow(node, at(5));
+        assert!(peers.is_suspect_or_slow(node, at(6)) && !peers.is_suspect_or_slow(node, at(8)));
         let all = peers.room(node, ROOM_BYTES, at(5));
         assert!(all.is_some() && peers.room(node, 1, at(5)).is_none());
     }

@@ -355,3 +355,39 @@ async fn a_node_that_was_away_for_many_sweeps_walks_everything() {
         world.until("three copies again", async || world.copies(hash).await == 3).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_holds_up_neither_reads_nor_copies() {
+    let mut world = World::of(3).await;
+    world.at(1).create_bucket(&bucket("photos"), "me").await.unwrap();
+    let bytes = random_bytes(6, 8 * MIB);
+    put(world.at(1), "photos", "k", &bytes).await.unwrap();
+    for hash in world.all_chunks().await {
+        world.until("three copies", async || world.copies(hash).await == 3).await;
+        // Node 1 has to read from the others.
+        world.nodes[&1].chunks.remove_if(hash, u64::MAX).await.unwrap();
+    }
+    world.network.vanish(node_id(3));
+    world.nodes.remove(&3);
+    world
+        .until("a leader is there", async || world.at(1).head(get_request("photos", "k")).await.is_ok())
+        .await;
+    let started = world.runtime.now();
+    assert!(get(world.at(1), "photos", "k").await.unwrap() == bytes);
+    let copy = CopyObject {
+        source_bucket: bucket("photos"),
+        source_key: key("k"),
+        source_conditions: Default::default(),
+        bucket: bucket("photos"),
+        key: key("copied"),
+        conditions: Default::default(),
+        headers: None,
+        idempotency: None,
+    };
+    let copied = world.at(1).copy(copy).await;
+    assert!(copied.is_ok(), "{copied:?}");
+    put(world.at(2), "photos", "more", &bytes).await.unwrap();
+    let took = world.runtime.now() - started;
+    // A call to it would take ten seconds to fail.
+    assert!(took < std::time::Duration::from_secs(8), "{took:?}");
+}
