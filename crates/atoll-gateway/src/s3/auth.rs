@@ -1,7 +1,7 @@
 //! Who signed, and whether they may: `s3s` checks signatures with the secrets it asks
 //! for here; the decision is `atoll-access`'s.
 
-use atoll_access::{Access, Decision, Principal, Resource};
+use atoll_access::{Access, Decision, Principal, ROOT_USER, Resource, canonical_id};
 use s3s::{
     S3Result,
     access::{S3Access, S3AccessContext},
@@ -49,6 +49,12 @@ impl S3Access for Doorkeeper {
                 Principal::User { user: record.user.clone(), access_key: record.access_key.clone() }
             }
         };
+        for header in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
+            // Every bucket belongs to the root user.
+            if cx.headers().get(header).is_some_and(|owner| owner != canonical_id(ROOT_USER).as_str()) {
+                return Err(s3_error!(AccessDenied, "The bucket belongs to another account than expected"));
+            }
+        }
         let resource = match cx.s3_path() {
             S3Path::Root => Resource::Cluster,
             S3Path::Bucket { bucket } => Resource::Bucket { bucket },

@@ -203,6 +203,16 @@ async fn only_what_was_signed_just_now_by_a_known_key_gets_in() {
 }
 
 #[tokio::test]
+async fn a_bucket_of_somebody_else_than_expected_is_left_alone() {
+    let (_door, client) = Door::with_bucket("bucket").await;
+    let owner = atoll_access::canonical_id(atoll_access::ROOT_USER);
+    for (expected, status) in [(owner.as_str(), 200), ("123456789012", 403)] {
+        let put = Request::new("PUT", "/bucket/k", b"").header("x-amz-expected-bucket-owner", expected);
+        assert_eq!(client.send(put).await.status, status);
+    }
+}
+
+#[tokio::test]
 async fn a_revoked_key_is_refused_within_the_promised_time() {
     let (door, client) = Door::with_bucket("bucket").await;
     let deadline = door.runtime.now() + atoll_access::STALENESS_MAX;
