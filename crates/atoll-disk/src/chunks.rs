@@ -40,6 +40,7 @@ use std::{
 use atoll_runtime::Runtime;
 use atoll_types::{ByteSize, ChunkHash, FormatError, Instant, Slot};
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use imbl::OrdMap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -68,6 +69,9 @@ const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 /// A read is tried again when the chunk moved meanwhile, or its bytes look damaged. A
 /// chunk moves once per compaction of its pack, so the third attempt finds it.
 const READ_ATTEMPTS: usize = 3;
+
+/// Half of a batch of small operations, so that others' still fit in.
+const REMOVALS_AT_ONCE: usize = 1024;
 
 /// How packs are written.
 #[derive(Debug, Clone)]
@@ -314,6 +318,17 @@ impl ChunkStore {
     /// removed it.
     pub async fn remove_if(&self, hash: ChunkHash, stamp_at_most: u64) -> Result<bool, ChunkError> {
         self.ask(|reply| Operation::Remove { hash, stamp_at_most, reply }).await
+    }
+
+    /// [`ChunkStore::remove_if`] for many, which share their flushes. Returns how many this
+    /// removed; after an error some may be.
+    pub async fn remove_all_if(&self, hashes: &[ChunkHash], stamp_at_most: u64) -> Result<u64, ChunkError> {
+        let mut removed = 0;
+        for hashes in hashes.chunks(REMOVALS_AT_ONCE) {
+            let removals = hashes.iter().map(|hash| self.remove_if(*hash, stamp_at_most));
+            removed += try_join_all(removals).await?.into_iter().filter(|removed| *removed).count() as u64;
+        }
+        Ok(removed)
     }
 
     /// Up to `limit` chunks of a slot in hash order, after `after`.

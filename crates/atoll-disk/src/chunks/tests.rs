@@ -166,6 +166,37 @@ async fn a_removal_asks_the_stamp_and_the_chunk_can_be_put_again() {
     assert_eq!(stamp(&chunks, hash).await, Some(1), "the old stamp went with the old chunk");
 }
 
+#[tokio::test]
+async fn removals_of_many_share_their_flushes_and_ask_each_stamp() {
+    let disk = Disk::new();
+    let chunks = disk.open().await;
+    let cases: Vec<_> = (0..300).map(|seed| chunk(seed, 50)).collect();
+    join_all(cases.iter().enumerate().map(|(n, case)| put(&chunks, case, n as u64 % 3))).await;
+    let before = disk.watched.flushes();
+    let hashes: Vec<_> = cases.iter().map(|case| case.0).collect();
+    assert_eq!(chunks.remove_all_if(&hashes, 1).await.unwrap(), 200);
+    assert_eq!(chunks.remove_all_if(&hashes, 1).await.unwrap(), 0);
+    assert!(disk.watched.flushes() - before <= 10);
+    assert_eq!(chunks.usage().chunks, 100);
+}
+
+#[tokio::test]
+async fn more_packs_than_may_be_open_are_all_read() {
+    let mut disk = Disk::new();
+    disk.settings.pack_bytes_max = 1;
+    let chunks = disk.open().await;
+    let cases: Vec<_> = (0..150).map(|seed| chunk(seed, 50)).collect();
+    for case in &cases {
+        put(&chunks, case, 1).await;
+    }
+    assert_eq!(disk.packs().len(), 150);
+    for case in &cases {
+        assert_eq!(chunks.get(case.0).await.unwrap().as_ref(), Some(&case.1));
+    }
+    close(chunks).await;
+    assert_eq!(disk.open().await.usage().chunks, 150);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_chunk_put_again_while_it_is_being_removed_survives() {
     let disk = Disk::new();
