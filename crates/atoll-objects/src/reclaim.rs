@@ -103,10 +103,9 @@ async fn collect(worker: &Worker) -> Result<(), Unavailable> {
             continue;
         }
         let referenced = references(worker, group.iter().copied().collect()).await?;
-        let mut removed = 0;
-        for hash in candidates.into_iter().filter(|hash| referenced.binary_search(&short(hash)).is_err()) {
-            removed += u64::from(holder.chunks.remove_if(hash, stamp_at_most).await.map_err(local)?);
-        }
+        let unreferenced: Vec<ChunkHash> =
+            candidates.into_iter().filter(|hash| referenced.binary_search(&short(hash)).is_err()).collect();
+        let removed = holder.chunks.remove_all_if(&unreferenced, stamp_at_most).await.map_err(local)?;
         worker.report(|status| status.chunks_reclaimed += removed);
     }
     worker.notes.write(NOTE.into(), epoch).await.map_err(local)?;
