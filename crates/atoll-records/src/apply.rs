@@ -84,7 +84,7 @@ struct Done {
     applied: Vec<Applied>,
     replies: Vec<(ExecuteReply, Outcome<Executed>)>,
     failed: Vec<(ReplicaId, String)>,
-    installed: Vec<(ReplicaId, Meta)>,
+    installed: Vec<Installed>,
     flushed: Vec<(ReplicaId, u64)>,
 }
 
@@ -108,6 +108,18 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// Deletes a generation that is not current, beside everything else. If that is cut
+    /// short, the next start does it.
+    fn delete_later(&self, place: Place) {
+        let (store, runtime) = (self.store.clone(), self.runtime.clone());
+        drop(self.runtime.spawn("records-delete", async move {
+            let deleted = runtime.blocking(move || delete_range(&*store, &place.whole())).await;
+            if let Err(error) = deleted {
+                tracing::warn!(error = &error as &dyn std::error::Error, "an old state was not deleted");
+            }
+        }));
+    }
+
     pub async fn run(self, mut jobs: mpsc::UnboundedReceiver<Job>) {
         let mut states: BTreeMap<ReplicaId, State> = BTreeMap::new();
         while let Some(first) = jobs.recv().await {
@@ -153,7 +165,7 @@ impl Worker {
                     let mut done = apply_round(&*store, &procedures, &mut states, round);
                     for (place, meta) in installs {
                         done = done.and_then(|mut done| {
-                            done.installed.extend(install(&*store, &mut states, place, meta)?);
+                            done.installed.push(install(&*store, &mut states, place, meta)?);
                             Ok(done)
                         });
                     }
@@ -194,9 +206,10 @@ impl Worker {
                 // Whoever asked may not wait.
                 let _ = done.send(());
             }
-            for (replica, meta) in done.installed {
+            for Installed { meta, replaced } in done.installed {
                 // As above.
-                let _ = self.feedback.send(Feedback::Installed { replica, meta });
+                let _ = self.feedback.send(Feedback::Installed { replica: replaced.replica, meta });
+                self.delete_later(replaced);
             }
             if self.feedback.send(Feedback::Applied { applied: done.applied, failed: done.failed }).is_err() {
                 return;
@@ -206,21 +219,22 @@ impl Worker {
 }
 
 /// Makes a pulled state current, durably: the log is about to forget what led to it.
-/// `None` if it is of no use any more.
 fn install(
     store: &dyn OrderedStore,
     states: &mut BTreeMap<ReplicaId, State>,
     place: Place,
     meta: Meta,
-) -> Result<Option<(ReplicaId, Meta)>, StoreError> {
+) -> Result<Installed, StoreError> {
     let replica = place.replica;
-    let Some(state) = states.get_mut(&replica) else { return Ok(None) };
+    let useless = Installed { meta: None, replaced: place };
+    let Some(state) = states.get_mut(&replica) else { return Ok(useless) };
     if let Some(current) = &state.meta {
         if meta.applied == current.applied && meta.applied_term == current.applied_term {
-            return Ok(Some((replica, meta)));
+            // What is here stays, and the copy goes; Raft has yet to hear of it.
+            return Ok(Installed { meta: Some(meta), replaced: place });
         }
         if meta.applied <= current.applied {
-            return Ok(None);
+            return Ok(useless);
         }
     }
     let old = state.place;
@@ -238,8 +252,15 @@ fn install(
     (state.place, state.meta, state.results) = (place, Some(meta.clone()), Results::new());
     state.shared.lease_changes.fetch_add(1, Ordering::Release);
     state.shared.applied.send_replace(meta.applied.0);
-    delete_range(store, &old.whole())?;
-    Ok(Some((replica, meta)))
+    Ok(Installed { meta: Some(meta), replaced: old })
+}
+
+/// What became of a pulled state.
+struct Installed {
+    /// `None`: it was of no use any more.
+    meta: Option<Meta>,
+    /// Where the one lies that is not current.
+    replaced: Place,
 }
 
 fn apply_round(

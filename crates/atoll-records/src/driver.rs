@@ -110,10 +110,10 @@ pub(crate) enum Feedback {
         term: u64,
         result: Result<(Place, Box<Meta>), FillError>,
     },
-    /// A pulled state is current in the store.
+    /// A pulled state is current in the store, or was of no use.
     Installed {
         replica: ReplicaId,
-        meta: Meta,
+        meta: Option<Meta>,
     },
     /// Entries that a follower needs were read from the log.
     Fetched {
@@ -236,19 +236,25 @@ impl Driver {
     }
 
     fn stop_group(&mut self, replica: ReplicaId, role: Role) {
-        if let Some(group) = self.groups.remove(&replica) {
-            tracing::error!(shard = %group.shard, %replica, ?role, "a replica stopped");
+        if let Some(shard) = self.close_group(replica) {
+            tracing::error!(%shard, %replica, ?role, "a replica stopped");
             self.metrics.replicas_stopped.add(1);
-            self.absent.insert(replica, (group.shard, role));
-            self.dirty.remove(&replica);
-            let shard = group.shard;
-            let mut directory = self.directory.lock().expect("nobody panics holding it");
-            if directory.get(&shard).is_some_and(|local| local.replica.replica == replica) {
-                directory.remove(&shard);
-            }
-            drop(directory);
-            group.stop();
+            self.absent.insert(replica, (shard, role));
         }
+    }
+
+    /// Ends a group; whoever waits for it is told to look elsewhere.
+    fn close_group(&mut self, replica: ReplicaId) -> Option<ShardId> {
+        let group = self.groups.remove(&replica)?;
+        self.dirty.remove(&replica);
+        let shard = group.shard;
+        let mut directory = self.directory.lock().expect("nobody panics holding it");
+        if directory.get(&shard).is_some_and(|local| local.replica.replica == replica) {
+            directory.remove(&shard);
+        }
+        drop(directory);
+        group.stop();
+        Some(shard)
     }
 
     fn of_shard(&self, shard: ShardId) -> Option<ReplicaId> {
@@ -316,7 +322,7 @@ impl Driver {
                 }
             }
             Input::Remove { replica, removed } => {
-                self.stop_group(replica, stopped("it was removed"));
+                self.close_group(replica);
                 self.absent.remove(&replica);
                 let _ = removed.send(());
             }
@@ -445,9 +451,9 @@ impl Driver {
             }
             Feedback::Pulled { replica, from, term, result } => {
                 let Some(group) = self.groups.get_mut(&replica) else { return };
-                group.filling = None;
                 match result {
                     Err(error) => {
+                        group.filling = None;
                         let shard = group.shard;
                         tracing::warn!(%shard, %replica, error = &error as &dyn std::error::Error, "a replica was not filled");
                     }
@@ -465,11 +471,14 @@ impl Driver {
                 }
             }
             Feedback::Installed { replica, meta } => {
-                self.metrics.snapshots_installed.add(1);
-                self.with_group(replica, |group| {
-                    let (from, term) = group.fill_source;
-                    group.installed(from, term, meta);
-                });
+                self.with_group(replica, |group| group.filling = None);
+                if let Some(meta) = meta {
+                    self.metrics.snapshots_installed.add(1);
+                    self.with_group(replica, |group| {
+                        let (from, term) = group.fill_source;
+                        group.installed(from, term, meta);
+                    });
+                }
             }
             Feedback::Fetched { replica, context, result } => match result {
                 Ok(entries) => {

@@ -157,7 +157,8 @@ pub(crate) struct Group {
     /// Where those replicas are that the members don't name: new ones, as seen by one
     /// that has yet to catch up.
     pub learned: BTreeMap<ReplicaId, NodeId>,
-    /// The pull that is under way.
+    /// The pull that is under way, until what it brought is current: another would take
+    /// the same place in the store.
     pub filling: Option<AbortOnDrop>,
     /// Who offered the state that was pulled last, and in which term.
     pub fill_source: (ReplicaId, u64),

@@ -46,11 +46,7 @@ impl LogState {
     }
 
     fn into_raft(self) -> HardState {
-        let mut state = HardState::default();
-        state.term = self.term;
-        state.vote = self.vote.0;
-        state.commit = self.commit;
-        state
+        HardState { term: self.term, vote: self.vote.0, commit: self.commit, ..HardState::default() }
     }
 }
 

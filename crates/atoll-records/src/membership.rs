@@ -152,8 +152,7 @@ fn raft_change(changes: &[Change]) -> ConfChangeV2 {
                 Change::Learner { replica, .. } => (ConfChangeType::AddLearnerNode, replica),
                 Change::Remove { replica } => (ConfChangeType::RemoveNode, replica),
             };
-            let mut single = ConfChangeSingle::default();
-            single.node_id = replica.0;
+            let mut single = ConfChangeSingle { node_id: replica.0, ..ConfChangeSingle::default() };
             single.set_change_type(kind);
             single
         })

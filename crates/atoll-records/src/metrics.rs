@@ -66,7 +66,7 @@ counters! {
     frames_refused,
     /// Messages from peers that did not fit their group's state (rule 17).
     messages_refused,
-    /// Replicas that stopped: removed, forgotten, or met what they can't go on from.
+    /// Replicas that stopped: forgotten, or met what they can't go on from.
     replicas_stopped,
     /// Replicas of this node that were filled by a snapshot.
     snapshots_installed,

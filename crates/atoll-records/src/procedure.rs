@@ -28,7 +28,8 @@ pub const VALUE_BYTES_MAX: usize = 2 << 20;
 /// A [`ReadView`] that sees its own writes. A command that commits a key over
 /// [`KEY_BYTES_MAX`] or a value over [`VALUE_BYTES_MAX`] is aborted, with an empty output.
 pub trait WriteView: ReadView {
-    /// The leader's stamp on this entry: max(its clock, last stamp + 1 ms) (rule 3).
+    /// The leader's stamp on this entry: its clock, but never earlier than the stamp of an
+    /// entry before (rule 3). Entries close to each other may have the same.
     fn stamp(&self) -> WallTime;
     fn transaction_id(&self) -> TransactionId;
     fn put(&mut self, key: &[u8], value: Bytes);

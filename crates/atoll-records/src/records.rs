@@ -27,7 +27,7 @@ use crate::{
     log::{self, OpenError, Writer},
     logger::logger,
     metrics::{Metrics, RecordsMetrics},
-    snapshot::{Snapshots, delete_range},
+    snapshot::{Snapshots, delete_leftovers, delete_range},
     state::{Area, Descriptor, Lives, Members, Meta, Place},
     status::{ReplicaStatus, Role},
     transaction,
@@ -388,8 +388,9 @@ impl Records {
 }
 
 fn read_replicas(store: &dyn OrderedStore) -> Result<Vec<(Descriptor, Option<Meta>)>, StoreError> {
-    let snapshot = store.snapshot()?;
     let descriptors = Descriptor::read_all(store)?;
+    delete_leftovers(store, &descriptors)?;
+    let snapshot = store.snapshot()?;
     descriptors
         .into_iter()
         .map(|descriptor| {

@@ -21,7 +21,7 @@ use atoll_transport::{CallError, Caller, Message, Protocol, Refusal, Transport};
 use atoll_types::{Format, FormatError, Instant, NodeId, ReplicaId, ShardId};
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::state::{Area, Descriptor, Meta, Place, as_slices};
+use crate::state::{Area, Descriptor, Meta, Place, as_slices, replica_of};
 use crate::wire::{Piece, Pull};
 
 /// 2 MiB of pairs: large enough that round trips don't count, small enough to share the
@@ -293,6 +293,28 @@ fn next_generation(store: &dyn OrderedStore, replica: ReplicaId) -> Result<Optio
     Ok(Some(place))
 }
 
+/// Deletes what crashes left behind: generations that are not current, and the state of
+/// replicas that were removed.
+pub(crate) fn delete_leftovers(store: &dyn OrderedStore, known: &[Descriptor]) -> Result<(), StoreError> {
+    let snapshot = store.snapshot()?;
+    let mut next = ReplicaId(0);
+    loop {
+        let start = next.0.to_be_bytes();
+        let first = snapshot.range(Table::Records, Bound::Included(&start), Bound::Unbounded).next();
+        let Some(pair) = first else { return Ok(()) };
+        let Some(replica) = replica_of(&pair?.0) else { return Ok(()) };
+        match known.iter().find(|descriptor| descriptor.replica == replica) {
+            Some(descriptor) => {
+                for range in descriptor.place().other_generations() {
+                    delete_range(store, &range)?;
+                }
+            }
+            None => delete_range(store, &Place::every_generation(replica))?,
+        }
+        next = ReplicaId(replica.0 + 1);
+    }
+}
+
 /// Deletes a range of [`Table::Records`] in bounded batches.
 pub(crate) fn delete_range(
     store: &dyn OrderedStore,
@@ -391,6 +413,34 @@ mod tests {
             pairs.map(|pair| pair.unwrap()).map(|(key, value)| (key.slice(AREA_AT..), value)).collect()
         };
         assert_eq!(pairs(to)[..], pairs(from)[1..]);
+    }
+
+    #[test]
+    fn what_crashes_left_behind_goes_at_the_next_start_and_nothing_else() {
+        let store = MemoryStore::new();
+        let place = |replica, generation| Place { replica: ReplicaId(replica), generation };
+        let mut batch = WriteBatch::default();
+        for (replica, generation) in [(1, 1), (2, 1), (2, 2), (2, 3), (3, 1), (9, 7), (10, 0), (10, 1)] {
+            batch.put(Table::Records, place(replica, generation).key(Area::Records, b"k"), b"v".to_vec());
+        }
+        store.write(batch).unwrap();
+        let descriptor = |replica, generation| Descriptor {
+            shard: ShardId(1),
+            replica: ReplicaId(replica),
+            generation,
+            began_at: 1,
+        };
+        delete_leftovers(&store, &[descriptor(1, 1), descriptor(2, 2), descriptor(10, 1)]).unwrap();
+        let snapshot = store.snapshot().unwrap();
+        let left: Vec<Bytes> = snapshot
+            .range(Table::Records, Bound::Unbounded, Bound::Unbounded)
+            .map(|pair| pair.unwrap().0)
+            .collect();
+        let kept = [(1, 1), (2, 2), (10, 1)];
+        assert_eq!(
+            left,
+            kept.map(|(replica, generation)| place(replica, generation).key(Area::Records, b"k"))
+        );
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub(crate) enum Area {
     Changes = 4,
 }
 
+/// A range of the store's keys.
+pub(crate) type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
 /// Where in the store one generation of one replica's state lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
@@ -73,7 +76,7 @@ impl Place {
     }
 
     /// All keys of one area.
-    pub fn area(self, area: Area) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    pub fn area(self, area: Area) -> Bounds {
         let start = self.prefix(area).to_vec();
         let mut end = start.clone();
         end[12] += 1;
@@ -81,7 +84,7 @@ impl Place {
     }
 
     /// All keys of the generation.
-    pub fn whole(self) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    pub fn whole(self) -> Bounds {
         let start = self.prefix(Area::Meta).to_vec();
         let mut end = start.clone();
         end[12] = u8::MAX;
@@ -89,15 +92,28 @@ impl Place {
     }
 
     /// Every generation of the replica, current or left over.
-    pub fn every_generation(replica: ReplicaId) -> (Bound<Vec<u8>>, Bound<Vec<u8>>) {
+    pub fn every_generation(replica: ReplicaId) -> Bounds {
         (
             Bound::Included(replica.0.to_be_bytes().to_vec()),
             Bound::Excluded((replica.0 + 1).to_be_bytes().to_vec()),
         )
     }
+
+    /// The replica's generations before this one, and those after it.
+    pub fn other_generations(self) -> [Bounds; 2] {
+        let (first, end) = Self::every_generation(self.replica);
+        let next = Place { generation: self.generation + 1, ..self };
+        let own = |place: Place| place.prefix(Area::Meta).to_vec();
+        [(first, Bound::Excluded(own(self))), (Bound::Included(own(next)), end)]
+    }
 }
 
-pub(crate) fn as_slices(range: &(Bound<Vec<u8>>, Bound<Vec<u8>>)) -> (Bound<&[u8]>, Bound<&[u8]>) {
+/// The replica that a key of [`Table::Records`] belongs to.
+pub(crate) fn replica_of(key: &[u8]) -> Option<ReplicaId> {
+    Some(ReplicaId(u64::from_be_bytes(key.get(..8)?.try_into().ok()?)))
+}
+
+pub(crate) fn as_slices(range: &Bounds) -> (Bound<&[u8]>, Bound<&[u8]>) {
     (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice))
 }
 
@@ -195,13 +211,14 @@ fn replicas(ids: &[u64]) -> Vec<ReplicaId> {
 
 impl Members {
     pub fn conf_state(&self) -> ConfState {
-        let mut conf = ConfState::default();
-        conf.voters = ids(&self.voters);
-        conf.learners = ids(&self.learners);
-        conf.voters_outgoing = ids(&self.voters_outgoing);
-        conf.learners_next = ids(&self.learners_next);
-        conf.auto_leave = self.auto_leave;
-        conf
+        ConfState {
+            voters: ids(&self.voters),
+            learners: ids(&self.learners),
+            voters_outgoing: ids(&self.voters_outgoing),
+            learners_next: ids(&self.learners_next),
+            auto_leave: self.auto_leave,
+            ..ConfState::default()
+        }
     }
 
     pub fn from_conf_state(conf: &ConfState, nodes: BTreeMap<ReplicaId, NodeId>) -> Self {

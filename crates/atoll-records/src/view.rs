@@ -13,10 +13,8 @@ use bytes::Bytes;
 
 use crate::{
     procedure::{KEY_BYTES_MAX, Pairs, ReadView, VALUE_BYTES_MAX, WriteView},
-    state::{Area, PREFIX_BYTES, Place, as_slices},
+    state::{Area, Bounds, PREFIX_BYTES, Place, as_slices},
 };
-
-type Bounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 /// The owner's bounds as bounds of the store; `None` if nothing lies between them.
 fn bounds(place: Place, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<Bounds> {

@@ -322,3 +322,78 @@ impl Format for Piece {
     const NAME: &'static str = "snapshot piece";
     const VERSION: u8 = 1;
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    fn frame() -> Frame {
+        let entry = |index| PeerEntry {
+            index,
+            term: 3,
+            logged: LoggedEntry {
+                kind: EntryKind::Command,
+                data: Bytes::from(vec![7; 100]),
+                context: Bytes::new(),
+            },
+        };
+        let message = |kind| PeerMessage {
+            shard: ShardId(5),
+            kind,
+            from: ReplicaId(1),
+            to: ReplicaId(2),
+            term: 3,
+            log_term: 3,
+            index: 900,
+            commit: 899,
+            commit_term: 3,
+            reject: false,
+            reject_hint: 0,
+            context: Bytes::from_static(b"round 17"),
+            entries: vec![entry(901), entry(902)],
+        };
+        let life = Life { disk: 1, count: atoll_types::Generation(4) };
+        Frame { life, seen: life, messages: vec![message(Kind::Append), message(Kind::Heartbeat)] }
+    }
+
+    #[test]
+    fn a_message_comes_out_of_rafts_hands_as_it_went_in() {
+        let message = frame().messages.remove(0);
+        let again = PeerMessage::of(message.shard, message.clone().into_raft()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{message:?}"));
+    }
+
+    #[test]
+    fn a_frame_that_was_altered_is_refused_or_read_but_never_harms() {
+        let whole = frame().encode();
+        assert!(Frame::decode(&whole).is_ok());
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            let mut bytes = whole.clone();
+            for _ in 0..rng.random_range(1..4) {
+                match rng.random_range(0..3) {
+                    0 => bytes.truncate(rng.random_range(0..=bytes.len())),
+                    1 => bytes.insert(rng.random_range(0..=bytes.len()), rng.random()),
+                    _ if bytes.is_empty() => {}
+                    _ => {
+                        let at = rng.random_range(0..bytes.len());
+                        bytes[at] = rng.random();
+                    }
+                }
+            }
+            match Frame::decode(&bytes) {
+                Ok(frame) => {
+                    for message in frame.messages {
+                        let shard = message.shard;
+                        PeerMessage::of(shard, message.into_raft());
+                    }
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        assert!(refused > 1000, "hardly anything was refused: {refused}");
+    }
+}

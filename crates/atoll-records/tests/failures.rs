@@ -1,8 +1,5 @@
 //! Nodes that die, forget what was not flushed, and are cut off; peers that send nonsense.
 
-// The clients stand beside the nodes, in tokio's own time.
-#![allow(clippy::disallowed_methods)]
-
 mod world;
 
 use std::{
@@ -119,12 +116,13 @@ async fn a_replica_that_was_away_for_long_catches_up_by_a_snapshot() {
     let away = world.others(leader)[0];
     world.append(leader, "a").await;
     world.kill(away);
+    let runtime = world.runtime.clone();
     let world = Arc::new(tokio::sync::RwLock::new(world));
     // More than a leader keeps for one that is away.
     let mut writers = Vec::new();
     for writer in 0..64 {
         let world = world.clone();
-        writers.push(tokio::task::spawn(async move {
+        writers.push(runtime.spawn("writer", async move {
             let world = world.read().await;
             for number in 0..160 {
                 world.execute(leader, "test/put/1", format!("k{writer}-{number}=v")).await;
@@ -188,14 +186,14 @@ async fn keep_appending(
 #[tokio::test]
 async fn crashes_that_lose_all_that_was_not_flushed_lose_nothing_acknowledged_and_repeat_nothing() {
     let world = Arc::new(tokio::sync::RwLock::new(World::founded(3).await));
+    let runtime = world.read().await.runtime.clone();
     let stop = Arc::new(Mutex::new(false));
     let clients: Vec<_> = (0..6)
-        .map(|client| tokio::task::spawn(keep_appending(world.clone(), client, stop.clone())))
+        .map(|client| runtime.spawn("client", keep_appending(world.clone(), client, stop.clone())))
         .collect();
     let mut rng = StdRng::seed_from_u64(42);
     for round in 0..8 {
         let pause = Duration::from_millis(rng.random_range(100..1500));
-        let runtime = world.read().await.runtime.clone();
         runtime.sleep(pause).await;
         let mut world = world.write().await;
         // Now and then all of them at once.
