@@ -250,10 +250,12 @@ impl RunningNode {
             let _ = self.runtime.timeout(DOORS_TIME, door).await;
         }
         self.node.close().await;
-        self.transport.close();
+        self.transport.shut_down(CLOSE_TIME).await;
     }
 }
 
+/// What other nodes asked for is answered within this; they ask others after it.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// How soon a node whose disk failed leaves the field to others.
 const FAILED_LOOK_EVERY: Duration = Duration::from_secs(1);
 
