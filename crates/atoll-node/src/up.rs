@@ -15,7 +15,6 @@ use atoll_gateway::{
 };
 use atoll_objects::MaintenanceSettings;
 use atoll_placement::{LayoutSettings, PlanSettings};
-use atoll_records::Role as ReplicaRole;
 use atoll_runtime::Runtime;
 use atoll_transport::{
     NodeKey,
@@ -225,20 +224,7 @@ impl RunningNode {
 
     /// Resolves when the node can't go on: its disk failed, or what it keeps is broken.
     pub async fn failed(&self) -> NodeFailed {
-        loop {
-            self.runtime.sleep(FAILED_LOOK_EVERY).await;
-            let replicas = self.node.records().status().await;
-            let mut reasons = replicas.iter().map(|replica| match &replica.role {
-                ReplicaRole::Stopped { reason } => Some(reason),
-                _ => None,
-            });
-            // One that stopped is its own affair; all of them have lost their disk.
-            if let Some(Some(reason)) = reasons.next()
-                && reasons.all(|reason| reason.is_some())
-            {
-                return NodeFailed { reason: reason.clone() };
-            }
-        }
+        NodeFailed { reason: self.node.records().failed().await }
     }
 
     /// Hands over first, then lets requests finish, then closes.
@@ -256,9 +242,6 @@ impl RunningNode {
 
 /// What other nodes asked for is answered within this; they ask others after it.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-/// How soon a node whose disk failed leaves the field to others.
-const FAILED_LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// How long requests may still run when the node stops; clients retry elsewhere.
 const DOORS_TIME: Duration = Duration::from_secs(8);
 

@@ -461,7 +461,7 @@ impl Plan {
         self.push(changes, RecordKind::Chunk, hash, bytes.len() as u32, stamp, None, Some(bytes))
     }
 
-    #[allow(clippy::too_many_arguments)] // A record's fields, and where it goes.
+    #[allow(clippy::too_many_arguments, reason = "a record's fields, and where it goes")]
     fn push(
         &mut self,
         changes: &mut Changes,
