@@ -214,6 +214,8 @@ impl Admin for NodeAdmin {
             notes.push(format!("{missing} of {} nodes did not answer", layout.nodes().len()));
         }
         let storage = layout.storage_nodes().count();
+        // Between its admission and the next plan a newcomer has nothing, and nothing moves.
+        let unplaced = layout.storage_nodes().any(|(node, _)| layout.is_empty(node));
         if storage < 3 {
             notes.push(match storage {
                 2 => "not yet fault tolerant: add a third node (atoll ticket create)".into(),
@@ -226,7 +228,7 @@ impl Admin for NodeAdmin {
             "unavailable"
         } else if missing > 0 {
             "degraded"
-        } else if !layout.is_settled() || moves.copies_missing > 0 {
+        } else if !layout.is_settled() || unplaced || moves.copies_missing > 0 {
             "moving"
         } else {
             "healthy"
