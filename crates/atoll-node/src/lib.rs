@@ -27,6 +27,7 @@ mod truths;
 mod up;
 mod wire;
 
+pub use admin::NodeAdmin;
 pub use identity::{Identity, IdentityError};
 pub use node::{Node, NodeParts, NodeProperties, procedures};
 pub use start::StartError;

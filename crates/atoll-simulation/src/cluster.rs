@@ -11,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use atoll_node::{Identity, Node, NodeParts, NodeProperties, StartError};
+use atoll_gateway::admin::Admin;
+use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, StartError};
 use atoll_objects::{
     BucketName, CreateBucketError, DeleteObject, DeleteObjectError, ETag, ETagCondition, GetObject,
     GetObjectError, MaintenanceSettings, ObjectKey, PutBody, PutObject, PutObjectError, ReadConditions,
@@ -30,7 +31,7 @@ use tokio::sync::watch;
 use crate::{
     executor::lock,
     linearizability::register::{Action, Condition, Input, Output, Value},
-    world::{Life, Place, Program},
+    world::{Life, Place, Program, World},
 };
 
 /// Where the clients' objects are.
@@ -51,7 +52,7 @@ pub struct Cluster {
 /// The nodes that run, as the harness sees them.
 #[derive(Clone, Default)]
 pub struct ClusterView {
-    nodes: Arc<Mutex<Vec<Option<Node>>>>,
+    nodes: Arc<Mutex<Vec<Option<(Runtime, Node)>>>>,
 }
 
 impl Cluster {
@@ -73,7 +74,7 @@ impl ClusterView {
     pub fn is_settled(&self, members: usize) -> bool {
         let nodes = lock(&self.nodes);
         !nodes.is_empty()
-            && nodes.iter().flatten().all(|node| {
+            && nodes.iter().flatten().all(|(_, node)| {
                 let layout = node.layout();
                 layout.nodes().len() == members
                     && layout
@@ -83,16 +84,42 @@ impl ClusterView {
             })
     }
 
-    fn set(&self, index: usize, node: Node) {
+    /// An operator asks node `by` to have another drained, and to remove it once it is
+    /// empty; again and again until it has happened.
+    ///
+    /// # Panics
+    /// If `by` does not run.
+    pub fn drain_and_remove(&self, by: usize, leaver: usize) {
+        let (runtime, node) = lock(&self.nodes)[by].clone().expect("the node runs");
+        let leaver = World::id(leaver).to_string();
+        let admin = NodeAdmin::new(node);
+        let clock = runtime.clone();
+        runtime.spawn("operator", async move {
+            while admin.drain_node(&leaver).await.is_err() {
+                clock.sleep(START_AGAIN).await;
+            }
+            while admin.remove_node(&leaver, false).await.is_err() {
+                clock.sleep(START_AGAIN).await;
+            }
+        });
+    }
+
+    /// As node `by` has heard.
+    pub fn is_member(&self, by: usize, member: usize) -> bool {
+        let nodes = lock(&self.nodes);
+        nodes[by].as_ref().is_some_and(|(_, node)| node.layout().node(&World::id(member)).is_some())
+    }
+
+    fn set(&self, index: usize, runtime: Runtime, node: Node) {
         let mut nodes = lock(&self.nodes);
         if nodes.len() <= index {
             nodes.resize(index + 1, None);
         }
-        nodes[index] = Some(node);
+        nodes[index] = Some((runtime, node));
     }
 
     /// The node of a machine that went down.
-    fn clear(&self, index: usize) -> Option<Node> {
+    fn clear(&self, index: usize) -> Option<(Runtime, Node)> {
         lock(&self.nodes).get_mut(index).and_then(Option::take)
     }
 }
@@ -129,7 +156,7 @@ impl Program for Cluster {
                     ticket.send_replace(Some(made));
                 }
             }
-            view.set(place.index, node.clone());
+            view.set(place.index, place.runtime.clone(), node.clone());
             Arc::new(RunningNode { index: place.index, node, view }) as Arc<dyn Life>
         }
         .boxed()

@@ -77,6 +77,12 @@ pub struct Place {
     pub store: MemoryStore,
 }
 
+/// What a machine's disk held at some moment.
+pub struct DiskImage {
+    disk: MemoryDisk,
+    store: MemoryStore,
+}
+
 struct Machine {
     node: NodeIndex,
     id: NodeId,
@@ -85,6 +91,8 @@ struct Machine {
     lives: u64,
     /// From its start to its end, its life may be on the way up.
     running: bool,
+    /// Taken away for good.
+    gone: bool,
     station: Arc<Station>,
 }
 
@@ -118,7 +126,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// For [`World::run_until`]: all nodes are up, and since the last disturbance each has
 /// answered an operation.
 pub fn stable(world: &World) -> bool {
-    world.machines.iter().all(|machine| {
+    world.machines.iter().filter(|machine| !machine.gone).all(|machine| {
         let answered = *lock(&machine.station.answered);
         machine.is_up() && answered.is_some_and(|at| at >= world.disturbed)
     })
@@ -179,6 +187,7 @@ impl World {
                 store: MemoryStore::new(),
                 lives: 0,
                 running: false,
+                gone: false,
                 station: Arc::default(),
             });
         }
@@ -239,6 +248,12 @@ impl World {
         self.network.memory().stop(self.machines[index].id);
     }
 
+    /// The machine is taken away, and does not come back.
+    pub fn take_away(&mut self, index: usize) {
+        self.crash(index);
+        self.machines[index].gone = true;
+    }
+
     /// The next life of a node that crashed or was killed.
     ///
     /// # Panics
@@ -268,6 +283,23 @@ impl World {
         self.faults.jump_clock(self.machines[index].node, by, forward);
     }
 
+    /// A copy of what the machine's disk holds now, flushed or not.
+    pub fn image(&self, index: usize) -> DiskImage {
+        let machine = &self.machines[index];
+        DiskImage { disk: machine.disk.image(), store: machine.store.image() }
+    }
+
+    /// Somebody restores an old image of the disk, as an operator might who found no
+    /// better idea.
+    ///
+    /// # Panics
+    /// If the node runs.
+    pub fn bring_back(&mut self, index: usize, image: DiskImage) {
+        let machine = &mut self.machines[index];
+        assert!(!machine.running, "node {index} runs");
+        (machine.disk, machine.store) = (image.disk, image.store);
+    }
+
     /// What goes wrong on the machine's disk from now on.
     pub fn set_disk_faults(&mut self, index: usize, faults: DiskFaults) {
         self.machines[index].disk.set_faults(faults);
@@ -287,12 +319,14 @@ impl World {
         self.network.links().cut_one_way(Self::id(from), Self::id(to));
     }
 
-    /// All cuts are mended, all nodes resumed, all that are down started.
+    /// All cuts are mended, all nodes resumed, all that are down started, but for those
+    /// taken away.
     pub fn heal(&mut self) {
         self.network.links().heal_all();
         for index in 0..self.machines.len() {
             self.resume(index);
-            if !self.machines[index].running {
+            let machine = &self.machines[index];
+            if !machine.running && !machine.gone {
                 self.start(index);
             }
         }

@@ -191,7 +191,7 @@ fn everywhere(part: &Crate, source: &Source) -> Vec<String> {
                 ));
             }
         }
-        if trimmed.starts_with("#[allow(") && !trimmed.contains("reason") {
+        if trimmed.starts_with("#[allow(") && !trimmed.contains("reason") && !trimmed.contains(")] //") {
             let mut attribute = lines[position..].iter().take_while(|(_, line)| !line.contains(")]"));
             let opens = attribute.any(|(_, line)| line.contains("reason"));
             let above = source.text.lines().nth(number.saturating_sub(2)).unwrap_or("").trim();
