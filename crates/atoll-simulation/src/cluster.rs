@@ -49,10 +49,13 @@ pub struct Cluster {
     view: ClusterView,
 }
 
+/// A node in one of its lives, and the runtime that the life has.
+type Running = (Runtime, Node);
+
 /// The nodes that run, as the harness sees them.
 #[derive(Clone, Default)]
 pub struct ClusterView {
-    nodes: Arc<Mutex<Vec<Option<(Runtime, Node)>>>>,
+    nodes: Arc<Mutex<Vec<Option<Running>>>>,
 }
 
 impl Cluster {
