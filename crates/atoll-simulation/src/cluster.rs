@@ -2,9 +2,10 @@
 //! the transport's, the files' and the store's twins under it.
 //!
 //! Node 0 founds the cluster and makes a ticket; the others join with it when they first
-//! start. Clients' operations are objects in one bucket, some so small that they live in
-//! their record, some cut into chunks. A value tells its object's bytes, so a get that
-//! brings anything else has been served wrong bytes.
+//! start. Clients' objects are in one bucket; how a node performs their operations is in
+//! `performing.rs`.
+
+mod performing;
 
 use std::{
     sync::{Arc, Mutex},
@@ -13,24 +14,17 @@ use std::{
 
 use atoll_gateway::admin::Admin;
 use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, StartError};
-use atoll_objects::{
-    BucketName, CreateBucketError, DeleteObject, DeleteObjectError, ETag, ETagCondition, GetObject,
-    GetObjectError, MaintenanceSettings, ObjectKey, PutBody, PutObject, PutObjectError, ReadConditions,
-    WriteConditions,
-};
+use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_runtime::Runtime;
 use atoll_transport::memory::MemoryNetwork;
 use atoll_types::{ByteSize, DiskId, Generation, Role, Roles, Zone};
-use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
-use md5::{Digest, Md5};
+use futures_util::{FutureExt, future::BoxFuture};
 use rand::Rng;
 use tokio::sync::watch;
 
 use crate::{
     executor::lock,
-    linearizability::register::{Action, Condition, Input, Output, Value},
     world::{Life, Place, Program, World},
 };
 
@@ -129,6 +123,7 @@ impl ClusterView {
 
 struct RunningNode {
     index: usize,
+    runtime: Runtime,
     node: Node,
     view: ClusterView,
 }
@@ -160,7 +155,8 @@ impl Program for Cluster {
                 }
             }
             view.set(place.index, place.runtime.clone(), node.clone());
-            Arc::new(RunningNode { index: place.index, node, view }) as Arc<dyn Life>
+            let (index, runtime) = (place.index, place.runtime);
+            Arc::new(RunningNode { index, runtime, node, view }) as Arc<dyn Life>
         }
         .boxed()
     }
@@ -238,107 +234,4 @@ fn bucket() -> BucketName {
     BucketName::new(BUCKET).expect("a legal name")
 }
 
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new(name.to_owned()).expect("a legal key")
-}
-
-/// The object that stands for a value: sizes on both sides of the inline limit, one chunk
-/// and several.
-fn body(Value(value): Value) -> Bytes {
-    /// In units of eight bytes: 8 B, 16 KiB, 16 KiB and 8 B, 100 KB, 2.4 MB.
-    const LENGTHS: [usize; 8] = [1, 2048, 2049, 1, 12_500, 1, 300_000, 100];
-    let length = LENGTHS[(value % 8) as usize];
-    let words = (0..length as u64).flat_map(|word| (value ^ (word.wrapping_mul(word) << 24)).to_le_bytes());
-    words.collect::<Vec<u8>>().into()
-}
-
-fn etag(value: Value) -> ETag {
-    ETag { md5: Md5::digest(body(value)).into(), parts: 0 }
-}
-
-fn conditions(condition: Condition) -> WriteConditions {
-    match condition {
-        Condition::None => WriteConditions::default(),
-        Condition::Absent => {
-            WriteConditions { if_none_match: Some(ETagCondition::Any), ..WriteConditions::default() }
-        }
-        Condition::Is(value) => WriteConditions {
-            if_match: Some(ETagCondition::OneOf(vec![etag(value).to_string()])),
-            ..WriteConditions::default()
-        },
-    }
-}
-
-impl RunningNode {
-    async fn get(&self, name: &str) -> Option<Output> {
-        let request = GetObject {
-            bucket: bucket(),
-            key: key(name),
-            range: None,
-            conditions: ReadConditions::default(),
-        };
-        let mut got = match self.node.objects().get(request).await {
-            Ok(got) => got,
-            Err(GetObjectError::NoSuchKey) => return Some(Output::Found(None)),
-            Err(GetObjectError::Unavailable(_)) => return None,
-            Err(error) => panic!("get {name}: {}", chain(&error)),
-        };
-        let mut bytes = Vec::new();
-        while let Some(piece) = got.body.next().await {
-            bytes.extend_from_slice(&piece.ok()?);
-        }
-        let value = Value(u64::from_le_bytes(bytes[..8].try_into().expect("every object has eight bytes")));
-        assert!(bytes == body(value), "{name} was served wrong bytes");
-        Some(Output::Found(Some(value)))
-    }
-
-    async fn put(&self, name: &str, value: Value, condition: Condition) -> Option<Output> {
-        let bytes = body(value);
-        let length = bytes.len() as u64;
-        let pieces: Vec<_> = bytes.chunks(64 << 10).map(|piece| Ok(bytes.slice_ref(piece))).collect();
-        let request = PutObject {
-            bucket: bucket(),
-            key: key(name),
-            headers: Default::default(),
-            conditions: conditions(condition),
-            idempotency: None,
-            body: PutBody { length: Some(length), ..PutBody::new(stream::iter(pieces).boxed()) },
-        };
-        match self.node.objects().put(request).await {
-            Ok(_) => Some(Output::Done),
-            Err(PutObjectError::PreconditionFailed | PutObjectError::NoSuchKey) => Some(Output::Refused),
-            Err(PutObjectError::Unavailable(_)) => None,
-            Err(error) => panic!("put {name}: {}", chain(&error)),
-        }
-    }
-
-    async fn delete(&self, name: &str, condition: Condition) -> Option<Output> {
-        let request = DeleteObject {
-            bucket: bucket(),
-            key: key(name),
-            conditions: conditions(condition),
-            idempotency: None,
-        };
-        match self.node.objects().delete(request).await {
-            Ok(_) => Some(Output::Done),
-            Err(DeleteObjectError::PreconditionFailed | DeleteObjectError::NoSuchKey) => {
-                Some(Output::Refused)
-            }
-            Err(DeleteObjectError::Unavailable(_)) => None,
-            Err(error) => panic!("delete {name}: {}", chain(&error)),
-        }
-    }
-}
-
-impl Life for RunningNode {
-    fn perform(self: Arc<Self>, input: Input) -> BoxFuture<'static, Option<Output>> {
-        async move {
-            match input.action {
-                Action::Get => self.get(&input.key).await,
-                Action::Put(value, condition) => self.put(&input.key, value, condition).await,
-                Action::Delete(condition) => self.delete(&input.key, condition).await,
-            }
-        }
-        .boxed()
-    }
-}
+impl Life for RunningNode {}

@@ -3,16 +3,19 @@
 //!
 //! It owns virtual time and the schedule ([`Simulation`]), seeds ([`Seed`]), the trace
 //! that says whether two runs were the same ([`TraceHash`]), links that stall ([`Network`]),
-//! wall clocks that are wrong on purpose, whole worlds of nodes, clients and accidents
-//! ([`world::World`]), and the verdict over what the clients saw ([`linearizability`]). Everything from the seams upwards runs in it unchanged. How that is
+//! wall clocks that are wrong on purpose, whole worlds of nodes and accidents
+//! ([`world::World`]), what clients do to them ([`load`]), and the verdict over what these
+//! saw ([`checkers`]). Everything from the seams upwards runs in it unchanged. How that is
 //! kept deterministic, and what leaks remain: `docs/adr/0001-deterministic-executor.md`.
 //!
 //! It contains no rule of Atoll's own: it breaks things, and says what it saw.
 
+pub mod checkers;
 mod clock;
 pub mod cluster;
 mod executor;
 pub mod linearizability;
+pub mod load;
 mod network;
 mod seed;
 mod trace;

@@ -16,14 +16,15 @@
 //! ```
 //!
 //! What runs on the nodes is a [`Program`], started anew for each life of a node. The
-//! clients are tasks of the world; each operation runs as a task of the node that it is
-//! sent to, and so ends with it, its outcome unknown. What every client saw goes into
-//! one history, which [`World::check`] has judged.
+//! clients ([`crate::load`]) are tasks of the world; each operation runs as a task of the
+//! node that it is sent to, and so ends with it, its outcome unknown. What every client saw
+//! goes into one history, which [`World::judge`] has judged by all [`crate::checkers`].
 
-mod clients;
+mod stations;
 mod storm;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -40,14 +41,12 @@ use rand::{Rng, rngs::StdRng};
 
 use crate::{
     Faults, Network, NodeIndex, RunError, Schedule, Seed, Simulation, TraceHash,
+    checkers::{Evidence, Judgement, liveness},
     executor::lock,
-    linearizability::{
-        self, History, Verdict,
-        register::{Input, Output, Registers},
-    },
+    load::{Audit, Kind, Load, Promptness, SharedHistory, Target},
 };
+use stations::Station;
 
-pub use clients::Load;
 pub use storm::Storm;
 
 /// What runs on every node.
@@ -56,11 +55,8 @@ pub trait Program: Send + Sync + 'static {
     fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>>;
 }
 
-/// A node that runs.
-pub trait Life: Send + Sync + 'static {
-    /// A client's operation, asked of this node. `None`: the outcome is unknown.
-    fn perform(self: Arc<Self>, input: Input) -> BoxFuture<'static, Option<Output>>;
-}
+/// A node that runs: it performs clients' operations.
+pub trait Life: Target {}
 
 /// Where a life takes place: all that a node gets from its machine.
 pub struct Place {
@@ -96,23 +92,16 @@ struct Machine {
     station: Arc<Station>,
 }
 
-/// What a machine's clients see of it.
-#[derive(Default)]
-struct Station {
-    /// The present life, once it has started.
-    life: Mutex<Option<(Runtime, Arc<dyn Life>)>>,
-    /// When the last operation was called that got an answer.
-    answered: Mutex<Option<Instant>>,
-}
-
 pub struct World {
     simulation: Simulation,
     faults: Faults,
     network: Network,
     program: Arc<dyn Program>,
     machines: Vec<Machine>,
-    history: Arc<Mutex<History<Input, Output>>>,
-    clients: usize,
+    history: SharedHistory,
+    clients: u64,
+    /// Kinds of operations that clients have.
+    kinds: BTreeSet<Kind>,
     clients_go_on: Arc<AtomicBool>,
     /// For which bytes of a disk survive a crash, and other accidents.
     rng: StdRng,
@@ -153,6 +142,7 @@ impl World {
             machines: Vec::new(),
             history: Arc::default(),
             clients: 0,
+            kinds: BTreeSet::new(),
             clients_go_on: Arc::new(AtomicBool::new(true)),
             rng: seed.stream("world"),
             disturbed: Instant::ORIGIN,
@@ -379,26 +369,59 @@ impl World {
 
     /// Operations so far, and how many of them have no outcome.
     pub fn operations(&self) -> (usize, usize) {
-        let history = lock(&self.history);
-        (history.len(), history.unknown())
+        lock(&self.history).count()
     }
 
-    /// Stops the clients, waits for what they have under way, and judges what all of
-    /// them saw.
-    pub fn verdict(&mut self) -> Verdict {
+    /// What all clients have seen so far.
+    pub fn history(&self) -> SharedHistory {
+        self.history.clone()
+    }
+
+    /// Stops the clients, waits for what they have under way, sees whether everything is
+    /// answered again, reads everything that was written, and has all checkers judge. Call
+    /// it when the faults have stopped.
+    ///
+    /// # Panics
+    /// With the seed, if the run fails.
+    pub fn judge(&mut self) -> Judgement {
         self.clients_go_on.store(false, Ordering::Relaxed);
         self.run_for(Load::LIMIT * 2);
-        linearizability::check(&Registers, lock(&self.history).operations())
+        let promptness = self.audit();
+        let history = lock(&self.history);
+        Judgement::of(&Evidence { events: history.events(), promptness: &promptness })
+    }
+
+    /// What the last client finds, which comes when all is calm.
+    fn audit(&mut self) -> Vec<Promptness> {
+        let runtime = self.simulation.world_runtime();
+        let mut audit = Audit::new(
+            self.kinds.clone(),
+            runtime.clone(),
+            self.seed().stream("audit"),
+            self.targets("audit"),
+            self.history.clone(),
+            self.note(),
+        );
+        let found: Arc<Mutex<Option<Vec<Promptness>>>> = Arc::default();
+        let result = found.clone();
+        drop(runtime.spawn("audit", async move {
+            let promptness = audit.try_everything(liveness::LIMIT).await;
+            audit.read_everything().await;
+            *lock(&result) = Some(promptness);
+        }));
+        let done = found.clone();
+        self.run_until(move |_| lock(&done).is_some());
+        lock(&found).take().unwrap_or_default()
     }
 
     /// # Panics
-    /// With the seed and the contradiction, if what the clients saw is not linearizable.
+    /// With the seed and what was found, if any checker found something.
     pub fn check(&mut self) {
-        let verdict = self.verdict();
+        let judgement = self.judge();
         let (operations, unknown) = self.operations();
         assert!(
-            verdict.is_linearizable(),
-            "{verdict}\n({operations} operations, {unknown} with unknown outcome)\n{}",
+            judgement.is_sound(),
+            "{judgement}\n({operations} operations, {unknown} with unknown outcome)\n{}",
             self.replay()
         );
     }

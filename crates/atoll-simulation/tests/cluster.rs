@@ -9,9 +9,9 @@ use std::{sync::Arc, time::Duration};
 use atoll_simulation::{
     Seed,
     cluster::{Cluster, ClusterView},
-    linearizability::Verdict,
+    load::Load,
     seeds,
-    world::{Life, Load, Place, Program, Storm, World, stable},
+    world::{Life, Place, Program, Storm, World, stable},
 };
 use futures_util::future::BoxFuture;
 use sabotage::FlushedLate;
@@ -166,7 +166,7 @@ fn an_acknowledgement_before_the_flush_is_found() {
         let storm = Storm { blackouts: true, ..Storm::NONE };
         world.storm(storm, Duration::from_secs(60));
         world.run_for(Duration::from_secs(30));
-        matches!(world.verdict(), Verdict::NotLinearizable(_))
+        world.judge().is_found_by("linearizability")
     };
     assert!(seeds(0..20).iter().any(shows), "twenty storms did not show it");
 }

@@ -14,12 +14,10 @@ use atoll_records::{
 use atoll_runtime::Runtime;
 use atoll_simulation::{
     Seed,
-    linearizability::{
-        Verdict,
-        register::{Action, Input, Output, Value},
-    },
+    linearizability::register::{Action, Input, Output, Value},
+    load::{Load, Operation, Outcome, Target},
     seeds,
-    world::{Life, Load, Place, Program, Storm, World, stable},
+    world::{Life, Place, Program, Storm, World, stable},
 };
 use atoll_transport::{Admission, Protocol};
 use atoll_types::{NodeId, ReplicaId, ShardId};
@@ -166,13 +164,16 @@ impl Node {
     }
 }
 
-impl Life for Node {
-    fn perform(self: Arc<Self>, input: Input) -> BoxFuture<'static, Option<Output>> {
+impl Life for Node {}
+
+impl Target for Node {
+    fn perform(self: Arc<Self>, operation: Operation) -> BoxFuture<'static, Outcome> {
         async move {
+            let Some(input) = operation.on_register() else { return Outcome::NotDone };
             let bytes = Bytes::from(postcard::to_stdvec(&input).unwrap());
             let answer = if input.action == Action::Get {
                 if self.fault == Some(Fault::ReadsLocally) {
-                    return Some(self.read_locally(&input.key));
+                    return Outcome::Answered(self.read_locally(&input.key).into());
                 }
                 let deadline = self.runtime.now() + Load::LIMIT;
                 let output = self.records.query(SHARD, "register/read/1", bytes, deadline).await;
@@ -186,8 +187,8 @@ impl Life for Node {
                 self.write(bytes, Load::LIMIT).await
             };
             match answer {
-                Ok(output) => Some(output),
-                Err(RecordsError::Unavailable { .. }) => None,
+                Ok(output) => Outcome::Answered(output.into()),
+                Err(RecordsError::Unavailable { .. }) => Outcome::Unknown,
                 Err(error) => panic!("{error}"),
             }
         }
@@ -230,7 +231,7 @@ fn the_same_seed_is_the_same_run_of_records() {
 }
 
 fn is_found(fault: Fault) {
-    let shows = |seed: &Seed| matches!(stormy(*seed, Some(fault)).verdict(), Verdict::NotLinearizable(_));
+    let shows = |seed: &Seed| stormy(*seed, Some(fault)).judge().is_found_by("linearizability");
     assert!(seeds(0..20).iter().any(shows), "twenty storms did not show it");
 }
 

@@ -13,12 +13,10 @@ use async_trait::async_trait;
 use atoll_disk::{OrderedStore, Table, WriteBatch};
 use atoll_simulation::{
     Seed,
-    linearizability::{
-        Verdict,
-        register::{Action, Condition, Input, Output, Value},
-    },
+    linearizability::register::{Action, Condition, Input, Output, Value},
+    load::{Load, Operation, Outcome, Target},
     seeds,
-    world::{Life, Load, Place, Program, Storm, World, stable},
+    world::{Life, Place, Program, Storm, World, stable},
 };
 use atoll_transport::{Admission, Caller, Handler, Message, Protocol, Refusal};
 use atoll_types::NodeId;
@@ -129,11 +127,17 @@ impl Copy {
     }
 }
 
-impl Life for Copy {
-    fn perform(self: Arc<Self>, input: Input) -> BoxFuture<'static, Option<Output>> {
-        async move { self.ask(input).await }.boxed()
+impl Target for Copy {
+    fn perform(self: Arc<Self>, operation: Operation) -> BoxFuture<'static, Outcome> {
+        async move {
+            let Some(input) = operation.on_register() else { return Outcome::NotDone };
+            self.ask(input).await.into()
+        }
+        .boxed()
     }
 }
+
+impl Life for Copy {}
 
 struct Answers(Arc<Copy>);
 
@@ -172,7 +176,7 @@ fn a_single_copy_is_linearizable_in_any_storm() {
 }
 
 fn is_found(fault: Fault) {
-    let shows = |seed: &Seed| matches!(stormy(*seed, Some(fault)).verdict(), Verdict::NotLinearizable(_));
+    let shows = |seed: &Seed| stormy(*seed, Some(fault)).judge().is_found_by("linearizability");
     assert!(seeds(0..20).iter().any(shows), "twenty storms did not show it");
 }
 

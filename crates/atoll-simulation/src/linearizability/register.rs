@@ -24,6 +24,8 @@ pub enum Action {
     Get,
     Put(Value, Condition),
     Delete(Condition),
+    /// Changes nothing; refused unless the key holds this, as an ETag tells it.
+    Has(Value),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +53,7 @@ impl Condition {
         match self {
             Condition::None => true,
             Condition::Absent => present.is_none(),
-            Condition::Is(value) => present == Some(value),
+            Condition::Is(value) => present.is_some_and(|present| present.content() == value.content()),
         }
     }
 }
@@ -63,7 +65,8 @@ impl Action {
             Action::Get => (Output::Found(present), present),
             Action::Put(value, condition) if condition.holds(present) => (Output::Done, Some(value)),
             Action::Delete(condition) if condition.holds(present) => (Output::Done, None),
-            Action::Put(..) | Action::Delete(_) => (Output::Refused, present),
+            Action::Has(value) if Condition::Is(value).holds(present) => (Output::Done, present),
+            Action::Put(..) | Action::Delete(_) | Action::Has(_) => (Output::Refused, present),
         }
     }
 }
@@ -84,7 +87,7 @@ impl Model for Registers {
     }
 
     fn changes_nothing(&self, input: &Input, output: Option<&Output>) -> bool {
-        input.action == Action::Get || output == Some(&Output::Refused)
+        matches!(input.action, Action::Get | Action::Has(_)) || output == Some(&Output::Refused)
     }
 
     fn parts(&self, inputs: &[&Input]) -> Vec<String> {

@@ -1,0 +1,244 @@
+//! The bytes that a value stands for.
+//!
+//! A value's upper byte tells its size, the rest is a number that no other has. Objects
+//! carry the value beside their bytes (S3's user metadata), because some sizes leave no
+//! room for it: the empty object, and those that are the same for all on purpose, so that
+//! different objects share chunks.
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use rand::{Rng, rngs::StdRng};
+
+use crate::linearizability::register::Value;
+
+/// Sizes around what the system treats differently: the inline limit (16 KiB), and the
+/// least (256 KiB), usual (1 MiB) and greatest (4 MiB) length of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Size {
+    Word = 0,
+    Empty = 1,
+    Small = 2,
+    /// Just inline.
+    Inline = 3,
+    /// Just not inline any more.
+    OverInline = 4,
+    OneChunk = 5,
+    /// As short as a chunk gets that is not the last.
+    LeastChunk = 6,
+    /// As long as it gets, and a byte: the same byte all over, so it is never cut before.
+    /// The same for all.
+    Flat = 7,
+    Several = 8,
+    /// Begins with 1.5 MiB that it has in common with others of its size.
+    Shared = 9,
+    /// All of it in common with others of its size: 300 KiB.
+    Same = 10,
+    /// An upload of one small part.
+    OnePart = 11,
+    /// An upload of two parts: 5 MiB, in common with others, and a small one.
+    TwoParts = 12,
+    /// An upload of one part of several chunks.
+    LargePart = 13,
+}
+
+/// What S3 demands of a part that is not the last.
+const PART_BYTES_MIN: usize = 5 << 20;
+const SHARED_BYTES: usize = 3 << 19;
+
+impl Size {
+    const ALL: [Size; 14] = [
+        Size::Word,
+        Size::Empty,
+        Size::Small,
+        Size::Inline,
+        Size::OverInline,
+        Size::OneChunk,
+        Size::LeastChunk,
+        Size::Flat,
+        Size::Several,
+        Size::Shared,
+        Size::Same,
+        Size::OnePart,
+        Size::TwoParts,
+        Size::LargePart,
+    ];
+
+    /// For objects put at once. `large`: of a hundred, how many have several chunks.
+    pub fn drawn(rng: &mut StdRng, large: u32) -> Size {
+        use Size::{
+            Empty, Flat, Inline, LeastChunk, OneChunk, OverInline, Same, Several, Shared, Small, Word,
+        };
+        const USUAL: [Size; 10] =
+            [Word, Empty, Small, Small, Inline, OverInline, OverInline, OneChunk, LeastChunk, Same];
+        const LARGE: [Size; 4] = [Several, Shared, Shared, Flat];
+        let from: &[Size] = if rng.random_range(0..100) < large { &LARGE } else { &USUAL };
+        from[rng.random_range(0..from.len())]
+    }
+
+    /// For objects uploaded in parts.
+    pub fn drawn_in_parts(rng: &mut StdRng, large: u32) -> Size {
+        if rng.random_range(0..100) >= large {
+            Size::OnePart
+        } else if rng.random_bool(0.5) {
+            Size::TwoParts
+        } else {
+            Size::LargePart
+        }
+    }
+
+    /// All values of this size have the same bytes, and the same ETag.
+    fn is_the_same_for_all(self) -> bool {
+        matches!(self, Size::Empty | Size::Flat | Size::Same)
+    }
+}
+
+impl Value {
+    /// `number` below 2^56.
+    pub fn sized(number: u64, size: Size) -> Self {
+        debug_assert!(number >> 56 == 0);
+        Value((size as u64) << 56 | number)
+    }
+
+    /// Of a number that is no value's, the first.
+    pub fn size(self) -> Size {
+        Size::ALL.get((self.0 >> 56) as usize).copied().unwrap_or(Size::Word)
+    }
+
+    /// Tells values with the same bytes from others: what an ETag can tell.
+    pub fn content(self) -> u64 {
+        if self.size().is_the_same_for_all() { self.0 >> 56 << 56 } else { self.0 }
+    }
+
+    fn unique(self, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        blake3::Hasher::new().update(&self.0.to_le_bytes()).finalize_xof().fill(&mut bytes);
+        bytes
+    }
+
+    /// Its bytes, in the parts that they are uploaded in; one part if it is put at once.
+    pub fn parts(self) -> Vec<Bytes> {
+        let common = |length: usize| {
+            let mut bytes = vec![0; length];
+            blake3::Hasher::new().update(b"in common").finalize_xof().fill(&mut bytes);
+            bytes
+        };
+        let whole = match self.size() {
+            Size::Word => self.0.to_le_bytes().to_vec(),
+            Size::Empty => Vec::new(),
+            Size::Small => self.unique(100),
+            Size::Inline => self.unique(16 << 10),
+            Size::OverInline => self.unique((16 << 10) + 1),
+            Size::OneChunk => self.unique(100_000),
+            Size::LeastChunk => self.unique((256 << 10) + 1),
+            Size::Flat => vec![7; (4 << 20) + 1],
+            Size::Several => self.unique(2_400_000),
+            Size::Shared => {
+                let mut bytes = common(SHARED_BYTES);
+                bytes.extend(self.unique(64));
+                bytes
+            }
+            Size::Same => common(300 << 10),
+            Size::OnePart => self.unique(1_000),
+            Size::LargePart => self.unique(2_000_000),
+            Size::TwoParts => return vec![common(PART_BYTES_MIN).into(), self.unique(1_000).into()],
+        };
+        vec![whole.into()]
+    }
+
+    pub fn is_uploaded(self) -> bool {
+        matches!(self.size(), Size::OnePart | Size::TwoParts | Size::LargePart)
+    }
+
+    pub fn part_count(self) -> u16 {
+        if self.size() == Size::TwoParts { 2 } else { 1 }
+    }
+
+    pub fn body(self) -> Bytes {
+        let mut parts = self.parts();
+        match parts.len() {
+            1 => parts.remove(0),
+            _ => parts.concat().into(),
+        }
+    }
+
+    fn part_digests(self) -> Vec<[u8; 16]> {
+        self.parts().iter().map(|part| Md5::digest(part).into()).collect()
+    }
+
+    /// Of each part by itself.
+    pub fn part_etags(self) -> Vec<String> {
+        self.part_digests().iter().map(|digest| hex(digest)).collect()
+    }
+
+    /// Without quotes; S3's rule: the MD5, or the MD5 of the parts' MD5s and their number.
+    pub fn etag(self) -> String {
+        let digests = self.part_digests();
+        if self.is_uploaded() {
+            format!("{}-{}", hex(&Md5::digest(digests.concat())), digests.len())
+        } else {
+            hex(&digests[0])
+        }
+    }
+
+    /// What is wrong with `bytes` as this value's, from `first` on.
+    pub fn difference(self, first: u64, bytes: &[u8], whole: bool) -> Option<String> {
+        let body = self.body();
+        let first = usize::try_from(first).ok()?;
+        let right = body.get(first..first + bytes.len());
+        match right {
+            None => Some(format!("{} bytes from {first} on, of {} in all", bytes.len(), body.len())),
+            Some(_) if whole && bytes.len() != body.len() => {
+                Some(format!("{} bytes instead of {}", bytes.len(), body.len()))
+            }
+            Some(right) if right != bytes => {
+                let at = right.iter().zip(bytes).position(|(a, b)| a != b).unwrap_or_default();
+                Some(format!("byte {} is another", first + at))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_value_tells_its_size_and_no_two_share_an_etag_unless_they_share_their_bytes() {
+        let mut etags = BTreeSet::new();
+        for size in Size::ALL {
+            let (a, b) = (Value::sized(5, size), Value::sized(6, size));
+            assert_eq!(a.size(), size);
+            assert_eq!(a.content() == b.content(), a.body() == b.body(), "{size:?}");
+            assert_eq!(a.content() == b.content(), a.etag() == b.etag(), "{size:?}");
+            assert!(etags.insert(a.etag()), "{size:?}");
+        }
+    }
+
+    #[test]
+    fn plain_numbers_are_values_too() {
+        assert_eq!(Value(17).size(), Size::Word);
+        assert_eq!(Value(17).body()[..], 17u64.to_le_bytes());
+    }
+
+    #[test]
+    fn other_bytes_are_noticed_wherever_they_are() {
+        let value = Value::sized(9, Size::Small);
+        let body = value.body();
+        assert_eq!(value.difference(0, &body, true), None);
+        assert_eq!(value.difference(10, &body[10..20], false), None);
+        assert!(value.difference(11, &body[10..20], false).is_some());
+        assert!(value.difference(0, &body[..99], true).is_some());
+        assert!(value.difference(95, &body[..10], false).is_some());
+        let mut flipped = body.to_vec();
+        flipped[99] ^= 1;
+        assert_eq!(value.difference(0, &flipped, true).as_deref(), Some("byte 99 is another"));
+    }
+}
