@@ -37,7 +37,7 @@ use crate::{
     registry::{Registry, answer},
 };
 
-pub use links::{LinkProfile, Links};
+pub use links::{DOUBLINGS_MAX, LinkProfile, Links};
 
 /// Three keep-alives of a second: as long as the TLS transport takes to give a silent
 /// peer up.

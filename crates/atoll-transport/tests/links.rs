@@ -131,6 +131,19 @@ fn a_call_takes_as_long_as_its_links() {
 }
 
 #[test]
+fn of_a_link_with_a_long_tail_most_passages_are_quick_and_some_are_not() {
+    let millisecond = Duration::from_millis(1);
+    let profile = LinkProfile { delay: millisecond..=millisecond, tail: 0.2, ..LinkProfile::default() };
+    let world = world(profile, Duration::ZERO);
+    world.call(1).0.unwrap();
+    let took: Vec<Duration> = (0..300).map(|_| world.call(1).1).collect();
+    let quick = took.iter().filter(|took| **took == 2 * millisecond).count();
+    // 0.8 squared of them, and past 16 ms some fifth power of 0.2 of two tries.
+    assert!((150..230).contains(&quick), "{quick}");
+    assert!(took.iter().any(|took| *took > 8 * millisecond), "{:?}", took.iter().max());
+}
+
+#[test]
 fn a_narrow_link_makes_large_bodies_wait_in_line() {
     let world = world(LinkProfile { bandwidth: Some(1 << 20), ..LinkProfile::default() }, Duration::ZERO);
     let took = world.call(1 << 20).1;

@@ -12,11 +12,19 @@ use rand::{Rng, rngs::StdRng};
 
 use super::{Fate, LinkPolicy, Transit, TransitKind};
 
+/// 2^12 times the usual: a passage of a millisecond takes four seconds, which is longer
+/// than [`DEAD_AFTER`](super::DEAD_AFTER).
+pub const DOUBLINGS_MAX: u32 = 12;
+
 /// How one direction of a link behaves. The default is perfect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkProfile {
     /// One way, drawn evenly for each passage.
     pub delay: RangeInclusive<Duration>,
+    /// The chance that the delay drawn doubles, then again with the same chance, and so
+    /// on up to [`DOUBLINGS_MAX`]: a long tail. Nearly all passages are quick, and of some
+    /// nobody could say how long is long enough.
+    pub tail: f64,
     /// Bytes per second; what doesn't fit waits in line. None: as much as you like.
     pub bandwidth: Option<u64>,
     /// The chance that a datagram is lost.
@@ -36,6 +44,7 @@ impl Default for LinkProfile {
     fn default() -> Self {
         Self {
             delay: Duration::ZERO..=Duration::ZERO,
+            tail: 0.0,
             bandwidth: None,
             loss: 0.0,
             duplication: 0.0,
@@ -48,6 +57,11 @@ impl Default for LinkProfile {
 }
 
 impl LinkProfile {
+    /// Between two places, one way: 2 to 10 ms, and now and then some more.
+    pub fn between_sites() -> Self {
+        Self { delay: Duration::from_millis(2)..=Duration::from_millis(10), tail: 0.02, ..Self::default() }
+    }
+
     /// Machines of one room: 50 to 200 µs.
     pub fn local_network() -> Self {
         Self { delay: Duration::from_micros(50)..=Duration::from_micros(200), ..Self::default() }
@@ -105,6 +119,12 @@ impl Links {
         self.state().special.insert((from, to), profile);
     }
 
+    /// All links behave as [`set_all`](Self::set_all) says, those too that had a profile
+    /// of their own.
+    pub fn unset_each(&self) {
+        self.state().special.clear();
+    }
+
     /// Nothing passes from `from` to `to`; the other direction stays.
     pub fn cut_one_way(&self, from: NodeId, to: NodeId) {
         self.state().cuts.insert((from, to));
@@ -159,7 +179,7 @@ impl LinkPolicy for Links {
         let duplicated = transit.kind == TransitKind::Datagram && happens(profile.duplication);
         let reordered = transit.kind == TransitKind::Datagram && happens(profile.reordering);
 
-        let mut after = draw(rng, profile.delay.clone());
+        let mut after = passage(rng, profile);
         if let Some(bandwidth) = profile.bandwidth {
             let takes = Duration::from_secs_f64(transit.bytes as f64 / bandwidth.max(1) as f64);
             let free = busy_until.entry(link).or_default();
@@ -167,7 +187,7 @@ impl LinkPolicy for Links {
             after += free.saturating_since(now);
         }
         if duplicated {
-            let again_after = after + draw(rng, profile.delay.clone());
+            let again_after = after + passage(rng, profile);
             Fate::ArriveTwice { after, again_after }
         } else if reordered {
             Fate::ArriveOutOfOrder { after: after + draw(rng, Duration::ZERO..=profile.reordering_delay) }
@@ -175,6 +195,16 @@ impl LinkPolicy for Links {
             Fate::Arrive { after }
         }
     }
+}
+
+fn passage(rng: &mut StdRng, profile: &LinkProfile) -> Duration {
+    let mut delay = draw(rng, profile.delay.clone());
+    let mut doublings = 0;
+    while profile.tail > 0.0 && doublings < DOUBLINGS_MAX && rng.random_bool(profile.tail.min(1.0)) {
+        delay *= 2;
+        doublings += 1;
+    }
+    delay
 }
 
 fn draw(rng: &mut StdRng, range: RangeInclusive<Duration>) -> Duration {
