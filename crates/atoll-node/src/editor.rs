@@ -71,6 +71,7 @@ impl LayoutEditor {
             let bytes = Bytes::from(next.encode());
             if self.truths.replace_layout(current.version(), next.version(), bytes.clone(), deadline).await? {
                 let next = Arc::new(next);
+                self.truths.runtime.fault_point("node: a layout is committed, nobody has it").await;
                 self.keep(Layout::clone(&next)).await;
                 self.push(&next, bytes);
                 return Ok(next);

@@ -145,6 +145,7 @@ impl JoinHandler {
             Ok(Err(why)) => return JoinReply::Refused(why),
             Err(error) => return try_again(&error),
         }
+        runtime.fault_point("node: a ticket is spent, its bearer is not admitted").await;
         let properties = layout_node(&request.info);
         let joiner = from.node;
         let edited = self.editor.edit(deadline, |layout| layout.admit(joiner, properties.clone())).await;

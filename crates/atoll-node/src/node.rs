@@ -205,6 +205,7 @@ impl Node {
         };
         access.set_local_token(admin_token.clone());
         if identity.cluster.is_none() {
+            runtime.fault_point("node: it joined or founded, and does not know it on its disk").await;
             identity.cluster = Some(cluster);
             identity.save(files.as_ref()).await?;
         }

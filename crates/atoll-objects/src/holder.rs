@@ -122,6 +122,7 @@ impl Holder {
         } else {
             self.chunks.put(hash, bytes, stamp).await
         };
+        self.runtime.fault_point("objects: a chunk is durable, its sender is not told").await;
         match put {
             Ok(_) => ChunkReply::Stored,
             Err(error) => failed(error),

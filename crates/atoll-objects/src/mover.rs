@@ -222,6 +222,7 @@ async fn fill(worker: &Worker, task: &CopyTask) -> Result<(), MoveError> {
         .map(|chunk| copy_here(worker, chunk))
         .buffer_unordered(COPIES_AT_ONCE);
     let results: Vec<Result<(), MoveError>> = copies.collect().await;
+    worker.runtime().fault_point("objects: a slot is filled, the controller is not told").await;
     results.into_iter().collect()
 }
 
@@ -284,6 +285,7 @@ async fn empty(worker: &Worker, slot: Slot) -> Result<bool, MoveError> {
         let hashes: Vec<ChunkHash> = page.iter().map(|chunk| chunk.hash).collect();
         let stamps: BTreeMap<ChunkHash, u64> = page.iter().map(|chunk| (chunk.hash, chunk.stamp)).collect();
         hand_over(worker, slot, &hashes, &stamps).await?;
+        worker.runtime().fault_point("objects: a slot's copies are handed over, not dropped").await;
         if !holder.drop_left(slot, &hashes).await? {
             return Ok(false);
         }

@@ -100,6 +100,8 @@ impl Objects {
                     };
                     let shard = info.shard_of(key.as_bytes());
                     let id = attempt_id(id, attempt);
+                    let here = "objects: an object's bytes are durable, its record is not committed";
+                    self.inner.runtime.fault_point(here).await;
                     match self.execute(shard, id, &object::PUT, put, deadline).await? {
                         Ok(written) => return Ok(written.into()),
                         Err(refused) => refused,
@@ -153,6 +155,7 @@ impl Objects {
             if let Err(refused) = self.execute(shard, id, &object::PUT_SEGMENT, put, deadline).await? {
                 return Ok(Err(refused));
             }
+            self.inner.runtime.fault_point("objects: a segment is committed, its root is not").await;
             sizes.push(segment.iter().map(|chunk: &ChunkRef| u64::from(chunk.bytes)).sum());
         }
         Ok(Ok((Content::Segments { manifest, sizes }, epoch)))
@@ -169,6 +172,7 @@ impl Objects {
             IngestedContent::Chunks { chunks, epoch } => {
                 let now = self.reclaim_epoch(shard).await?;
                 self.stamp_chunks(chunks, now).await?;
+                self.inner.runtime.fault_point("objects: stamped again, not committed").await;
                 *epoch = now;
                 Ok(())
             }

@@ -62,6 +62,7 @@ async fn sweep(worker: &Worker) -> Result<(), Unavailable> {
         let id = objects.inner.runtime.transaction_id();
         let raised = objects.execute(shard, id, &reference::RAISE_EPOCH, epoch, objects.deadline()).await?;
         raised.map_err(unexpected)?;
+        worker.runtime().fault_point("objects: a sweep has raised the epoch of some shards").await;
     }
     for shard in worker.data_shards() {
         loop {
@@ -105,6 +106,7 @@ async fn collect(worker: &Worker) -> Result<(), Unavailable> {
         let referenced = references(worker, group.iter().copied().collect()).await?;
         let unreferenced: Vec<ChunkHash> =
             candidates.into_iter().filter(|hash| referenced.binary_search(&short(hash)).is_err()).collect();
+        worker.runtime().fault_point("objects: the references are read, nothing is reclaimed").await;
         let removed = holder.chunks.remove_all_if(&unreferenced, stamp_at_most).await.map_err(local)?;
         worker.report(|status| status.chunks_reclaimed += removed);
     }

@@ -194,6 +194,7 @@ impl Worker {
                     return;
                 }
             };
+            self.runtime.fault_point("records: commands are applied, their callers are not told").await;
             for (reply, outcome) in done.replies {
                 // A caller whose time is up doesn't wait any more.
                 let _ = reply.send(outcome);

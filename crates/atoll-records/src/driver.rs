@@ -420,7 +420,9 @@ impl Driver {
         let (fills, feedback) = (self.fills.clone(), self.feedback.clone());
         group.filling = Some(self.runtime.spawn_owned("records-fill", async move {
             let Ok(_turn) = fills.acquire().await else { return };
+            let runtime = filling.runtime.clone();
             let result = filling.pull().await.map(|(place, meta)| (place, Box::new(meta)));
+            runtime.fault_point("records: a snapshot is pulled, not installed").await;
             // The driver may be gone; then nobody is filled.
             let _ = feedback.send(Feedback::Pulled { replica, from, term, result });
         }));

@@ -185,6 +185,7 @@ impl Writer {
                     Feedback::Failed { reason: format!("{error}: {cause}") }
                 }
             };
+            self.runtime.fault_point("records: entries are durable, nobody is told").await;
             if self.feedback.send(done).is_err() {
                 return;
             }

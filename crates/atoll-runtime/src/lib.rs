@@ -36,6 +36,10 @@ pub trait Executor: Send + Sync + 'static {
     fn run_blocking(&self, work: Box<dyn FnOnce() + Send>);
     /// A fresh seed, from the OS in production and from the run's seed in the simulation.
     fn seed(&self) -> [u8; 32];
+    /// What befalls a node at this place, until it is over. Nothing does in production.
+    fn fault_point(&self, _name: &'static str) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 }
 
 /// Stops one task at its next await.
@@ -164,6 +168,15 @@ impl Runtime {
             let _ = tx.send(work());
         }));
         rx.await.expect("blocking work panicked")
+    }
+
+    /// A place where an accident would be interesting, by its name: what is done by now,
+    /// and what is not. Does nothing in production; in the simulation a seed may have the
+    /// node stand still here, or lose power.
+    pub async fn fault_point(&self, name: &'static str) {
+        if let Some(accident) = self.executor.fault_point(name) {
+            accident.await;
+        }
     }
 
     /// A generator of its own for the caller to keep: seeded, never shared.
