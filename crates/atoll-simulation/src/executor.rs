@@ -63,6 +63,22 @@ impl NodeIndex {
     pub const WORLD: NodeIndex = NodeIndex(0);
 }
 
+/// What befalls a node that came to a named place ([`Runtime::fault_point`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strike {
+    /// The task stands still there for so long; the node's other tasks go on.
+    Stall(Duration),
+    /// Nothing on the node runs any more: who decided it ends the node, once all is done
+    /// at this instant.
+    Halt,
+}
+
+/// Decides what befalls nodes at named places.
+pub trait FaultPoints: Send + Sync + 'static {
+    /// Called under the simulation's lock: it must not call back.
+    fn reached(&self, node: NodeIndex, name: &'static str) -> Option<Strike>;
+}
+
 /// Why a run did not get where it should. Each says when, and with which seed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunError {
@@ -163,6 +179,7 @@ struct State {
     wreckage: Vec<BoxFuture<'static, ()>>,
     /// A task is being polled, so dropping others has to wait for the end of its step.
     polling: bool,
+    fault_points: Option<Arc<dyn FaultPoints>>,
     failure: Option<RunError>,
 }
 
@@ -232,6 +249,7 @@ impl Simulation {
             next_timer: 0,
             wreckage: Vec::new(),
             polling: false,
+            fault_points: None,
             failure: None,
         };
         let simulation = Self { core: Arc::new(Core { seed, wakes, state: Mutex::new(state) }) };
@@ -295,6 +313,11 @@ impl Simulation {
         self.node_runtime(NodeIndex::WORLD)
     }
 
+    /// Who decides what befalls nodes at named places; nothing does without.
+    pub fn set_fault_points(&self, fault_points: Arc<dyn FaultPoints>) {
+        self.core.state().fault_points = Some(fault_points);
+    }
+
     /// A handle with which tasks of the world crash, pause and confuse nodes.
     pub fn faults(&self) -> Faults {
         Faults { core: Arc::downgrade(&self.core) }
@@ -319,19 +342,32 @@ impl Simulation {
         }
     }
 
-    /// Runs for exactly this long. Having nothing to do for a while is fine.
-    pub fn run_for(&self, duration: Duration) -> Result<(), RunError> {
-        let deadline = self.now() + duration;
+    /// Runs until `deadline`, or until `condition` holds, and says whether it does. Looks
+    /// whenever all is done at an instant. Having nothing to do for a while is fine.
+    pub fn run_while_not(
+        &self,
+        mut condition: impl FnMut() -> bool,
+        deadline: Instant,
+    ) -> Result<bool, RunError> {
         loop {
             self.core.run_instant()?;
+            if condition() {
+                return Ok(true);
+            }
             match self.core.next_timer() {
                 Some(next) if next <= deadline => self.core.advance_to(next),
                 _ => {
-                    self.core.advance_to(deadline);
-                    return self.core.run_instant();
+                    self.core.advance_to(deadline.max(self.now()));
+                    self.core.run_instant()?;
+                    return Ok(condition());
                 }
             }
         }
+    }
+
+    /// Runs for exactly this long. Having nothing to do for a while is fine.
+    pub fn run_for(&self, duration: Duration) -> Result<(), RunError> {
+        self.run_while_not(|| false, self.now() + duration).map(drop)
     }
 
     /// Runs `future` as a task of the world, and everything else with it, until it is done.
@@ -716,6 +752,26 @@ impl Executor for NodeExecutor {
     /// with real threads, and so that a crash may come first.
     fn run_blocking(&self, work: Box<dyn FnOnce() + Send>) {
         self.spawn("blocking", Box::pin(async move { work() }));
+    }
+
+    fn fault_point(&self, name: &'static str) -> Option<BoxFuture<'static, ()>> {
+        let stall = {
+            let mut state = self.core.state();
+            let state = &mut *state;
+            if !self.lives(state) {
+                return None;
+            }
+            let strike = state.fault_points.as_ref()?.reached(self.node, name)?;
+            state.trace.record_bytes(state.now, Event::Note, name.as_bytes());
+            match strike {
+                Strike::Stall(stall) => stall,
+                Strike::Halt => {
+                    state.nodes[self.node.0].paused = true;
+                    return Some(futures_util::future::pending().boxed());
+                }
+            }
+        };
+        Some(self.sleep_until(self.now() + stall))
     }
 
     fn seed(&self) -> [u8; 32] {

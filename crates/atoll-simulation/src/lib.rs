@@ -4,9 +4,10 @@
 //! It owns virtual time and the schedule ([`Simulation`]), seeds ([`Seed`]), the trace
 //! that says whether two runs were the same ([`TraceHash`]), links that stall ([`Network`]),
 //! wall clocks that are wrong on purpose, whole worlds of nodes and accidents
-//! ([`world::World`]), what clients do to them ([`load`]), and the verdict over what these
-//! saw ([`checkers`]). Everything from the seams upwards runs in it unchanged. How that is
-//! kept deterministic, and what leaks remain: `docs/adr/0001-deterministic-executor.md`.
+//! ([`world::World`]), what clients do to them ([`load`]), the verdict over what these
+//! saw ([`checkers`]), and all of it as one run with a report ([`run()`]). Everything from
+//! the seams upwards runs in it unchanged. How that is kept deterministic, and what leaks
+//! remain: `docs/adr/0001-deterministic-executor.md`.
 //!
 //! It contains no rule of Atoll's own: it breaks things, and says what it saw.
 
@@ -17,11 +18,13 @@ mod executor;
 pub mod linearizability;
 pub mod load;
 mod network;
+mod run;
 mod seed;
 mod trace;
 pub mod world;
 
 pub use executor::{Faults, NodeIndex, RunError, Schedule, Simulation, StopReason, Tracer};
 pub use network::{Network, Stalls};
-pub use seed::{Seed, seeds};
+pub use run::{Check, Failure, Report, RunOptions, run};
+pub use seed::{ParseSeedError, Seed, seeds};
 pub use trace::TraceHash;

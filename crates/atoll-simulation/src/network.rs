@@ -3,7 +3,8 @@
 //! passage.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -11,7 +12,10 @@ use atoll_transport::memory::{Fate, LinkPolicy, Links, MemoryNetwork, Transit, T
 use atoll_types::Instant;
 use rand::{Rng, rngs::StdRng};
 
-use crate::{Simulation, executor::Tracer};
+use crate::{
+    Simulation,
+    executor::{Tracer, lock},
+};
 
 /// Passages that take much longer than the others, as a full queue in a switch or a
 /// stalled virtual machine makes them. Nothing else is as good at finding code that
@@ -38,6 +42,7 @@ pub struct Network {
 struct Weather {
     links: Arc<Links>,
     stalls: Mutex<Stalls>,
+    tally: Mutex<BTreeMap<&'static str, u64>>,
     tracer: Tracer,
 }
 
@@ -47,6 +52,7 @@ impl Network {
         let weather = Arc::new(Weather {
             links: Arc::default(),
             stalls: Mutex::new(Stalls::NONE),
+            tally: Mutex::default(),
             tracer: simulation.tracer(),
         });
         let memory = MemoryNetwork::new(weather.clone(), simulation.seed().stream("network"));
@@ -64,13 +70,18 @@ impl Network {
     }
 
     pub fn set_stalls(&self, stalls: Stalls) {
-        *self.weather.stalls.lock().unwrap_or_else(PoisonError::into_inner) = stalls;
+        *lock(&self.weather.stalls) = stalls;
+    }
+
+    /// How many passages went wrong in which way.
+    pub fn tally(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.weather.tally).clone()
     }
 }
 
 impl Weather {
     fn stalled(&self, rng: &mut StdRng) -> Duration {
-        let stalls = *self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
+        let stalls = *lock(&self.stalls);
         if stalls.chance > 0.0 && rng.random_bool(stalls.chance) {
             rng.random_range(Duration::ZERO..=stalls.longest)
         } else {
@@ -79,9 +90,18 @@ impl Weather {
     }
 }
 
+impl Weather {
+    fn count(&self, what: &'static str) {
+        *lock(&self.tally).entry(what).or_default() += 1;
+    }
+}
+
 impl LinkPolicy for Weather {
     fn transit(&self, now: Instant, rng: &mut StdRng, transit: &Transit) -> Fate {
         let stalled = self.stalled(rng);
+        if stalled > Duration::ZERO {
+            self.count("network: passages stalled");
+        }
         let fate = match self.links.transit(now, rng, transit) {
             Fate::Arrive { after } => Fate::Arrive { after: after + stalled },
             Fate::ArriveOutOfOrder { after } => Fate::ArriveOutOfOrder { after: after + stalled },
@@ -90,6 +110,13 @@ impl LinkPolicy for Weather {
             }
             gone @ (Fate::Lose | Fate::Break) => gone,
         };
+        match fate {
+            Fate::Arrive { .. } => {}
+            Fate::ArriveOutOfOrder { .. } => self.count("network: datagrams reordered"),
+            Fate::ArriveTwice { .. } => self.count("network: datagrams repeated"),
+            Fate::Lose => self.count("network: passages lost"),
+            Fate::Break => self.count("network: connections broken"),
+        }
         self.tracer.note(&record(transit, fate));
         fate
     }

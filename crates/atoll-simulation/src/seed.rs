@@ -40,16 +40,21 @@ impl fmt::Display for Seed {
     }
 }
 
+/// The text is no seed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a seed is a number of 64 bits, such as 0x2a or 42")]
+pub struct ParseSeedError(#[from] ParseIntError);
+
 /// Reads what `Display` prints, and plain decimals.
 impl FromStr for Seed {
-    type Err = ParseIntError;
+    type Err = ParseSeedError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.strip_prefix("0x") {
+        let number = match text.strip_prefix("0x") {
             Some(hex) => u64::from_str_radix(hex, 16),
             None => text.parse(),
-        }
-        .map(Seed)
+        };
+        Ok(Seed(number?))
     }
 }
 

@@ -24,7 +24,7 @@ mod stations;
 mod storm;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -38,12 +38,13 @@ use atoll_transport::Transport;
 use atoll_types::{Instant, NodeId};
 use futures_util::future::BoxFuture;
 use rand::{Rng, rngs::StdRng};
+use serde::Serialize;
 
 use crate::{
     Faults, Network, NodeIndex, RunError, Schedule, Seed, Simulation, TraceHash,
     checkers::{Evidence, Judgement, liveness},
     executor::lock,
-    load::{Audit, Kind, Load, Promptness, SharedHistory, Target},
+    load::{Audit, Ending, Kind, Load, Promptness, SharedHistory, Target},
 };
 use stations::Station;
 
@@ -92,6 +93,16 @@ struct Machine {
     station: Arc<Station>,
 }
 
+/// How operations of one kind ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Outcomes {
+    pub answered: u64,
+    /// Nobody answered in time: it may have happened, or still happen.
+    pub unknown: u64,
+    /// Nobody was there to be asked.
+    pub not_done: u64,
+}
+
 pub struct World {
     simulation: Simulation,
     faults: Faults,
@@ -107,6 +118,9 @@ pub struct World {
     rng: StdRng,
     /// When something was last broken or mended.
     disturbed: Instant,
+    /// How often what has befallen the machines and their network.
+    befallen: BTreeMap<&'static str, u64>,
+    storms: u64,
 }
 
 /// An hour of virtual time: what has not settled by then never will.
@@ -119,6 +133,36 @@ pub fn stable(world: &World) -> bool {
         let answered = *lock(&machine.station.answered);
         machine.is_up() && answered.is_some_and(|at| at >= world.disturbed)
     })
+}
+
+impl Drop for World {
+    /// A node's endpoint holds what it serves, which holds the endpoint.
+    fn drop(&mut self) {
+        for machine in &self.machines {
+            self.faults.crash(machine.node);
+            let life = lock(&machine.station.life).take();
+            drop(life);
+            self.network.memory().stop(machine.id);
+        }
+    }
+}
+
+impl World {
+    /// Why it is not [`stable`], in words.
+    pub fn unwell(&self) -> String {
+        let silent = self.machines.iter().enumerate().filter(|(_, machine)| !machine.gone);
+        let complaints = silent.filter_map(|(index, machine)| {
+            let answered = *lock(&machine.station.answered);
+            if !machine.is_up() {
+                Some(format!("node {index} has not come up"))
+            } else if answered.is_none_or(|at| at < self.disturbed) {
+                Some(format!("node {index} has answered no operation"))
+            } else {
+                None
+            }
+        });
+        complaints.collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A common cloud disk: a flush takes some 4 ms.
@@ -146,6 +190,8 @@ impl World {
             clients_go_on: Arc::new(AtomicBool::new(true)),
             rng: seed.stream("world"),
             disturbed: Instant::ORIGIN,
+            befallen: BTreeMap::new(),
+            storms: 0,
             simulation,
         }
     }
@@ -223,6 +269,7 @@ impl World {
     /// The machine loses power: nothing is told to anybody, and the disk keeps what was
     /// flushed, and of the rest what it likes.
     pub fn crash(&mut self, index: usize) {
+        self.befell("node: lost power");
         self.end(index);
         let machine = &self.machines[index];
         self.network.memory().vanish(machine.id);
@@ -233,6 +280,7 @@ impl World {
     /// The process ends as by `kill -9`: its connections break, and the operating system
     /// keeps all it wrote.
     pub fn kill(&mut self, index: usize) {
+        self.befell("node: process killed");
         self.end(index);
         self.machines[index].disk.kill();
         self.network.memory().stop(self.machines[index].id);
@@ -241,6 +289,7 @@ impl World {
     /// The machine is taken away, and does not come back.
     pub fn take_away(&mut self, index: usize) {
         self.crash(index);
+        self.befell("node: taken away");
         self.machines[index].gone = true;
     }
 
@@ -259,6 +308,7 @@ impl World {
 
     /// The node stands still while time goes on.
     pub fn pause(&mut self, index: usize) {
+        self.befell("node: stood still");
         self.disturbed = self.simulation.now();
         self.faults.pause(self.machines[index].node);
     }
@@ -270,6 +320,7 @@ impl World {
 
     /// The node's wall clock is set forward, or back.
     pub fn jump_clock(&mut self, index: usize, by: Duration, forward: bool) {
+        self.befell("node: clock jumped");
         self.faults.jump_clock(self.machines[index].node, by, forward);
     }
 
@@ -285,6 +336,7 @@ impl World {
     /// # Panics
     /// If the node runs.
     pub fn bring_back(&mut self, index: usize, image: DiskImage) {
+        self.befell("node: old disk brought back");
         let machine = &mut self.machines[index];
         assert!(!machine.running, "node {index} runs");
         (machine.disk, machine.store) = (image.disk, image.store);
@@ -297,6 +349,7 @@ impl World {
 
     /// Nothing passes between these and those.
     pub fn cut(&mut self, these: impl IntoIterator<Item = usize>, those: impl IntoIterator<Item = usize>) {
+        self.befell("network: cut");
         self.disturbed = self.simulation.now();
         let these: Vec<NodeId> = these.into_iter().map(Self::id).collect();
         let those: Vec<NodeId> = those.into_iter().map(Self::id).collect();
@@ -305,6 +358,7 @@ impl World {
 
     /// Nothing passes from this one to that one, while the other direction stays.
     pub fn cut_one_way(&mut self, from: usize, to: usize) {
+        self.befell("network: cut one way");
         self.disturbed = self.simulation.now();
         self.network.links().cut_one_way(Self::id(from), Self::id(to));
     }
@@ -326,8 +380,13 @@ impl World {
     /// # Panics
     /// With the seed, if the run fails.
     pub fn run_for(&mut self, duration: Duration) {
-        let result = self.simulation.run_for(duration);
+        let result = self.go_on_for(duration);
         self.must(result);
+    }
+
+    /// As [`World::run_for`], for who has something to say of a failure.
+    pub fn go_on_for(&mut self, duration: Duration) -> Result<(), RunError> {
+        self.simulation.run_for(duration)
     }
 
     /// # Panics
@@ -339,8 +398,17 @@ impl World {
     /// # Panics
     /// With the seed, if the run fails, or if it takes longer than `limit`.
     pub fn run_until_within(&mut self, condition: impl Fn(&World) -> bool, limit: Duration) {
-        let result = self.simulation.run_until(|| condition(self), limit);
+        let result = self.go_on_until(condition, limit);
         self.must(result);
+    }
+
+    /// As [`World::run_until_within`], for who has something to say of a failure.
+    pub fn go_on_until(
+        &mut self,
+        condition: impl Fn(&World) -> bool,
+        limit: Duration,
+    ) -> Result<(), RunError> {
+        self.simulation.run_until(|| condition(self), limit)
     }
 
     fn must(&self, result: Result<(), RunError>) {
@@ -384,15 +452,21 @@ impl World {
     /// # Panics
     /// With the seed, if the run fails.
     pub fn judge(&mut self) -> Judgement {
+        let judgement = self.conclude();
+        judgement.unwrap_or_else(|error| panic!("{error}\n{}", self.replay()))
+    }
+
+    /// As [`World::judge`], for who has something to say of a failure.
+    pub fn conclude(&mut self) -> Result<Judgement, RunError> {
         self.clients_go_on.store(false, Ordering::Relaxed);
-        self.run_for(Load::LIMIT * 2);
-        let promptness = self.audit();
+        self.go_on_for(Load::LIMIT * 2)?;
+        let promptness = self.audit()?;
         let history = lock(&self.history);
-        Judgement::of(&Evidence { events: history.events(), promptness: &promptness })
+        Ok(Judgement::of(&Evidence { events: history.events(), promptness: &promptness }))
     }
 
     /// What the last client finds, which comes when all is calm.
-    fn audit(&mut self) -> Vec<Promptness> {
+    fn audit(&mut self) -> Result<Vec<Promptness>, RunError> {
         let runtime = self.simulation.world_runtime();
         let mut audit = Audit::new(
             self.kinds.clone(),
@@ -410,8 +484,50 @@ impl World {
             *lock(&result) = Some(promptness);
         }));
         let done = found.clone();
-        self.run_until(move |_| lock(&done).is_some());
-        lock(&found).take().unwrap_or_default()
+        self.go_on_until(move |_| lock(&done).is_some(), PATIENCE)?;
+        let promptness = lock(&found).take();
+        Ok(promptness.unwrap_or_default())
+    }
+
+    /// How many operations of each kind were answered, and how many were not.
+    pub fn outcomes(&self) -> BTreeMap<Kind, Outcomes> {
+        let mut outcomes: BTreeMap<Kind, Outcomes> = BTreeMap::new();
+        for event in lock(&self.history).events() {
+            let of_kind = outcomes.entry(event.operation.kind()).or_default();
+            match &event.ending {
+                Ending::Open => of_kind.unknown += 1,
+                Ending::Nothing => of_kind.not_done += 1,
+                Ending::Answered { .. } => of_kind.answered += 1,
+            }
+        }
+        outcomes
+    }
+
+    /// How often what has befallen the cluster: machines, links and disks.
+    pub fn befallen(&self) -> BTreeMap<&'static str, u64> {
+        let mut befallen = self.befallen.clone();
+        let mut add = |what, count| {
+            if count > 0 {
+                *befallen.entry(what).or_default() += count;
+            }
+        };
+        for machine in &self.machines {
+            let counts = machine.disk.counts();
+            add("disk: reads failed", counts.read_errors);
+            add("disk: bits flipped", counts.flipped_bits);
+            add("disk: writes lost", counts.lost_writes);
+            add("disk: writes misplaced", counts.misplaced_writes);
+            add("disk: flushes failed", counts.sync_errors);
+            add("disk: unflushed writes lost in a crash", counts.dropped_writes);
+            add("disk: writes torn in a crash", counts.torn_writes);
+            add("disk: names lost in a crash", counts.dropped_names);
+        }
+        self.network.tally().into_iter().for_each(|(what, count)| add(what, count));
+        befallen
+    }
+
+    fn befell(&mut self, what: &'static str) {
+        *self.befallen.entry(what).or_default() += 1;
     }
 
     /// # Panics

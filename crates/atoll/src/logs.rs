@@ -26,3 +26,11 @@ pub fn start(format: LogFormat) {
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).init(),
     }
 }
+
+/// For `atoll simulate`: silent unless `ATOLL_LOG` is set. Each line has its virtual time
+/// and node; the time of day would make two logs of one run differ.
+pub fn start_replay() {
+    let Ok(filter) = EnvFilter::try_from_env("ATOLL_LOG") else { return };
+    let layer = fmt::layer().with_writer(std::io::stderr).without_time();
+    tracing_subscriber::registry().with(filter).with(layer).init();
+}

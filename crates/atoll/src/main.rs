@@ -17,6 +17,7 @@ mod lock;
 mod logs;
 mod node;
 mod output;
+mod simulate;
 mod status;
 mod ticket;
 mod up;
@@ -64,6 +65,7 @@ enum Command {
     /// Measure a store or a wire from outside.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    Simulate(simulate::Simulate),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +94,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Lock(lock) => return lock.run(&client()).await,
         Command::Bench(bench) => bench.run().await,
         Command::Cluster(cluster) => cluster.run(&client()).await,
+        Command::Simulate(simulate) => return simulate.run().await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

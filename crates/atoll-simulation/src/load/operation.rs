@@ -123,6 +123,23 @@ pub enum Kind {
     Watch,
 }
 
+impl Kind {
+    /// As reports call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Get => "get",
+            Kind::Put => "put",
+            Kind::Delete => "delete",
+            Kind::Copy => "copy",
+            Kind::List => "list",
+            Kind::Upload => "upload",
+            Kind::Transact => "transact",
+            Kind::Lock => "lock",
+            Kind::Watch => "watch",
+        }
+    }
+}
+
 /// What came of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

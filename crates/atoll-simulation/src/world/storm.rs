@@ -7,7 +7,7 @@ use atoll_transport::memory::LinkProfile;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 use super::{World, usual_disk};
-use crate::Stalls;
+use crate::{RunError, Stalls};
 
 /// Which accidents may happen. Drawn anew for each seed, so that each kind also meets
 /// the others' absence.
@@ -104,8 +104,18 @@ enum Accident {
 
 impl World {
     /// Accidents and repairs for this long, and then everything is mended.
+    ///
+    /// # Panics
+    /// With the seed, if the run fails.
     pub fn storm(&mut self, storm: Storm, duration: Duration) {
-        let mut rng = self.seed().stream("storm");
+        let result = self.weather(storm, duration);
+        self.must(result);
+    }
+
+    /// As [`World::storm`], for who has something to say of a failure.
+    pub fn weather(&mut self, storm: Storm, duration: Duration) -> Result<(), RunError> {
+        let mut rng = self.seed().stream(&format!("storm {}", self.storms));
+        self.storms += 1;
         let end = self.simulation.now() + duration;
         let accidents = storm.accidents();
         let profile = if storm.bad_links { LinkProfile::hostile() } else { LinkProfile::local_network() };
@@ -120,9 +130,9 @@ impl World {
         while self.simulation.now() < end {
             // Long enough for an election now and then, short enough to interrupt one.
             let calm = rng.random_range(Duration::from_millis(50)..=Duration::from_secs(6));
-            self.run_for(calm);
+            self.go_on_for(calm)?;
             match accidents.choose(&mut rng) {
-                Some(&accident) if rng.random_bool(0.6) => self.befall(accident, &mut rng),
+                Some(&accident) if rng.random_bool(0.6) => self.befall(accident, &mut rng)?,
                 _ => self.repair(&mut rng),
             }
         }
@@ -130,9 +140,10 @@ impl World {
         (0..self.machines.len()).for_each(|index| self.set_disk_faults(index, usual_disk()));
         self.network.links().set_all(LinkProfile::local_network());
         self.heal();
+        Ok(())
     }
 
-    fn befall(&mut self, accident: Accident, rng: &mut StdRng) {
+    fn befall(&mut self, accident: Accident, rng: &mut StdRng) -> Result<(), RunError> {
         let victim = rng.random_range(0..self.machines.len());
         let running = self.machines[victim].running;
         match accident {
@@ -159,7 +170,7 @@ impl World {
             Accident::Pause => {
                 self.pause(victim);
                 let stall = rng.random_range(Duration::ZERO..=Duration::from_secs(10));
-                self.run_for(stall);
+                self.go_on_for(stall)?;
                 self.resume(victim);
             }
             Accident::ClockJump => {
@@ -167,6 +178,7 @@ impl World {
                 self.jump_clock(victim, by, rng.random_bool(0.5));
             }
         }
+        Ok(())
     }
 
     fn repair(&mut self, rng: &mut StdRng) {
