@@ -88,7 +88,7 @@ impl Audit {
             // Of what is not there: refused is an answer, too.
             Kind::Copy => Operation::Copy { from: key, value, to: "audited".to_owned(), condition, id },
             Kind::List => Operation::List { prefix: key, delimiter: None, after: None, limit: PAGE },
-            Kind::Upload => Operation::CreateUpload { key, value: Value::sized(value.0, Size::Word) },
+            Kind::Upload => Operation::CreateUpload { key, value },
             Kind::Transact => {
                 let writes = vec![(format!("{}audit", records::PREFIX), Some(Value(value.0)))];
                 let transaction = Transaction { writes, ..Transaction::default() };
