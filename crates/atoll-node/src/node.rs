@@ -12,7 +12,7 @@ use atoll_disk::{ChunkStore, Files, OrderedStore, SharedLog};
 use atoll_membership::{MemberInfo, Membership};
 use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts};
 use atoll_placement::{Layout, LayoutSettings, PlanSettings, SlotsOf, Warning};
-use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
+use atoll_records::{Observer, Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
 use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{ByteSize, ClusterId, Format, Instant, NodeId, Roles, Zone};
@@ -52,6 +52,8 @@ pub struct NodeParts {
     pub founding: LayoutSettings,
     pub planning: PlanSettings,
     pub maintenance: MaintenanceSettings,
+    /// Who watches the Raft groups; in production nobody.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// What a node says of itself.
@@ -123,6 +125,7 @@ impl Node {
             founding,
             planning,
             maintenance,
+            observer,
         } = parts;
         let me = transport.node_id();
         let info = NodeInfo {
@@ -155,7 +158,7 @@ impl Node {
 
         let follower = LayoutFollower::start(me, files.clone(), transport.clone(), layout).await?;
         let (log, recovery) = SharedLog::open(files.clone(), runtime.clone(), Default::default()).await?;
-        let records = Records::start(RecordsParts {
+        let parts = RecordsParts {
             runtime: runtime.clone(),
             transport: transport.clone(),
             store: store.clone(),
@@ -163,8 +166,8 @@ impl Node {
             recovery,
             procedures: procedures(),
             map: follower.shard_map(),
-        })
-        .await?;
+        };
+        let records = Records::start_observed(parts, observer).await?;
         if let Origin::Founder = origin {
             found_replicas(&records, &follower.current(), me).await?;
         }

@@ -173,6 +173,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         founding: LayoutSettings::default(),
         planning: PlanSettings::default(),
         maintenance: MaintenanceSettings::default(),
+        observer: None,
     })
     .await?;
     transport.set_cluster(node.cluster());

@@ -23,6 +23,7 @@ mod names;
 mod object;
 mod objects;
 mod peers;
+mod probe;
 mod put;
 mod reclaim;
 mod repair;
@@ -43,5 +44,6 @@ pub use object::{
     ParseETagError,
 };
 pub use objects::{Objects, ObjectsParts, ObjectsSettings};
+pub use probe::HeldChunk;
 pub use request::*;
 pub use shard::register_procedures;

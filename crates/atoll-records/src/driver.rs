@@ -32,6 +32,7 @@ use crate::{
     group_log::{FETCH_BYTES_MAX, Fetch},
     log::{self, OpenError, Wish},
     metrics::Metrics,
+    observe::{Observed, Observer},
     reads::ReadReply,
     snapshot::{FillError, Filling, Snapshots},
     state::{Life, Lives, Meta, Place},
@@ -161,6 +162,8 @@ pub(crate) struct Driver {
     pub metrics: Arc<Metrics>,
     pub keeping_lives: Arc<tokio::sync::Mutex<()>>,
     pub shared_log: SharedLog,
+    /// For tests that check Raft's invariants.
+    pub observer: Option<Arc<dyn Observer>>,
     /// Bytes of entries handed to the apply worker since the last checkpoint.
     pub unflushed_bytes: usize,
     /// Replicas of this node that don't run, and why.
@@ -239,6 +242,9 @@ impl Driver {
         if let Some(shard) = self.close_group(replica) {
             tracing::error!(%shard, %replica, ?role, "a replica stopped");
             self.metrics.replicas_stopped.add(1);
+            if let (Some(observer), Role::Forgotten { .. }) = (&self.observer, &role) {
+                observer.forgotten(shard, replica);
+            }
             self.absent.insert(replica, (shard, role));
         }
     }
@@ -571,6 +577,9 @@ impl Driver {
             self.dirty.remove(&replica);
             self.fetch(replica);
             self.publish(replica);
+            if let (Some(observer), Some(group)) = (&self.observer, self.groups.get(&replica)) {
+                observer.stepped(&Observed { group });
+            }
         }
         frames.send(self);
         if !wish.is_empty() && self.log.send(wish).is_err() {

@@ -258,6 +258,11 @@ impl Group {
         self.raw.raft.state == StateRole::Leader
     }
 
+    /// Whether all that it promised or will promise is on disk.
+    pub fn is_durable(&self) -> bool {
+        self.unpersisted.is_empty()
+    }
+
     /// What those see of it who look for a leader.
     pub fn local(&self) -> Local {
         Local {

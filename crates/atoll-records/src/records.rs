@@ -27,6 +27,7 @@ use crate::{
     log::{self, OpenError, Writer},
     logger::logger,
     metrics::{Metrics, RecordsMetrics},
+    observe::Observer,
     snapshot::{Snapshots, delete_leftovers, delete_range},
     state::{Area, Descriptor, Lives, Members, Meta, Place},
     status::{ReplicaStatus, Role},
@@ -84,6 +85,14 @@ struct Inner {
 impl Records {
     /// Opens every replica that this node has, and serves them.
     pub async fn start(parts: RecordsParts) -> Result<Records, StartError> {
+        Self::start_observed(parts, None).await
+    }
+
+    /// As [`Records::start`], with somebody who watches the groups.
+    pub async fn start_observed(
+        parts: RecordsParts,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Records, StartError> {
         let RecordsParts { runtime, transport, store, log, recovery, procedures, map } = parts;
         let mut procedures = procedures;
         transaction::register(&mut procedures);
@@ -130,10 +139,16 @@ impl Records {
                 }
                 Err(OpenError::Forgotten(reason)) => {
                     tracing::error!(%shard, %replica, reason, "a replica has forgotten");
+                    if let Some(observer) = &observer {
+                        observer.forgotten(shard, replica);
+                    }
                     absent.insert(replica, (shard, Role::Forgotten { reason: reason.into() }));
                 }
                 Err(OpenError::Log(LogError::Damaged { .. })) => {
                     let reason = "an entry in its log is damaged".into();
+                    if let Some(observer) = &observer {
+                        observer.forgotten(shard, replica);
+                    }
                     absent.insert(replica, (shard, Role::Forgotten { reason }));
                 }
                 Err(OpenError::Log(error)) => return Err(error.into()),
@@ -182,6 +197,7 @@ impl Records {
             metrics: metrics.clone(),
             keeping_lives: Arc::default(),
             shared_log: log.clone(),
+            observer: observer.clone(),
             unflushed_bytes: 0,
             absent,
             groups,

@@ -5,17 +5,22 @@
 //! function of the [`Evidence`] alone, so histories made by hand test it.
 
 mod bytes;
+mod chunks;
 mod linearizability;
 mod listings;
 pub(crate) mod liveness;
 mod locks;
 mod losses;
+mod raft;
 mod returns;
 mod transactions;
 mod watches;
 mod writes;
 
 use std::fmt;
+
+pub use chunks::Census;
+pub use raft::RaftWatch;
 
 use crate::load::{Event, Promptness};
 
@@ -26,6 +31,10 @@ pub struct Evidence<'a> {
     pub events: &'a [Event],
     /// How soon everything was answered again once the faults had stopped.
     pub promptness: &'a [Promptness],
+    /// What of Raft's invariants was broken, where somebody watched.
+    pub violations: &'a [String],
+    /// Where the chunks were at the end, if somebody looked.
+    pub chunks: Option<&'a Census>,
 }
 
 /// What a checker has against a run, in words.
@@ -34,7 +43,7 @@ pub(crate) type Problem = String;
 type Check = fn(&Evidence<'_>) -> Result<(), Problem>;
 
 /// All of them, by name.
-const CHECKERS: [(&str, Check); 9] = [
+const CHECKERS: [(&str, Check); 13] = [
     ("bytes", bytes::check),
     ("lost", losses::check),
     ("deleted", returns::check),
@@ -44,6 +53,10 @@ const CHECKERS: [(&str, Check); 9] = [
     ("locks", locks::check),
     ("watches", watches::check),
     ("liveness", liveness::check),
+    ("raft", raft::check),
+    ("references", chunks::check_references),
+    ("copies", chunks::check_copies),
+    ("garbage", chunks::check_garbage),
 ];
 
 /// What one checker found.

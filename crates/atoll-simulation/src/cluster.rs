@@ -5,6 +5,7 @@
 //! start. Clients' objects are in one bucket; how a node performs their operations is in
 //! `performing.rs`.
 
+mod inspecting;
 mod performing;
 
 use std::{
@@ -24,8 +25,9 @@ use rand::Rng;
 use tokio::sync::watch;
 
 use crate::{
+    checkers::RaftWatch,
     executor::lock,
-    world::{Life, Place, Program, World},
+    world::{Inspection, Life, Place, Program, World},
 };
 
 /// Where the clients' objects are.
@@ -41,6 +43,9 @@ pub struct Cluster {
     settings: LayoutSettings,
     ticket: Arc<watch::Sender<Option<atoll_node::ticket::Ticket>>>,
     view: ClusterView,
+    raft: Arc<RaftWatch>,
+    /// Whether an inspection waits for sweeps.
+    sweeps: bool,
 }
 
 /// A node in one of its lives, and the runtime that the life has.
@@ -56,7 +61,15 @@ impl Cluster {
     /// `data_shards` groups besides shard 0; few make a run fast.
     pub fn new(data_shards: u32) -> Self {
         let settings = LayoutSettings { data_shards, ..LayoutSettings::default() };
-        Self { settings, ticket: Arc::new(watch::Sender::new(None)), view: ClusterView::default() }
+        let ticket = Arc::new(watch::Sender::new(None));
+        Self { settings, ticket, view: ClusterView::default(), raft: Arc::default(), sweeps: false }
+    }
+
+    /// When all is calm, waits until what nobody refers to must be gone: minutes of
+    /// virtual time, and seconds of real time.
+    pub fn waits_for_sweeps(mut self) -> Self {
+        self.sweeps = true;
+        self
     }
 
     /// Keep it: the world takes the program.
@@ -139,9 +152,10 @@ impl Drop for RunningNode {
 impl Program for Cluster {
     fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>> {
         let (settings, ticket, view) = (self.settings.clone(), self.ticket.clone(), self.view.clone());
+        let raft = self.raft.clone();
         async move {
             let node = loop {
-                match start(&place, settings.clone(), &ticket).await {
+                match start(&place, settings.clone(), &ticket, raft.clone()).await {
                     Ok(node) => break node,
                     Err(error) if error.is_unavailable() => place.runtime.sleep(START_AGAIN).await,
                     Err(error) => panic!("{}", chain(&error)),
@@ -160,12 +174,22 @@ impl Program for Cluster {
         }
         .boxed()
     }
+
+    fn inspect(&self, runtime: Runtime) -> BoxFuture<'static, Inspection> {
+        let (view, raft, sweeps) = (self.view.clone(), self.raft.clone(), self.sweeps);
+        async move {
+            let chunks = inspecting::chunks(&view, &runtime, sweeps).await;
+            Inspection { violations: raft.violations(), chunks }
+        }
+        .boxed()
+    }
 }
 
 async fn start(
     place: &Place,
     founding: LayoutSettings,
     ticket: &watch::Sender<Option<atoll_node::ticket::Ticket>>,
+    raft: Arc<RaftWatch>,
 ) -> Result<Node, StartError> {
     let mut rng = place.runtime.rng();
     let identity = Identity::start(place.files.as_ref(), || Identity {
@@ -199,6 +223,7 @@ async fn start(
         founding,
         planning: PlanSettings::default(),
         maintenance: hurried(),
+        observer: Some(raft),
     })
     .await
 }

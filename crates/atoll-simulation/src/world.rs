@@ -36,13 +36,16 @@ use atoll_disk::{DiskFaults, Files, MemoryDisk, MemoryStore};
 use atoll_runtime::Runtime;
 use atoll_transport::Transport;
 use atoll_types::{Instant, NodeId};
-use futures_util::future::BoxFuture;
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 use rand::{Rng, rngs::StdRng};
 use serde::Serialize;
 
 use crate::{
     Faults, Network, NodeIndex, RunError, Schedule, Seed, Simulation, TraceHash,
-    checkers::{Evidence, Judgement, liveness},
+    checkers::{Census, Evidence, Judgement, liveness},
     executor::lock,
     load::{Audit, Ending, Kind, Load, Promptness, SharedHistory, Target},
 };
@@ -54,6 +57,19 @@ pub use storm::Storm;
 pub trait Program: Send + Sync + 'static {
     /// One life of a node, started on what the node's disks hold.
     fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>>;
+
+    /// What is to be seen of the nodes from outside, when all is calm; for the checkers.
+    fn inspect(&self, _runtime: Runtime) -> BoxFuture<'static, Inspection> {
+        future::ready(Inspection::default()).boxed()
+    }
+}
+
+/// What the harness saw of the nodes themselves.
+#[derive(Debug, Clone, Default)]
+pub struct Inspection {
+    /// What of Raft's invariants was broken ([`crate::checkers::RaftWatch`]).
+    pub violations: Vec<String>,
+    pub chunks: Option<Census>,
 }
 
 /// A node that runs: it performs clients' operations.
@@ -460,13 +476,18 @@ impl World {
     pub fn conclude(&mut self) -> Result<Judgement, RunError> {
         self.clients_go_on.store(false, Ordering::Relaxed);
         self.go_on_for(Load::LIMIT * 2)?;
-        let promptness = self.audit()?;
+        let (promptness, inspection) = self.audit()?;
         let history = lock(&self.history);
-        Ok(Judgement::of(&Evidence { events: history.events(), promptness: &promptness }))
+        Ok(Judgement::of(&Evidence {
+            events: history.events(),
+            promptness: &promptness,
+            violations: &inspection.violations,
+            chunks: inspection.chunks.as_ref(),
+        }))
     }
 
     /// What the last client finds, which comes when all is calm.
-    fn audit(&mut self) -> Result<Vec<Promptness>, RunError> {
+    fn audit(&mut self) -> Result<(Vec<Promptness>, Inspection), RunError> {
         let runtime = self.simulation.world_runtime();
         let mut audit = Audit::new(
             self.kinds.clone(),
@@ -476,17 +497,19 @@ impl World {
             self.history.clone(),
             self.note(),
         );
-        let found: Arc<Mutex<Option<Vec<Promptness>>>> = Arc::default();
+        let found: Arc<Mutex<Option<(Vec<Promptness>, Inspection)>>> = Arc::default();
+        let inspect = self.program.inspect(runtime.clone());
         let result = found.clone();
         drop(runtime.spawn("audit", async move {
             let promptness = audit.try_everything(liveness::LIMIT).await;
             audit.read_everything().await;
-            *lock(&result) = Some(promptness);
+            let inspection = inspect.await;
+            *lock(&result) = Some((promptness, inspection));
         }));
         let done = found.clone();
         self.go_on_until(move |_| lock(&done).is_some(), PATIENCE)?;
-        let promptness = lock(&found).take();
-        Ok(promptness.unwrap_or_default())
+        let found = lock(&found).take();
+        Ok(found.unwrap_or_default())
     }
 
     /// How many operations of each kind were answered, and how many were not.

@@ -7,7 +7,7 @@ use atoll_types::Instant;
 use super::Evidence;
 use crate::{
     linearizability::register::{Condition, Value},
-    load::{Answer, Call, History, Operation, Promptness},
+    load::{Answer, Call, History, Operation},
 };
 
 /// One client's story, or several clients' with what they have under way.
@@ -15,12 +15,11 @@ use crate::{
 pub struct Story {
     history: History,
     now: Instant,
-    promptness: Vec<Promptness>,
 }
 
 impl Story {
     pub fn evidence(&self) -> Evidence<'_> {
-        Evidence { events: self.history.events(), promptness: &self.promptness }
+        Evidence { events: self.history.events(), ..Evidence::default() }
     }
 
     pub fn pass(&mut self, time: Duration) {
