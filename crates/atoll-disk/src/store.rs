@@ -60,6 +60,13 @@ impl WriteBatch {
         self.operations.push((table, key.into(), None));
     }
 
+    /// Of one pair.
+    pub fn of(table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
+        let mut batch = Self::default();
+        batch.put(table, key, value);
+        batch
+    }
+
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }

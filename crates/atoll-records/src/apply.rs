@@ -9,7 +9,7 @@ use std::{
 };
 
 use atoll_disk::{OrderedStore, StoreError, Table, WriteBatch};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_types::{Format, ReplicaId, Revision, WallTime};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -171,7 +171,9 @@ impl Worker {
                     }
                     if checkpoint {
                         done = done.and_then(|mut done| {
-                            store.flush()?;
+                            if !is_broken(Broken::TrimUnflushed) {
+                                store.flush()?;
+                            }
                             let applied = |state: &State| Some(state.meta.as_ref()?.applied.0);
                             done.flushed = states
                                 .iter()
@@ -315,6 +317,9 @@ fn apply_round(
         }
         if let Some(meta) = &state.meta {
             pending.put(state.place.key(Area::Meta, &[]), meta.encode().into());
+            if is_broken(Broken::TornState) {
+                store.write(WriteBatch::of(Table::Records, state.place.key(Area::Meta, &[]), meta.encode()))?;
+            }
         }
     }
     store.write(pending.into_batch())?;
@@ -374,9 +379,11 @@ impl State {
         let meta = self.meta.as_mut().expect("only a filled replica gets here");
         // Not only the leader keeps stamps from going back: it can't know the stamps of
         // entries that it had not applied when it was elected.
-        let stamp = meta.stamp.max(entry.stamp);
+        let stamp = if is_broken(Broken::StampBack) { entry.stamp } else { meta.stamp.max(entry.stamp) };
         meta.stamp = stamp;
-        if let Some(executed) = Results::get(pending, self.place, entry.id)? {
+        if let Some(executed) = Results::get(pending, self.place, entry.id)?
+            && !is_broken(Broken::DoneTwice)
+        {
             return Ok(executed);
         }
         let Some(command) = procedures.commands.get(entry.command.as_str()) else {

@@ -2,6 +2,7 @@
 //! panics on a commit beyond its log, on entries that contradict committed ones and on
 //! malformed configurations. What passes here it takes.
 
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::ReplicaId;
 use raft::{Raft, Storage};
 
@@ -89,7 +90,7 @@ pub(crate) fn check<T: Storage>(raft: &Raft<T>, empty: bool, message: &PeerMessa
             }
         }
         Kind::RequestVote | Kind::RequestPreVote => {
-            if empty {
+            if empty && !is_broken(Broken::EmptyVotes) {
                 return Err(Refused::Empty);
             }
         }

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use atoll_disk::{OrderedStore, StoreError};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_transport::{CallError, Caller, Handler, Message, Protocol, Refusal, Transport};
 use atoll_types::{Format, Instant, NodeId, Revision, ShardId, TransactionId};
 use bytes::Bytes;
@@ -148,7 +148,7 @@ impl Client {
     async fn until_done(
         &self,
         shard: ShardId,
-        request: Request,
+        mut request: Request,
         deadline: Instant,
     ) -> Result<Response, RecordsError> {
         let deadline = deadline.min(self.runtime.now() + DEADLINE_MAX);
@@ -187,6 +187,11 @@ impl Client {
                 }
             }
             self.metrics.retries.add(1);
+            if is_broken(Broken::RetryAsAnother)
+                && let Request::Execute { id, .. } = &mut request
+            {
+                *id = self.runtime.transaction_id();
+            }
             if hint.is_none() {
                 self.runtime.sleep(pause.min(deadline - self.runtime.now())).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -302,7 +307,8 @@ impl Client {
         deadline: Instant,
     ) -> Outcome<Response> {
         let mut applied = permit.replica.applied.subscribe();
-        let reached = applied.wait_for(|applied| *applied >= permit.index);
+        let enough = |applied: &u64| *applied >= permit.index || is_broken(Broken::ReadBeforeApplied);
+        let reached = applied.wait_for(enough);
         if !matches!(self.runtime.timeout_at(deadline, reached).await, Ok(Ok(_))) {
             return Outcome::Unknown;
         }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use atoll_disk::{LogError, SharedLog};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId};
 use bytes::Bytes;
@@ -339,7 +339,7 @@ impl Driver {
     fn check_lives(&mut self, from: NodeId, frame: &Frame) -> bool {
         let Life { disk, count } = frame.life;
         let known = self.lives.peers.get(&(from, disk)).copied().unwrap_or_default();
-        if count < known {
+        if count < known && !is_broken(Broken::OldDiskVotes) {
             tracing::warn!(?from, life = %count, %known, "a peer was set back to an old state of its disk");
             let seen = Life { disk, count: known };
             let answer = Frame { life: self.lives.own, seen, messages: Vec::new() };
@@ -360,7 +360,8 @@ impl Driver {
                 }
             }));
         }
-        if frame.seen.disk == self.lives.own.disk && frame.seen.count > self.lives.own.count {
+        let outlived = frame.seen.disk == self.lives.own.disk && frame.seen.count > self.lives.own.count;
+        if outlived && !is_broken(Broken::OldDiskVotes) {
             let reason = "this disk is older than what peers have seen of it";
             for replica in self.groups.keys().copied().collect::<Vec<_>>() {
                 self.stop_group(replica, Role::Forgotten { reason: reason.into() });
@@ -465,7 +466,11 @@ impl Driver {
                         let shard = group.shard;
                         tracing::warn!(%shard, %replica, error = &error as &dyn std::error::Error, "a replica was not filled");
                     }
-                    Ok((_, meta)) if group.empty && meta.members.is_voter(replica) => {
+                    Ok((_, meta))
+                        if group.empty
+                            && meta.members.is_voter(replica)
+                            && !is_broken(Broken::EmptyVotes) =>
+                    {
                         // A replica becomes a voter only once it is filled: this one was,
                         // and its disk does not know (rule 4).
                         let reason = "it was a voter, and is empty".into();

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use atoll_runtime::AbortOnDrop;
+use atoll_runtime::{AbortOnDrop, Broken, is_broken};
 use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId, TransactionId, WallTime};
 use bytes::Bytes;
 use raft::{
@@ -411,7 +411,7 @@ impl Group {
 
     /// The leader's stamp for what is proposed now: its clock, but never behind the last.
     fn stamp(&mut self, wall: WallTime) -> WallTime {
-        self.last_stamp = self.last_stamp.max(wall);
+        self.last_stamp = if is_broken(Broken::StampBack) { wall } else { self.last_stamp.max(wall) };
         self.last_stamp
     }
 
@@ -503,6 +503,9 @@ impl Group {
             // Before the term's first commit Raft would drop the question silently.
             if self.reads.wants_round() && self.raw.raft.commit_to_current_term() {
                 let context = self.reads.begin_round(now);
+                if is_broken(Broken::ReadWithoutRound) {
+                    self.reads.confirmed(&context, self.raw.raft.raft_log.committed, &self.shared);
+                }
                 self.raw.read_index(context);
             }
         }
@@ -534,7 +537,10 @@ impl Group {
         for state in ready.take_read_states() {
             self.reads.confirmed(&state.request_ctx, state.index, &self.shared);
         }
-        let held_back = ready.take_persisted_messages();
+        let mut held_back = ready.take_persisted_messages();
+        if is_broken(Broken::PromiseBeforeFlush) {
+            effects.send.append(&mut held_back);
+        }
         let must_persist = ready.must_sync();
         self.raw.advance_append_async(ready);
 
@@ -582,6 +588,10 @@ impl Group {
             send.extend(held.send);
         }
         self.raw.on_persist_ready(upto);
+        if is_broken(Broken::CommitAlone) && self.is_leader() {
+            let log = &mut self.raw.raft.raft_log;
+            log.commit_to(log.persisted);
+        }
         if let Some(index) = filled {
             self.raw.advance_apply_to(index);
         }

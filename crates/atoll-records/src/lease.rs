@@ -16,7 +16,7 @@
 use std::{collections::BTreeMap, fmt, ops::Bound, sync::Arc, time::Duration};
 
 use atoll_disk::StoreError;
-use atoll_runtime::Runtime;
+use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_types::{Format, Instant, Revision, ShardId, TransactionId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -231,6 +231,9 @@ fn end(view: &mut dyn WriteView, lease: LeaseId, found: &Stored) -> Result<(), S
         let mut held = lock(view, name)?;
         if held.lease == Some(lease) {
             held.lease = None;
+            if is_broken(Broken::EpochLost) {
+                held.epoch = 0;
+            }
             view.put(&lock_key(name), held.encode().into());
         }
     }
@@ -468,7 +471,10 @@ impl Keeper {
                         .map(|(lease, found)| {
                             let running =
                                 before.get(&lease).filter(|timer| timer.refreshed == found.refreshed);
-                            let ends = now + Duration::from_millis(found.ttl_millis);
+                            let mut ends = now + Duration::from_millis(found.ttl_millis);
+                            if is_broken(Broken::LeaseCutShort) && known.changes == 0 {
+                                ends = now;
+                            }
                             let timer = Timer { refreshed: found.refreshed, ends };
                             (lease, running.copied().unwrap_or(timer))
                         })

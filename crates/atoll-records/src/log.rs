@@ -4,7 +4,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use atoll_disk::{Append, LogEntry, LogError, RecoveredReplica, SharedLog};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_types::{Format, ReplicaId};
 use raft::eraftpb::{Entry, HardState};
 use serde::{Deserialize, Serialize};
@@ -77,6 +77,9 @@ pub(crate) async fn open(
     let recovered = recovered.ok_or(OpenError::Forgotten("its log is gone"))?;
     let state = recovered.state.as_ref().and_then(|bytes| LogState::decode(bytes).ok());
     let mut state = state.ok_or(OpenError::Forgotten("its vote is gone"))?;
+    if is_broken(Broken::ForgetVote) {
+        state.vote = ReplicaId(0);
+    }
     let (applied, applied_term) = meta.map_or((0, 0), |meta| (meta.applied.0, meta.applied_term));
     let (mut first, mut last) = (recovered.first_index, recovered.last_index);
     if applied + 1 < first {
@@ -176,7 +179,11 @@ impl Writer {
             }
             self.metrics.log_batches.add(1);
             self.metrics.log_entries.add(batch.iter().map(|(_, persist)| persist.entries.len() as u64).sum());
-            let persisted = batch.iter().map(|(replica, persist)| (*replica, persist.number)).collect();
+            let persisted: Vec<_> =
+                batch.iter().map(|(replica, persist)| (*replica, persist.number)).collect();
+            if is_broken(Broken::AckBeforeFlush) {
+                let _ = self.feedback.send(Feedback::Persisted(persisted.clone()));
+            }
             let done = match self.write(batch).await {
                 Ok(()) => Feedback::Persisted(persisted),
                 Err(error) => {

@@ -9,7 +9,7 @@ use std::{
 use atoll_disk::{
     LogError, LogVerdict, OrderedStore, RecoveredReplica, Recovery, SharedLog, StoreError, Table, WriteBatch,
 };
-use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_runtime::{AbortOnDrop, Broken, Runtime, is_broken};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Instant, ReplicaId, Revision, ShardId, TransactionId};
 use bytes::Bytes;
@@ -126,7 +126,7 @@ impl Records {
         for (descriptor, meta) in found {
             let (shard, replica) = (descriptor.shard, descriptor.replica);
             known.insert(replica);
-            let opened = if forgotten.contains(&replica) {
+            let opened = if forgotten.contains(&replica) && !is_broken(Broken::DamagedVotes) {
                 Err(OpenError::Forgotten("its log is damaged"))
             } else {
                 log::open(&log, &descriptor, recovery.replicas.get(&replica), meta.as_ref()).await

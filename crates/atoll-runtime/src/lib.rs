@@ -9,6 +9,7 @@
 //!
 //! It knows nothing of sockets or files: those are `atoll-transport` and `atoll-disk`.
 
+pub mod broken;
 mod production;
 
 use std::{
@@ -23,6 +24,8 @@ use atoll_types::{Instant, TransactionId, WallTime};
 use futures_util::future::{self, BoxFuture, Either};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::sync::oneshot;
+
+pub use broken::{Broken, is_broken};
 
 /// What an executor must offer. Implemented by production (tokio) and by the simulation.
 pub trait Executor: Send + Sync + 'static {

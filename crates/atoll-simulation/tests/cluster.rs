@@ -2,19 +2,16 @@
 //! through any node are linearizable, and a minute after the storm all is well again.
 
 mod logs;
-mod sabotage;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use atoll_simulation::{
     Seed,
     cluster::{Cluster, ClusterView},
     load::Load,
     seeds,
-    world::{Life, Place, Program, Storm, World, stable},
+    world::{Program, Storm, World, stable},
 };
-use futures_util::future::BoxFuture;
-use sabotage::FlushedLate;
 
 /// Three members, each shard with its three voters, before anything is broken.
 fn settled(seed: Seed, program: impl Program, view: ClusterView) -> World {
@@ -144,29 +141,4 @@ fn an_old_image_of_a_disk_brings_nothing_old_back() {
         world.run_until_within(stable, Duration::from_secs(60));
         world.check();
     }
-}
-
-/// Nodes that acknowledge a moment before the log is on disk.
-struct Hasty(Cluster);
-
-impl Program for Hasty {
-    fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>> {
-        let files = Arc::new(FlushedLate { files: place.files, runtime: place.runtime.clone() });
-        self.0.start(Place { files, ..place })
-    }
-}
-
-#[test]
-fn an_acknowledgement_before_the_flush_is_found() {
-    let shows = |seed: &Seed| {
-        let cluster = Cluster::new(1);
-        let view = cluster.view();
-        let mut world = settled(*seed, Hasty(cluster), view);
-        world.clients(6, Load { keys: 2, ..Load::default() });
-        let storm = Storm { blackouts: true, ..Storm::NONE };
-        world.storm(storm, Duration::from_secs(60));
-        world.run_for(Duration::from_secs(30));
-        world.judge().is_found_by("linearizability")
-    };
-    assert!(seeds(0..20).iter().any(shows), "twenty storms did not show it");
 }

@@ -15,6 +15,7 @@ use std::{
     sync::Arc,
 };
 
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::ReplicaId;
 use bytes::Bytes;
 
@@ -125,7 +126,10 @@ pub(super) async fn recover(files: &Arc<dyn Files>) -> Result<(Opened, Recovery)
             }
         }
     }
-    if replay.last_sequence() < note.flushed {
+    if replay.last_sequence() < note.flushed
+        && !is_broken(Broken::NoteIgnored)
+        && !is_broken(Broken::CutAtDamage)
+    {
         replay.distrust_end(format!(
             "the log ends at batch {}, but batch {} was flushed",
             replay.last_sequence(),
@@ -306,9 +310,14 @@ impl Replay {
         self.end_distrusted = true;
     }
 
+    /// How a log reads that takes damage for its end.
+    fn is_cut(&self, sequence: u64) -> bool {
+        sequence > self.expected && is_broken(Broken::CutAtDamage)
+    }
+
     /// The next batch there is has this sequence.
     fn expect(&mut self, sequence: u64, segment: u32) {
-        if sequence > self.expected {
+        if sequence > self.expected && !self.is_cut(sequence) {
             self.findings.push(format!(
                 "batches {} to {} are missing or damaged (found in segment {segment})",
                 self.expected,
@@ -322,7 +331,7 @@ impl Replay {
     }
 
     fn batch(&mut self, segment: u32, batch: &FoundBatch) {
-        if batch.sequence < self.expected {
+        if batch.sequence < self.expected || self.is_cut(batch.sequence) {
             // A second copy, which a misplaced write may leave.
             return;
         }
