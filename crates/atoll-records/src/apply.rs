@@ -318,7 +318,11 @@ fn apply_round(
         if let Some(meta) = &state.meta {
             pending.put(state.place.key(Area::Meta, &[]), meta.encode().into());
             if is_broken(Broken::TornState) {
-                store.write(WriteBatch::of(Table::Records, state.place.key(Area::Meta, &[]), meta.encode()))?;
+                store.write(WriteBatch::of(
+                    Table::Records,
+                    state.place.key(Area::Meta, &[]),
+                    meta.encode(),
+                ))?;
             }
         }
     }

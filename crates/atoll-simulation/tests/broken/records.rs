@@ -15,7 +15,6 @@ use atoll_simulation::{
     Seed,
     world::{Load, Storm, World, stable},
 };
-use atoll_transport::memory::LinkProfile;
 use atoll_types::{Instant, Revision};
 use bytes::Bytes;
 use rand::Rng;
@@ -29,12 +28,21 @@ fn hot() -> Load {
     Load { keys: 4, think: Duration::ZERO..=Duration::from_millis(60), ..Load::default() }
 }
 
+/// Where something else is looked at: enough to see that all nodes answer.
+fn calm() -> Load {
+    Load { think: Duration::ZERO..=Duration::from_secs(2), ..Load::default() }
+}
+
 fn three(seed: Seed) -> (World, OneShardView) {
+    three_under(seed, hot())
+}
+
+fn three_under(seed: Seed, load: Load) -> (World, OneShardView) {
     let program = OneShard::new(3);
     let view = program.view();
     let mut world = World::new(seed, program);
     world.nodes(3);
-    world.clients(6, hot());
+    world.clients(6, load);
     world.run_until(stable);
     (world, view)
 }
@@ -93,26 +101,6 @@ pub fn blackouts(seed: Seed) {
         world.run_until_within(stable, MINUTE);
     }
     judge(world, &view);
-}
-
-/// Elections last, because messages do, and nodes end and start again while they last.
-pub fn elections(seed: Seed) {
-    let (mut world, _) = three(seed);
-    let slow = LinkProfile {
-        delay: Duration::from_millis(50)..=Duration::from_millis(400),
-        ..LinkProfile::default()
-    };
-    world.network().links().set_all(slow);
-    let mut rng = seed.stream("elections");
-    for _ in 0..40 {
-        world.run_for(rng.random_range(Duration::ZERO..Duration::from_millis(1500)));
-        let victim = rng.random_range(0..3);
-        world.kill(victim);
-        world.restart(victim);
-    }
-    world.network().links().set_all(LinkProfile::local_network());
-    world.run_until_within(stable, MINUTE);
-    world.check();
 }
 
 /// Node 2 misses what 0 and 1 acknowledge; then 1 is away, and 0 comes back with less than
@@ -200,7 +188,7 @@ pub fn checkpoint(seed: Seed) {
 
 /// Clocks jump while leaders change, and everybody asks for stamps.
 pub fn clocks(seed: Seed) {
-    let (mut world, view) = three(seed);
+    let (mut world, view) = three_under(seed, calm());
     let stamps: Arc<Mutex<BTreeMap<Revision, u64>>> = Arc::default();
     let going_on = Arc::new(AtomicBool::new(true));
     for number in 0..3 {
@@ -250,7 +238,7 @@ struct Holding {
 
 /// Four want one lock, keep it for a while and let it go, while nodes and networks fail.
 pub fn locks(seed: Seed) {
-    let (mut world, view) = three(seed);
+    let (mut world, view) = three_under(seed, calm());
     let holding: Arc<Mutex<Holding>> = Arc::default();
     for number in 0..4 {
         let clock = world.simulation().world_runtime();

@@ -107,12 +107,8 @@ impl OneShard {
     pub fn new(voters: usize) -> Self {
         let shards = [(SHARD, ShardReplicas { voters: founders(voters), learners: Vec::new() })].into();
         let map = Arc::new(watch::Sender::new(Arc::new(ShardMap { version: 1, shards })));
-        let view = OneShardView {
-            map,
-            nodes: Arc::default(),
-            stores: Arc::default(),
-            damages: Arc::default(),
-        };
+        let view =
+            OneShardView { map, nodes: Arc::default(), stores: Arc::default(), damages: Arc::default() };
         Self { view }
     }
 
