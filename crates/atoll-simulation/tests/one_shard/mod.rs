@@ -10,16 +10,17 @@ use std::{
 
 use atoll_disk::{Files, LogSettings, MemoryStore, OrderedStore, SharedLog, StoreError, Table};
 use atoll_records::{
-    Command, Procedures, Query, ReadView, Records, RecordsError, RecordsParts, ReplicaAddress, ShardMap,
-    ShardReplicas, Verdict, WriteView,
+    Command, LeaseError, LeaseId, Procedures, Query, ReadView, Records, RecordsError, RecordsParts,
+    ReplicaAddress, ShardMap, ShardReplicas, Verdict, WriteView,
 };
 use atoll_runtime::Runtime;
 use atoll_simulation::{
     linearizability::register::{Action, Input, Output, Value},
-    world::{Life, Load, Place, Program, World},
+    load::{Answer, Load, Operation, Outcome, Target},
+    world::{Life, Place, Program, World},
 };
 use atoll_transport::{Admission, Protocol};
-use atoll_types::{NodeId, ReplicaId, ShardId};
+use atoll_types::{Instant, NodeId, ReplicaId, ShardId, TransactionId};
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::watch;
@@ -257,24 +258,56 @@ impl Damage {
     }
 }
 
-impl Life for Node {
-    fn perform(self: Arc<Self>, input: Input) -> BoxFuture<'static, Option<Output>> {
+impl Life for Node {}
+
+impl Target for Node {
+    fn perform(self: Arc<Self>, operation: Operation) -> BoxFuture<'static, Outcome> {
         async move {
-            let bytes = Bytes::from(postcard::to_stdvec(&input).unwrap());
-            let deadline = self.runtime.now() + Load::LIMIT;
-            let answer = if input.action == Action::Get {
-                self.records.query(SHARD, "register/read/1", bytes, deadline).await
-            } else {
-                let id = self.runtime.transaction_id();
-                let executed = self.records.execute(SHARD, id, "register/write/1", bytes, deadline).await;
-                executed.map(|executed| executed.output)
+            let (records, deadline) = (&self.records, self.runtime.now() + Load::LIMIT);
+            let id = self.runtime.transaction_id();
+            let leased = match &operation {
+                Operation::Acquire { lock, owner, ttl, id } => {
+                    let (lock, owner) = (lock.clone().into(), owner.clone().into());
+                    let id = TransactionId(id.to_be_bytes());
+                    let granted = records.grant_lease(SHARD, id, *ttl, owner, Some(lock), deadline).await;
+                    granted.map(|granted| Answer::Granted { lease: granted.lease.0, epoch: granted.epoch })
+                }
+                Operation::Keep { lease, .. } => {
+                    records.keep_lease(SHARD, id, LeaseId(*lease), deadline).await.map(|()| Answer::Done)
+                }
+                Operation::Release { lease, .. } => {
+                    records.release_lease(SHARD, id, LeaseId(*lease), deadline).await.map(|()| Answer::Done)
+                }
+                _ => {
+                    let Some(input) = operation.on_register() else { return Outcome::NotDone };
+                    return self.on_register(input, id, deadline).await.into();
+                }
             };
-            match answer {
-                Ok(output) => Some(postcard::from_bytes(&output).unwrap()),
-                Err(RecordsError::Unavailable { .. }) => None,
-                Err(error) => panic!("{error}"),
+            match leased {
+                Ok(answer) => Outcome::Answered(answer),
+                Err(LeaseError::Held(held)) => Outcome::Answered(Answer::Held { epoch: held.epoch }),
+                Err(LeaseError::Gone { .. }) => Outcome::Answered(Answer::Gone),
+                Err(LeaseError::Records(_)) => Outcome::Unknown,
             }
         }
         .boxed()
+    }
+}
+
+impl Node {
+    /// `None`: the outcome is unknown.
+    async fn on_register(&self, input: Input, id: TransactionId, deadline: Instant) -> Option<Output> {
+        let bytes = Bytes::from(postcard::to_stdvec(&input).unwrap());
+        let answer = if input.action == Action::Get {
+            self.records.query(SHARD, "register/read/1", bytes, deadline).await
+        } else {
+            let executed = self.records.execute(SHARD, id, "register/write/1", bytes, deadline).await;
+            executed.map(|executed| executed.output)
+        };
+        match answer {
+            Ok(output) => Some(postcard::from_bytes(&output).unwrap()),
+            Err(RecordsError::Unavailable { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
     }
 }
