@@ -1,12 +1,17 @@
 //! Keeps this node's replicas as the layout wants them: opens those that it names here,
-//! closes those that it names no more, and moves the shards led here to their targets.
+//! closes those that it names no more, moves the shards led here to their targets, and
+//! gives leadership away where the layout would spread it more evenly.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use atoll_placement::{Layout, ReplicaSet};
 use atoll_records::{Records, ReplicaStatus, Role};
 use atoll_runtime::Runtime;
-use atoll_types::{DiskId, NodeId, ReplicaId, ShardId};
+use atoll_types::{DiskId, Instant, NodeId, ReplicaId, ShardId};
 use tokio::sync::watch;
 
 use crate::follower::shard_replicas;
@@ -14,6 +19,13 @@ use crate::follower::shard_replicas;
 /// Leadership moves without a word to this task, and a change that it asked for may have
 /// been dropped on the way: it looks again.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// Whoever was just given leadership keeps it for a while: a node that stops hands over what
+/// it leads, and should not be handed it back before it is gone.
+const LEADS_FOR_MIN: Duration = Duration::from_secs(5);
+/// Leaderships given away in one round. A write that meets one waits for some milliseconds;
+/// 65 shards are spread over three nodes in a few seconds.
+const HANDED_AT_ONCE: usize = 4;
 
 pub struct ReplicaKeeper {
     pub runtime: Runtime,
@@ -25,10 +37,16 @@ pub struct ReplicaKeeper {
 
 impl ReplicaKeeper {
     pub async fn run(mut self) {
+        let mut leading = Leading::default();
         loop {
             let layout = self.layout.borrow_and_update().clone();
             let status = self.records.status().await;
             self.open_and_close(&layout, &status).await;
+            for (shard, to) in leading.to_be_handed(self.runtime.now(), &layout, &status) {
+                if let Err(error) = self.records.hand_to(shard, to).await {
+                    tracing::debug!(%shard, %error, "leadership stays where it is");
+                }
+            }
             for led in status.iter().filter(|replica| replica.role == Role::Leader) {
                 let placement = layout.shards().get(&led.shard);
                 let Some(target) = placement.and_then(|placement| placement.target.as_ref()) else {
@@ -68,6 +86,51 @@ impl ReplicaKeeper {
                 Err(error) => tracing::error!(%shard, %replica, %error, "a replica can't be closed"),
             }
         }
+    }
+}
+
+/// What this node leads, and what it had better not.
+#[derive(Default)]
+struct Leading {
+    /// In which term, and since when.
+    since: BTreeMap<ShardId, (u64, Instant)>,
+    /// Who should lead, by the layout of this version.
+    hints: (u64, BTreeMap<ShardId, ReplicaId>),
+}
+
+impl Leading {
+    fn to_be_handed(
+        &mut self,
+        now: Instant,
+        layout: &Layout,
+        status: &[ReplicaStatus],
+    ) -> Vec<(ShardId, ReplicaId)> {
+        let led: BTreeMap<ShardId, &ReplicaStatus> = status
+            .iter()
+            .filter(|replica| replica.role == Role::Leader)
+            .map(|replica| (replica.shard, replica))
+            .collect();
+        self.since.retain(|shard, (term, _)| led.get(shard).is_some_and(|led| led.term == *term));
+        for (shard, led) in &led {
+            self.since.entry(*shard).or_insert((led.term, now));
+        }
+        if self.hints.0 != layout.version() {
+            self.hints = (layout.version(), layout.leader_hints());
+        }
+        let settled = |shard: &ShardId| {
+            layout.shards().get(shard).is_some_and(|placement| placement.target.is_none())
+                && now.saturating_since(self.since[shard].1) >= LEADS_FOR_MIN
+        };
+        let could_take_over = |led: &ReplicaStatus, to: ReplicaId| {
+            led.followers.iter().any(|follower| follower.replica == to && follower.active)
+        };
+        led.into_iter()
+            .filter(|(shard, _)| settled(shard))
+            .filter_map(|(shard, led)| Some((shard, led, *self.hints.1.get(&shard)?)))
+            .filter(|(_, led, hint)| led.replica != *hint && could_take_over(led, *hint))
+            .map(|(shard, _, hint)| (shard, hint))
+            .take(HANDED_AT_ONCE)
+            .collect()
     }
 }
 

@@ -85,6 +85,11 @@ pub(crate) enum Input {
     },
     /// Leadership of every shard is to go elsewhere.
     HandOver,
+    /// Leadership of one shard is to go to this replica.
+    HandTo {
+        shard: ShardId,
+        replica: ReplicaId,
+    },
     /// The store is to be flushed and the log trimmed, now.
     Checkpoint {
         done: oneshot::Sender<()>,
@@ -314,6 +319,11 @@ impl Driver {
             Input::HandOver => {
                 for replica in self.groups.keys().copied().collect::<Vec<_>>() {
                     self.with_group(replica, Group::hand_over);
+                }
+            }
+            Input::HandTo { shard, replica: to } => {
+                if let Some(replica) = self.of_shard(shard) {
+                    self.with_group(replica, |group| group.hand_to(to));
                 }
             }
             Input::Checkpoint { done } => self.checkpoint(Some(done)),

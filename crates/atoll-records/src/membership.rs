@@ -105,6 +105,18 @@ impl Group {
         }
     }
 
+    /// Hands leadership to this voter, if it could take over at once: while it takes over,
+    /// nothing can be written.
+    pub fn hand_to(&mut self, replica: ReplicaId) {
+        let free = self.is_leader()
+            && !self.members.is_joint()
+            && !self.raw.raft.has_pending_conf()
+            && self.raw.raft.lead_transferee.is_none();
+        if free && self.members.voters.contains(&replica) {
+            self.transfer_to_one_of(&[replica]);
+        }
+    }
+
     /// Proposes a membership change; false if one is under way or this is not the leader.
     pub fn propose_change(&mut self, changes: Vec<Change>) -> bool {
         if !self.is_leader() || self.raw.raft.has_pending_conf() {

@@ -382,6 +382,13 @@ impl Records {
         }
     }
 
+    /// Gives leadership of a shard that this node leads to one of its voters, if that has
+    /// the whole log and was heard of lately. Returns at once; `status` shows who leads.
+    pub async fn hand_to(&self, shard: ShardId, replica: ReplicaId) -> Result<(), RecordsError> {
+        let input = Input::HandTo { shard, replica };
+        self.inner.client.inbox.send(input).await.map_err(|_| RecordsError::Unavailable { shard })
+    }
+
     /// Makes the state in the store durable and trims the log. Happens by itself; before
     /// a stop it spares the next start some work.
     pub async fn checkpoint(&self) {
