@@ -20,4 +20,5 @@ mod location;
 mod migration;
 mod parallelism;
 mod records;
+mod recovery;
 mod replication;

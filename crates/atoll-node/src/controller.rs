@@ -43,9 +43,16 @@ pub struct Controller {
 impl Controller {
     pub async fn run(self) {
         let runtime = self.editor.truths.runtime.clone();
+        let mut epoch_settled = false;
         loop {
             if leads(&self.records, ShardId::META).await {
-                self.round(runtime.now()).await;
+                if !epoch_settled {
+                    let deadline = runtime.now() + EDIT_TIME;
+                    // Tried again in the next round.
+                    epoch_settled = self.editor.settle_epoch(deadline).await.unwrap_or(false);
+                } else {
+                    self.round(runtime.now()).await;
+                }
             } else {
                 self.warnings.send_if_modified(|warnings| !std::mem::take(warnings).is_empty());
             }

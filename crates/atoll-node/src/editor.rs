@@ -80,6 +80,30 @@ impl LayoutEditor {
         Err(EditError::Contended)
     }
 
+    /// Puts the layout of a recovery, which this node follows, in the place of the one that
+    /// shard 0 still has. True once shard 0 has this epoch.
+    pub async fn settle_epoch(&self, deadline: Instant) -> Result<bool, TruthsError> {
+        let known = self.follower.current();
+        if known.epoch() == Layout::FIRST_EPOCH {
+            return Ok(true);
+        }
+        let stored = self.truths.layout(0, deadline).await?;
+        let unreadable = TruthsError::Unreadable { what: "layout" };
+        let stored = stored.and_then(|bytes| Layout::decode(&bytes).ok()).ok_or(unreadable)?;
+        if stored.epoch() >= known.epoch() {
+            return Ok(true);
+        }
+        let next = known.following(&stored);
+        let bytes = Bytes::from(next.encode());
+        let version = next.version();
+        if !self.truths.replace_layout(stored.version(), version, bytes.clone(), deadline).await? {
+            return Ok(false);
+        }
+        self.keep(next.clone()).await;
+        self.push(&next, bytes);
+        Ok(true)
+    }
+
     async fn keep(&self, layout: Layout) {
         if let Err(error) = self.follower.offer(layout).await {
             // It is committed; this node will be offered it again.

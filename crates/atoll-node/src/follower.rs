@@ -14,7 +14,7 @@ use atoll_transport::{Admission, Protocol, Transport};
 use atoll_types::{Format, FormatError, NodeId};
 use tokio::sync::{Mutex, watch};
 
-const FILE: &str = "layout";
+pub(crate) const LAYOUT_FILE: &str = "layout";
 
 pub struct LayoutFollower {
     me: NodeId,
@@ -22,8 +22,20 @@ pub struct LayoutFollower {
     transport: Arc<dyn Transport>,
     layout: watch::Sender<Arc<Layout>>,
     shard_map: watch::Sender<Arc<ShardMap>>,
+    /// Why this node can't go on under the newest layout.
+    ended: watch::Sender<Option<Ended>>,
     /// Held while a layout is written and published, so that versions only grow.
     changing: Mutex<()>,
+}
+
+/// What a layout can say that ends the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    #[error("this node was removed from its cluster, for good")]
+    Removed,
+    /// Its replicas are to go on without those given up, which only a start can do.
+    #[error("the cluster was recovered under epoch {epoch}: start this node again to take part")]
+    Recovered { epoch: u64 },
 }
 
 /// The layout could not be kept. The node goes on with the one it has.
@@ -38,7 +50,7 @@ pub enum LayoutFileError {
 impl LayoutFollower {
     /// The layout last kept in this folder.
     pub async fn saved(files: &dyn Files) -> Result<Option<Layout>, LayoutFileError> {
-        match read_whole(files, FILE).await? {
+        match read_whole(files, LAYOUT_FILE).await? {
             Some(bytes) => Ok(Some(Layout::decode(&bytes)?)),
             None => Ok(None),
         }
@@ -51,7 +63,7 @@ impl LayoutFollower {
         transport: Arc<dyn Transport>,
         layout: Layout,
     ) -> Result<Arc<Self>, LayoutFileError> {
-        replace_whole(files.as_ref(), "", FILE, layout.encode()).await?;
+        replace_whole(files.as_ref(), "", LAYOUT_FILE, layout.encode()).await?;
         tell_addresses(transport.as_ref(), &layout);
         let follower = Arc::new(Self {
             me,
@@ -59,6 +71,7 @@ impl LayoutFollower {
             layout: watch::Sender::new(Arc::new(layout.clone())),
             shard_map: watch::Sender::new(Arc::new(shard_map(&layout))),
             transport: transport.clone(),
+            ended: watch::Sender::new(None),
             changing: Mutex::new(()),
         });
         transport.set_admission(Arc::new(MembersOnly { layout: follower.subscribe() }));
@@ -77,6 +90,14 @@ impl LayoutFollower {
         self.shard_map.subscribe()
     }
 
+    /// Waits until a layout says that this node can't go on.
+    pub async fn ended(&self) -> Ended {
+        let mut ended = self.ended.subscribe();
+        let ended = ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
+        // The sender lives as long as the follower.
+        ended.expect("waited for")
+    }
+
     /// Takes `layout` if it is newer than what is known; says whether it was.
     pub async fn offer(&self, layout: Layout) -> Result<bool, LayoutFileError> {
         let _changing = self.changing.lock().await;
@@ -84,8 +105,16 @@ impl LayoutFollower {
         if (layout.epoch(), layout.version()) <= (former.epoch(), former.version()) {
             return Ok(false);
         }
-        replace_whole(self.files.as_ref(), "", FILE, layout.encode()).await?;
+        replace_whole(self.files.as_ref(), "", LAYOUT_FILE, layout.encode()).await?;
         tracing::debug!(version = layout.version(), node = ?self.me, "layout");
+        if layout.is_removed(&self.me) || layout.epoch() > former.epoch() {
+            let ended = match layout.is_removed(&self.me) {
+                true => Ended::Removed,
+                false => Ended::Recovered { epoch: layout.epoch() },
+            };
+            self.ended.send_replace(Some(ended));
+            return Ok(true);
+        }
         tell_addresses(self.transport.as_ref(), &layout);
         let map = Arc::new(shard_map(&layout));
         let layout = Arc::new(layout);

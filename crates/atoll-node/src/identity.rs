@@ -41,13 +41,18 @@ impl Identity {
         files: &dyn Files,
         fresh: impl FnOnce() -> Identity,
     ) -> Result<Identity, IdentityError> {
-        let mut identity = match read_whole(files, FILE).await? {
-            Some(bytes) => Identity::decode(&bytes)?,
-            None => fresh(),
-        };
+        let mut identity = Self::read(files).await?.unwrap_or_else(fresh);
         identity.generation.0 += 1;
         identity.save(files).await?;
         Ok(identity)
+    }
+
+    /// The identity in this folder as it is; `None` if it has none.
+    pub async fn read(files: &dyn Files) -> Result<Option<Identity>, IdentityError> {
+        match read_whole(files, FILE).await? {
+            Some(bytes) => Ok(Some(Identity::decode(&bytes)?)),
+            None => Ok(None),
+        }
     }
 
     pub async fn save(&self, files: &dyn Files) -> Result<(), IdentityError> {

@@ -2,6 +2,7 @@
 //! the simulation, which hands in other seams.
 
 use std::{
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use atoll_records::{Observer, Procedures, Records, RecordsParts, ReplicaAddress,
 use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{ByteSize, ClusterId, Format, Instant, NodeId, Roles, Zone};
+use futures_util::future::{self, Either};
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -27,6 +29,7 @@ use crate::{
     identity::Identity,
     join::{self, JoinHandler, Welcome},
     link::Link,
+    recover::{Adoption, keep_epoch},
     replicas::{ReplicaKeeper, has_reached},
     reports::{ClusterHandler, ReportBook, Reporter, report_loop},
     settings::RootKey,
@@ -155,9 +158,19 @@ impl Node {
         if layout.is_removed(&me) {
             return Err(StartError::Removed);
         }
+        let adoption = match origin {
+            Origin::Member => Adoption::due(files.as_ref(), &me, &layout).await?,
+            Origin::Founder | Origin::Joined { .. } => {
+                keep_epoch(files.as_ref(), layout.epoch()).await?;
+                None
+            }
+        };
 
         let follower = LayoutFollower::start(me, files.clone(), transport.clone(), layout).await?;
-        let (log, recovery) = SharedLog::open(files.clone(), runtime.clone(), Default::default()).await?;
+        let (log, mut recovery) = SharedLog::open(files.clone(), runtime.clone(), Default::default()).await?;
+        if let Some(adoption) = &adoption {
+            adoption.force(&runtime, &store, &log, &mut recovery, me).await?;
+        }
         let parts = RecordsParts {
             runtime: runtime.clone(),
             transport: transport.clone(),
@@ -168,6 +181,9 @@ impl Node {
             map: follower.shard_map(),
         };
         let records = Records::start_observed(parts, observer).await?;
+        if let Some(adoption) = &adoption {
+            adoption.finish(&records, files.as_ref(), me).await?;
+        }
         if let Origin::Founder = origin {
             found_replicas(&records, &follower.current(), me).await?;
         }
@@ -371,6 +387,16 @@ impl Node {
             .map(|(node, properties)| Issuer { node: *node, addresses: properties.addresses.clone() })
             .collect();
         Ok((Ticket { cluster: inner.cluster, id, secret, issuers }, expires.as_millis()))
+    }
+
+    /// Waits until this node can't go on, and says why: its disk failed, or the cluster goes
+    /// on without it.
+    pub async fn failed(&self) -> String {
+        let records = self.inner.records.failed();
+        match future::select(pin!(records), pin!(self.inner.editor.follower.ended())).await {
+            Either::Left((reason, _)) => reason,
+            Either::Right((ended, _)) => ended.to_string(),
+        }
     }
 
     /// Hands over what it leads and tells the others that it goes, so that nobody has to

@@ -225,7 +225,7 @@ impl RunningNode {
 
     /// Resolves when the node can't go on: its disk failed, or what it keeps is broken.
     pub async fn failed(&self) -> NodeFailed {
-        NodeFailed { reason: self.node.records().failed().await }
+        NodeFailed { reason: self.node.failed().await }
     }
 
     /// Hands over first, then lets requests finish, then closes.

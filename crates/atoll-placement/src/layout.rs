@@ -167,7 +167,7 @@ impl Layout {
             .collect();
         Self {
             version: 1,
-            epoch: 1,
+            epoch: Layout::FIRST_EPOCH,
             settings,
             nodes: [(node, properties)].into(),
             removed: BTreeSet::new(),
@@ -181,6 +181,9 @@ impl Layout {
     pub fn version(&self) -> u64 {
         self.version
     }
+
+    /// Of a cluster that was never recovered.
+    pub const FIRST_EPOCH: u64 = 1;
 
     pub fn epoch(&self) -> u64 {
         self.epoch

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use atoll_types::{NodeId, ShardId, Slot};
+use atoll_types::{NodeId, ReplicaId, ShardId, Slot};
 
 use crate::{
     layout::{Layout, NodeState},
@@ -14,11 +14,15 @@ use crate::{
     slot::{HolderSet, WriteRule},
 };
 
+/// An epoch's versions begin far above the last one's: a survivor that saw later layouts than
+/// the one recovered from still finds the recovery newer. 2³² are one a second for 136 years.
+const EPOCH_VERSION_BITS: u32 = 32;
+
 /// Why there is nothing to recover with. The layout is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecoverError {
-    #[error("no storage node of the layout is among the survivors")]
-    NobodyLeft,
+    #[error("node {node:?} keeps nothing: recover on a storage node")]
+    KeepsNothing { node: NodeId },
     #[error("node {node:?} is not in the layout")]
     UnknownNode { node: NodeId },
 }
@@ -38,23 +42,33 @@ pub struct Recovery {
 }
 
 impl Layout {
-    /// Goes on with `survivors` alone, under a new epoch; all others are removed for good.
-    /// Each shard gets one voter: a survivor's that was one, or else a learner's. Which of
-    /// several has the newest log is not in the layout, so the one that this is run on
-    /// should be the only survivor named wherever it can be. Voters and copies grow again
-    /// by planning.
-    pub fn recover(&self, survivors: &BTreeSet<NodeId>) -> Result<Recovery, RecoverError> {
+    /// Goes on with `keeper`, on whose disk this is decided, and `others`, under a new
+    /// epoch; all the rest are removed for good. Each shard gets one voter: the keeper's
+    /// replica if it has one that is not `unusable`, or else another survivor's. Which of
+    /// several has the newest log is not in the layout. Voters and copies grow again by
+    /// planning.
+    pub fn recover(
+        &self,
+        keeper: &NodeId,
+        others: &BTreeSet<NodeId>,
+        unusable: &BTreeSet<ReplicaId>,
+    ) -> Result<Recovery, RecoverError> {
+        let mut survivors = others.clone();
+        survivors.insert(*keeper);
         if let Some(node) = survivors.iter().find(|node| !self.nodes.contains_key(node)) {
             return Err(RecoverError::UnknownNode { node: *node });
         }
+        if !self.nodes[keeper].stores() {
+            return Err(RecoverError::KeepsNothing { node: *keeper });
+        }
         let mut layout = self.successor();
         layout.epoch += 1;
+        layout.version = layout.version.max(layout.epoch << EPOCH_VERSION_BITS);
         for (_, node) in layout.nodes.iter_mut().filter(|(node, _)| survivors.contains(node)) {
             // Whoever answers for the cluster now takes part in it.
             node.state = NodeState::Active;
         }
-        let stores = |node: &&NodeId| self.nodes[*node].stores();
-        let keeper = *survivors.iter().find(stores).ok_or(RecoverError::NobodyLeft)?;
+        let keeper = *keeper;
         let keeper_disk = self.nodes[&keeper].disk;
         let mut recovery = Recovery {
             layout: self.clone(),
@@ -65,7 +79,9 @@ impl Layout {
         };
 
         let survives = |replica: &&Replica| {
-            survivors.contains(&replica.node) && self.nodes[&replica.node].disk == replica.disk
+            survivors.contains(&replica.node)
+                && self.nodes[&replica.node].disk == replica.disk
+                && !unusable.contains(&replica.id)
         };
         let version = layout.version;
         for (shard, placement) in &mut layout.shards {
@@ -79,6 +95,7 @@ impl Layout {
                 .filter(survives)
                 .filter(on_keeper)
                 .chain(voters.iter().filter(survives))
+                .chain(placement.all().filter(survives).filter(on_keeper))
                 .chain(placement.all().filter(survives))
                 .copied()
                 .collect();
@@ -141,5 +158,17 @@ impl Layout {
         }
         recovery.layout = layout;
         Ok(recovery)
+    }
+
+    /// This layout of a recovery, made to follow `stored`, which shard 0 still has from
+    /// before: what the former layout gave out since the recovery's own base is not given
+    /// out again.
+    pub fn following(&self, stored: &Layout) -> Layout {
+        let mut next = self.clone();
+        next.version = self.version.max(stored.version) + 1;
+        next.next_replica = self.next_replica.max(stored.next_replica);
+        next.removed.extend(stored.removed.iter().copied());
+        next.removed.extend(stored.nodes.keys().filter(|node| !self.nodes.contains_key(node)));
+        next
     }
 }

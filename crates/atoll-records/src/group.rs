@@ -166,6 +166,9 @@ pub(crate) struct Group {
     installing: BTreeMap<u64, Meta>,
     /// Since when each replica is offered a snapshot.
     pub offers: BTreeMap<ReplicaId, Instant>,
+    /// Changes of members in entries up to this one are void: they were made before a
+    /// recovery (`alone.rs`).
+    pub changes_void_through: u64,
     /// Where the layout wants the members; kept until they are there.
     pub target: Option<ShardReplicas>,
     proposals: Vec<Proposal>,
@@ -236,6 +239,7 @@ impl Group {
             fill_source: (ReplicaId(0), 0),
             installing: BTreeMap::new(),
             offers: BTreeMap::new(),
+            changes_void_through: 0,
             target: None,
             proposals: Vec::new(),
             proposals_bytes: 0,
@@ -612,6 +616,11 @@ impl Group {
         let work = match entry.get_entry_type() {
             EntryType::EntryNormal if entry.data.is_empty() => Work::Nothing,
             EntryType::EntryNormal => Work::Command(entry.data),
+            EntryType::EntryConfChange | EntryType::EntryConfChangeV2
+                if index <= self.changes_void_through =>
+            {
+                Work::Nothing
+            }
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
                 Work::Members(self.apply_change(&entry.context))
             }

@@ -11,6 +11,7 @@
 //! It knows nothing of S3, of buckets or of layout decisions: which replicas a shard has
 //! is told by [`ShardMap`], and changed by whoever leads the layout.
 
+mod alone;
 mod apply;
 mod check;
 mod client;
@@ -37,6 +38,7 @@ mod view;
 mod watch;
 mod wire;
 
+pub use alone::{go_on_alone, replicas_in};
 pub use lease::{Granted, Held, LeaseError, LeaseId, LockStatus};
 pub use map::{ReplicaAddress, ShardMap, ShardReplicas};
 pub use metrics::RecordsMetrics;

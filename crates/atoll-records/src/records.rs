@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::{
     Executed, Procedures, RecordsError, ReplicaAddress, ShardMap, ShardReplicas,
+    alone::Alone,
     apply::{Job, Worker},
     client::{Client, RaftHandler, RecordsHandler},
     driver::{Directory, Driver, FILLS_MAX, INBOX_MAX, Input},
@@ -133,7 +134,9 @@ impl Records {
             };
             match opened {
                 Ok(group_log) => {
-                    let group = open(&descriptor, meta, group_log, &apply_tx)?;
+                    let reading = store.clone();
+                    let alone = runtime.blocking(move || Alone::read(&*reading, replica)).await?;
+                    let group = open(&descriptor, meta, alone, group_log, &apply_tx)?;
                     directory.lock().expect("nobody panics holding it").insert(shard, group.local());
                     groups.insert(replica, group);
                 }
@@ -303,7 +306,7 @@ impl Records {
         let group_log = log::open(&self.inner.log, &descriptor, Some(&recovered), meta.as_ref())
             .await
             .map_err(|error| invalid(&error))?;
-        let group = open(&descriptor, meta, group_log, &self.inner.apply).map_err(|error| invalid(&error))?;
+        let group = open(&descriptor, meta, None, group_log, &self.inner.apply).map_err(|error| invalid(&error))?;
         let (added_tx, added) = oneshot::channel();
         let input = Input::Add { group: Box::new(group), added: added_tx };
         if self.inner.client.inbox.send(input).await.is_err() || added.await.is_err() {
@@ -410,7 +413,7 @@ impl Records {
     }
 }
 
-fn read_replicas(store: &dyn OrderedStore) -> Result<Vec<(Descriptor, Option<Meta>)>, StoreError> {
+pub(crate) fn read_replicas(store: &dyn OrderedStore) -> Result<Vec<(Descriptor, Option<Meta>)>, StoreError> {
     let descriptors = Descriptor::read_all(store)?;
     delete_leftovers(store, &descriptors)?;
     let snapshot = store.snapshot()?;
@@ -445,9 +448,10 @@ fn create(store: &dyn OrderedStore, descriptor: &Descriptor, meta: Option<&Meta>
     store.flush()
 }
 
-fn delete(store: &dyn OrderedStore, replica: ReplicaId) -> Result<(), StoreError> {
+pub(crate) fn delete(store: &dyn OrderedStore, replica: ReplicaId) -> Result<(), StoreError> {
     let mut batch = WriteBatch::default();
     batch.delete(Table::Local, Descriptor::key(replica));
+    batch.delete(Table::Local, Alone::key(replica));
     store.write(batch)?;
     delete_range(store, &Place::every_generation(replica))?;
     store.flush()
@@ -456,6 +460,7 @@ fn delete(store: &dyn OrderedStore, replica: ReplicaId) -> Result<(), StoreError
 fn open(
     descriptor: &Descriptor,
     meta: Option<Meta>,
+    alone: Option<Alone>,
     group_log: GroupLog,
     apply: &mpsc::UnboundedSender<Job>,
 ) -> Result<Group, StartError> {
@@ -467,6 +472,8 @@ fn open(
     let job = Job::Open { shared: shared.clone(), place: descriptor.place(), meta };
     // The worker starts before anything is applied, and stops last.
     let _ = apply.send(job);
-    Group::new(shared, members, group_log, stamp, hash, &logger())
-        .map_err(|source| StartError::Raft { replica, source })
+    let group = Group::new(shared, members, group_log, stamp, hash, &logger());
+    let mut group = group.map_err(|source| StartError::Raft { replica, source })?;
+    group.changes_void_through = alone.map_or(0, |alone| alone.void_through);
+    Ok(group)
 }

@@ -17,6 +17,7 @@ mod lock;
 mod logs;
 mod node;
 mod output;
+mod recover;
 mod simulate;
 mod status;
 mod ticket;
@@ -67,6 +68,7 @@ enum Command {
     /// What the whole cluster agrees on.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    Recover(recover::Recover),
     /// Measure a store or a wire from outside.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -100,6 +102,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Ticket(ticket) => ticket.run(&client()).await,
         Command::Kv(kv) => kv.run(&client()).await,
         Command::Lock(lock) => return lock.run(&client()).await,
+        Command::Recover(recover) => recover.run(cli.admin.data.clone()).await,
         Command::Bench(bench) => bench.run().await,
         Command::Cluster(cluster) => cluster.run(&client()).await,
         Command::Simulate(simulate) => return simulate.run().await,

@@ -76,7 +76,7 @@ impl NodeCommand {
 }
 
 /// Asks on a terminal; without one, somebody must have said `--yes`.
-fn confirm(question: &str) -> Result<bool, Failure> {
+pub fn confirm(question: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::new(Fault::Request, "this needs a confirmation").hint("add --yes"));
     }

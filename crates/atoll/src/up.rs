@@ -132,7 +132,7 @@ async fn stdin_ended(asked: bool) {
     let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut sink).await;
 }
 
-fn settings_failure(error: SettingsError) -> Failure {
+pub fn settings_failure(error: SettingsError) -> Failure {
     Failure::from_error(Fault::Configuration, &error).hint("atoll up --help lists the settings")
 }
 

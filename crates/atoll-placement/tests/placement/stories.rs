@@ -428,7 +428,7 @@ fn a_move_is_finished_when_all_who_copy_have_said_so() {
 #[test]
 fn a_survivor_goes_on_alone_and_says_what_may_be_lost() {
     let world = World::of_nodes(4);
-    let recovery = world.layout.recover(&[id(2)].into()).unwrap();
+    let recovery = world.layout.recover(&id(2), &BTreeSet::new(), &BTreeSet::new()).unwrap();
     let layout = recovery.layout;
     assert_eq!(layout.check(), Ok(()));
     assert_eq!(Layout::decode(&layout.encode()).as_ref(), Ok(&layout));
@@ -445,10 +445,18 @@ fn a_survivor_goes_on_alone_and_says_what_may_be_lost() {
         layout.shards().values().map(|shard| shard.current.voters[0].id).collect();
     assert_eq!(lost.len(), 65);
 
+    // What shard 0 gave out meanwhile is not given out again.
+    let mut later = World::of_nodes(4);
+    later.join(member(5, "a", 100));
+    later.settle();
+    let following = layout.following(&later.layout);
+    assert_eq!(following.check(), Ok(()));
+    assert!(following.version() > later.layout.version() && following.is_removed(&id(5)));
+
     // Two survivors of three: nothing is lost, and they grow again.
     let mut world = World::of_nodes(3);
     world.write();
-    let recovery = world.layout.recover(&[id(1), id(3)].into()).unwrap();
+    let recovery = world.layout.recover(&id(1), &[id(3)].into(), &BTreeSet::new()).unwrap();
     assert_eq!((recovery.shards_behind.len(), recovery.slots_behind), (0, 0));
     world.adopt(recovery.layout);
     world.members.remove(&2);
