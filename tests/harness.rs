@@ -107,6 +107,13 @@ impl NodeProcess {
         child.wait().expect("it ended");
     }
 
+    /// Waits until the node stops by itself; gives the last of what it logged.
+    pub fn wait_ended(&mut self) -> String {
+        let mut child = self.child.take().expect("the node runs");
+        wait_until("the node stops by itself", || child.try_wait().expect("it can be waited for").is_some());
+        tail(&self.data.with_extension("log"))
+    }
+
     /// SIGTERM, and its exit code.
     pub fn stop(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("the node runs");

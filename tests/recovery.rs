@@ -83,6 +83,34 @@ fn a_survivor_of_three_goes_on_alone_and_grows_again() {
 }
 
 #[test]
+fn two_survivors_of_four_keep_what_either_has() {
+    let mut cluster = Cluster::start(4);
+    boto3(&cluster.nodes[1].s3, WRITE, &[]);
+    // What was acknowledged by two of three copies is soon on all three.
+    cluster.wait_settled();
+    for node in [0, 1, 2] {
+        cluster.nodes[node].kill_9();
+    }
+    let other = cluster.nodes[3].id.clone();
+    let done = recover(&cluster, 2, &["--survivor", &other, "--yes", "-o", "json"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let losses: serde_json::Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&losses["shards_lost"], &losses["slots_lost"]), (&0.into(), &0.into()));
+
+    cluster.nodes[2].restart();
+    let last_words = cluster.nodes[3].wait_ended();
+    assert!(last_words.contains("start this node again to take part"), "{last_words}");
+    cluster.nodes[3].restart();
+    wait_until("every shard has a leader", || {
+        let status = cluster.nodes[3].status();
+        status["nodes"].as_array().unwrap().len() == 2
+            && status["shards"].as_array().unwrap().iter().all(|shard| shard["leader"].is_string())
+    });
+    boto3(&cluster.nodes[3].s3, READ, &[]);
+    boto3(&cluster.nodes[2].s3, READ, &[]);
+}
+
+#[test]
 fn where_nothing_is_lost_nothing_is_recovered() {
     let mut cluster = Cluster::start(1);
     cluster.nodes[0].kill_9();

@@ -89,7 +89,11 @@ fn main() -> ExitCode {
                 .print();
         }
     };
-    runtime.block_on(run(cli))
+    let code = runtime.block_on(run(cli));
+    // What still runs ends with the process. Taken down in order, tasks would find the threads
+    // gone that they wait for, and panic on the user's screen.
+    std::mem::forget(runtime);
+    code
 }
 
 async fn run(cli: Cli) -> ExitCode {
