@@ -18,6 +18,7 @@ mod durability;
 mod failure;
 mod location;
 mod migration;
+mod operations;
 mod parallelism;
 mod records;
 mod recovery;
