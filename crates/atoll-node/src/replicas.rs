@@ -42,7 +42,7 @@ impl ReplicaKeeper {
             let layout = self.layout.borrow_and_update().clone();
             let status = self.records.status().await;
             self.open_and_close(&layout, &status).await;
-            for (shard, to) in leading.to_be_handed(self.runtime.now(), &layout, &status) {
+            for (shard, to) in leading.handed_on(self.runtime.now(), &layout, &status) {
                 if let Err(error) = self.records.hand_to(shard, to).await {
                     tracing::debug!(%shard, %error, "leadership stays where it is");
                 }
@@ -99,7 +99,7 @@ struct Leading {
 }
 
 impl Leading {
-    fn to_be_handed(
+    fn handed_on(
         &mut self,
         now: Instant,
         layout: &Layout,

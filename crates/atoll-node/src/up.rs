@@ -84,6 +84,11 @@ impl UpError {
             UpError::Transport(_) => {
                 Some("name another address with --node-addr, such as 0.0.0.0:9102".into())
             }
+            UpError::Store(_) => Some(
+                "other nodes have copies of what it kept: remove this node there (atoll node remove --force), \
+                 empty its data folder, and join again with a new ticket"
+                    .into(),
+            ),
             UpError::Start(StartError::Join(JoinError::Refused(_) | JoinError::OtherCluster)) => {
                 Some("make a ticket where the cluster runs: atoll ticket create".into())
             }
