@@ -63,7 +63,10 @@ fn a_drain_is_taken_back_and_a_dead_node_removed_by_force() {
     let state = |cluster: &Cluster| -> Value {
         let status = cluster.nodes[0].status();
         let nodes = status["nodes"].as_array().unwrap();
-        nodes.iter().find(|node| node["id"] == leaver.as_str()).map_or(Value::Null, |node| node["state"].clone())
+        nodes
+            .iter()
+            .find(|node| node["id"] == leaver.as_str())
+            .map_or(Value::Null, |node| node["state"].clone())
     };
     assert!(cluster.nodes[0].atoll(&["node", "drain", &leaver]).status.success());
     assert_eq!(state(&cluster), "draining");

@@ -45,7 +45,11 @@ fn a_survivor_of_three_goes_on_alone_and_grows_again() {
 
     cluster.nodes[2].restart();
     wait_until("the survivor leads everything", || {
-        cluster.nodes[2].status()["shards"].as_array().unwrap().iter().all(|shard| shard["leader"].is_string())
+        cluster.nodes[2].status()["shards"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|shard| shard["leader"].is_string())
     });
     boto3(&cluster.nodes[2].s3, READ, &[]);
     let got = cluster.nodes[2].atoll(&["kv", "get", "key"]);

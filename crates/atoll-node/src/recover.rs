@@ -124,9 +124,8 @@ pub async fn examine(data: &Path, survivors: &[String]) -> Result<Examination, R
     }
     let others = survivors.iter().map(|name| named(&former, name)).collect::<Result<BTreeSet<_>, _>>()?;
     let folder = files.folder().join("store");
-    let found = runtime
-        .blocking(move || FjallStore::open(&folder).and_then(|store| replicas_in(&store)))
-        .await?;
+    let found =
+        runtime.blocking(move || FjallStore::open(&folder).and_then(|store| replicas_in(&store))).await?;
     let filled: BTreeSet<ReplicaId> =
         found.iter().filter(|(_, _, filled)| *filled).map(|(_, replica, _)| *replica).collect();
     let unusable = former
@@ -209,10 +208,11 @@ impl Adoption {
         if known >= layout.epoch() {
             return Ok(None);
         }
-        let alone = layout.shards().iter().filter_map(|(shard, placement)| match &placement.current.voters[..] {
-            [sole] if sole.node == *me => Some((*shard, sole.id)),
-            _ => None,
-        });
+        let alone =
+            layout.shards().iter().filter_map(|(shard, placement)| match &placement.current.voters[..] {
+                [sole] if sole.node == *me => Some((*shard, sole.id)),
+                _ => None,
+            });
         Ok(Some(Adoption { epoch: layout.epoch(), alone: alone.collect() }))
     }
 

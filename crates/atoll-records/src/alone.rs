@@ -76,11 +76,7 @@ pub async fn go_on_alone(
             recovery.replicas.remove(&replica);
             continue;
         };
-        let members = Members {
-            voters: vec![replica],
-            nodes: [(replica, me)].into(),
-            ..Members::default()
-        };
+        let members = Members { voters: vec![replica], nodes: [(replica, me)].into(), ..Members::default() };
         if meta.members == members {
             continue;
         }

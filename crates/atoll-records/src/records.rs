@@ -306,7 +306,8 @@ impl Records {
         let group_log = log::open(&self.inner.log, &descriptor, Some(&recovered), meta.as_ref())
             .await
             .map_err(|error| invalid(&error))?;
-        let group = open(&descriptor, meta, None, group_log, &self.inner.apply).map_err(|error| invalid(&error))?;
+        let group =
+            open(&descriptor, meta, None, group_log, &self.inner.apply).map_err(|error| invalid(&error))?;
         let (added_tx, added) = oneshot::channel();
         let input = Input::Add { group: Box::new(group), added: added_tx };
         if self.inner.client.inbox.send(input).await.is_err() || added.await.is_err() {
