@@ -23,3 +23,4 @@ mod parallelism;
 mod records;
 mod recovery;
 mod replication;
+mod verify;

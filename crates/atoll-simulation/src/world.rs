@@ -72,6 +72,9 @@ pub struct Inspection {
     pub chunks: Option<Census>,
 }
 
+/// What the last client found, and what the harness saw.
+type Audited = (Vec<Promptness>, Inspection);
+
 /// A node that runs: it performs clients' operations.
 pub trait Life: Target {}
 
@@ -487,7 +490,7 @@ impl World {
     }
 
     /// What the last client finds, which comes when all is calm.
-    fn audit(&mut self) -> Result<(Vec<Promptness>, Inspection), RunError> {
+    fn audit(&mut self) -> Result<Audited, RunError> {
         let runtime = self.simulation.world_runtime();
         let mut audit = Audit::new(
             self.kinds.clone(),
@@ -497,7 +500,7 @@ impl World {
             self.history.clone(),
             self.note(),
         );
-        let found: Arc<Mutex<Option<(Vec<Promptness>, Inspection)>>> = Arc::default();
+        let found: Arc<Mutex<Option<Audited>>> = Arc::default();
         let inspect = self.program.inspect(runtime.clone());
         let result = found.clone();
         drop(runtime.spawn("audit", async move {

@@ -22,6 +22,7 @@ mod simulate;
 mod status;
 mod ticket;
 mod up;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -73,6 +74,7 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::BenchCommand),
     Simulate(simulate::Simulate),
+    Verify(verify::Verify),
 }
 
 fn main() -> ExitCode {
@@ -109,6 +111,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Recover(recover) => recover.run(cli.admin.data.clone()).await,
         Command::Bench(bench) => bench.run().await,
         Command::Cluster(cluster) => cluster.run(&client()).await,
+        Command::Verify(verify) => verify.run().await,
         Command::Simulate(simulate) => return simulate.run().await,
     };
     match outcome {

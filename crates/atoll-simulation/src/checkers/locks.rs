@@ -109,7 +109,7 @@ mod tests {
 
     fn acquire() -> Operation {
         let ttl = Duration::from_secs(5);
-        Operation::Acquire { lock: "l".into(), owner: "me".into(), ttl, id: 0 }
+        Operation::Acquire { lock: "l".into(), owner: "me".into(), ttl, id: None }
     }
 
     fn grant(story: &mut Story, lease: u64, epoch: u64) {

@@ -43,7 +43,7 @@ mod tests {
         };
         let read = read.iter().map(|value| value.map(Value)).collect();
         let answer = Answer::Transacted { committed: true, read, revision: 0 };
-        story.answered(Operation::Transact { transaction, id: 0 }, answer);
+        story.answered(Operation::Transact { transaction, id: None }, answer);
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub fn check(evidence: &Evidence<'_>) -> Result<(), Problem> {
         let Operation::Transact { transaction, .. } = &event.operation else { continue };
         match event.answer() {
             Some(Answer::Transacted { committed: true, revision, .. }) if !transaction.writes.is_empty() => {
-                if committed.insert(*revision, transaction).is_some() {
+                let other = committed.insert(*revision, transaction);
+                if other.is_some() {
                     return Err(format!("two transactions were told that they are revision {revision}"));
                 }
             }
@@ -90,7 +91,7 @@ mod tests {
         let transaction =
             Transaction { writes: vec![(key.into(), Some(Value(value)))], ..Transaction::default() };
         let answer = Answer::Transacted { committed: true, read: Vec::new(), revision };
-        story.answered(Operation::Transact { transaction, id: 0 }, answer);
+        story.answered(Operation::Transact { transaction, id: None }, answer);
     }
 
     fn told(story: &mut Story, from: u64, upto: u64, changes: &[(u64, &str, u64)]) {

@@ -56,7 +56,7 @@ impl Target for RunningNode {
                 Operation::AbortUpload { key, upload } => self.abort_upload(&key, &upload).await,
                 Operation::Transact { transaction, id } => self.transact(transaction, id).await,
                 Operation::Acquire { lock, owner, ttl, id } => {
-                    let (id, lock) = (transaction_id(id), Some(lock.into()));
+                    let (id, lock) = (self.id(id), Some(lock.into()));
                     let deadline = self.deadline();
                     let granted =
                         self.node.records().grant_lease(RECORDS, id, ttl, owner.into(), lock, deadline).await;
@@ -171,6 +171,10 @@ fn as_record_transaction(transaction: Transaction) -> RecordTransaction {
 }
 
 impl RunningNode {
+    fn id(&self, id: Option<u128>) -> TransactionId {
+        id.map_or_else(|| self.runtime.transaction_id(), transaction_id)
+    }
+
     fn deadline(&self) -> Instant {
         self.runtime.now() + Load::LIMIT / 2
     }
@@ -352,10 +356,9 @@ impl RunningNode {
         }
     }
 
-    async fn transact(&self, transaction: Transaction, id: u128) -> Outcome {
+    async fn transact(&self, transaction: Transaction, id: Option<u128>) -> Outcome {
         let transaction = as_record_transaction(transaction);
-        let result =
-            self.node.records().transact(RECORDS, transaction_id(id), &transaction, self.deadline()).await;
+        let result = self.node.records().transact(RECORDS, self.id(id), &transaction, self.deadline()).await;
         match result {
             Ok(result) => {
                 let read = result.results.into_iter().filter_map(|done| match done {

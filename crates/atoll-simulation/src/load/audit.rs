@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use atoll_runtime::Runtime;
-use rand::{Rng, rngs::StdRng};
+use rand::rngs::StdRng;
 
 use super::{
     Answer, Kind, Load, Note, Operation, Outcome, SharedHistory, Size, Target, client::Caller, records,
@@ -80,7 +80,6 @@ impl Audit {
         let key = "audit".to_owned();
         let value = Value::sized(AUDITOR * 1_000_000 + self.count, Size::OverInline);
         let (condition, id) = (Condition::None, None);
-        let id_of_its_own = self.caller.rng.random();
         let operation = match kind {
             Kind::Get => Operation::Get { key, span: None },
             Kind::Put => Operation::Put { key, value, condition, id },
@@ -92,13 +91,13 @@ impl Audit {
             Kind::Transact => {
                 let writes = vec![(format!("{}audit", records::PREFIX), Some(Value(value.0)))];
                 let transaction = Transaction { writes, ..Transaction::default() };
-                Operation::Transact { transaction, id: id_of_its_own }
+                Operation::Transact { transaction, id }
             }
             Kind::Lock => Operation::Acquire {
                 lock: format!("audit {}", self.count),
                 owner: "auditor".to_owned(),
                 ttl: Duration::from_secs(1),
-                id: id_of_its_own,
+                id: None,
             },
             Kind::Watch => Operation::Watch { prefix: records::PREFIX.to_owned(), after: None },
         };
@@ -127,9 +126,8 @@ impl Audit {
             self.until_answered(Operation::Get { key, span: None }).await;
         }
         for reads in groups {
-            let id = self.caller.rng.random();
             let transaction = Transaction { reads, ..Transaction::default() };
-            self.until_answered(Operation::Transact { transaction, id }).await;
+            self.until_answered(Operation::Transact { transaction, id: None }).await;
         }
         if self.kinds.contains(&Kind::List) {
             self.list_everything().await;

@@ -149,9 +149,9 @@ impl Client {
                 Kind::Upload => self.upload(&go_on).await,
                 Kind::Transact => {
                     let fresh = self.fresh();
-                    self.records.transact(&mut self.caller, fresh).await;
+                    self.records.transact(&mut self.caller, fresh, self.load.over_http).await;
                 }
-                Kind::Lock => locks::hold(&mut self.caller, &go_on).await,
+                Kind::Lock => locks::hold(&mut self.caller, self.load.over_http, &go_on).await,
                 Kind::Watch => self.watcher.watch(&mut self.caller).await,
             }
         }
@@ -231,7 +231,8 @@ impl Client {
         let (from, value) = known[self.caller.rng.random_range(0..known.len())];
         let (from, value) = (from.clone(), *value);
         let to = self.key();
-        let (condition, id) = (self.condition(&to), self.id());
+        let condition = if self.load.over_http { Condition::None } else { self.condition(&to) };
+        let id = self.id();
         let copy = Operation::Copy { from: from.clone(), value, to: to.clone(), condition, id };
         match self.caller.ask(copy).await {
             Outcome::Answered(Answer::Done) => self.saw(to, Some(value)),

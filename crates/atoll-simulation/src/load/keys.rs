@@ -47,7 +47,8 @@ pub(super) fn names(load: &Load) -> Vec<String> {
         _ if number == BAD.len() => format!("long/{}", "x".repeat(LONGEST - 5)),
         _ => format!("cold/{}/{number}", number % 5),
     });
-    hot.chain(cold).collect()
+    let names = hot.chain(cold);
+    names.filter(|name| !load.over_http || !name.split('/').any(|segment| segment == "..")).collect()
 }
 
 pub(super) fn draw(rng: &mut StdRng, load: &Load, names: &[String]) -> String {

@@ -15,10 +15,11 @@ use super::{Answer, Operation, Outcome, client::Caller};
 const LOCKS: usize = 2;
 
 /// Tries to take a lock once, and holds it for some seconds.
-pub(super) async fn hold(caller: &mut Caller, go_on: &Arc<AtomicBool>) {
+pub(super) async fn hold(caller: &mut Caller, over_http: bool, go_on: &Arc<AtomicBool>) {
     let lock = format!("lock {}", caller.rng.random_range(0..LOCKS));
     let ttl = Duration::from_secs(caller.rng.random_range(1..=4));
-    let (owner, id) = (format!("client {}", caller.number), caller.rng.random());
+    let owner = format!("client {}", caller.number);
+    let id = (!over_http).then(|| caller.rng.random());
     let acquire = Operation::Acquire { lock: lock.clone(), owner, ttl, id };
     let Outcome::Answered(Answer::Granted { lease, .. }) = caller.ask(acquire).await else { return };
     for _ in 0..caller.rng.random_range(0..4) {

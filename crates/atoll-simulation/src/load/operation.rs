@@ -76,14 +76,14 @@ pub enum Operation {
     /// Of records.
     Transact {
         transaction: Transaction,
-        id: u128,
+        id: Option<u128>,
     },
     /// Takes a lock for this long.
     Acquire {
         lock: String,
         owner: String,
         ttl: Duration,
-        id: u128,
+        id: Option<u128>,
     },
     /// Begins the lease's time anew.
     Keep {
@@ -249,10 +249,12 @@ impl Operation {
     /// Asking it twice is no more than asking it once.
     pub fn may_be_asked_again(&self) -> bool {
         match self {
-            Operation::Put { id, .. } | Operation::Delete { id, .. } | Operation::Copy { id, .. } => {
-                id.is_some()
-            }
-            Operation::CompleteUpload { .. } | Operation::Transact { .. } | Operation::Acquire { .. } => true,
+            Operation::Put { id, .. }
+            | Operation::Delete { id, .. }
+            | Operation::Copy { id, .. }
+            | Operation::Transact { id, .. }
+            | Operation::Acquire { id, .. } => id.is_some(),
+            Operation::CompleteUpload { .. } => true,
             // Reads can, but a fresh one says more; a part's bytes are not worth it.
             _ => false,
         }

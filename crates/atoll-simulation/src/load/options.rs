@@ -40,6 +40,10 @@ pub struct Load {
     pub slow_uploads: u32,
     /// How long a slow upload waits between two steps.
     pub upload_pause: RangeInclusive<Duration>,
+    /// Only what can be asked through S3 and the admin API: records one at a time and
+    /// without ids, copies without a condition on their destination (a 412 does not say
+    /// which condition failed), and no key with dots that URLs resolve.
+    pub over_http: bool,
 }
 
 impl Default for Load {
@@ -65,6 +69,7 @@ impl Default for Load {
             again: 0,
             slow_uploads: 0,
             upload_pause: Duration::from_secs(10)..=Duration::from_secs(30),
+            over_http: false,
         }
     }
 }
@@ -123,6 +128,7 @@ impl Load {
             again: *pick(rng, &[0, 50, 100]),
             slow_uploads: rng.random_range(0..=60),
             upload_pause: all.upload_pause,
+            over_http: false,
         }
     }
 

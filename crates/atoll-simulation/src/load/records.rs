@@ -21,7 +21,7 @@ pub(super) struct RecordsClient {
 
 impl RecordsClient {
     /// `fresh` is a number that no other transaction has.
-    pub async fn transact(&mut self, caller: &mut Caller, fresh: u64) {
+    pub async fn transact(&mut self, caller: &mut Caller, fresh: u64, over_http: bool) {
         let group = caller.rng.random_range(0..GROUPS);
         let key = |number: usize| format!("{PREFIX}{group}/{number}");
         let mut transaction = Transaction::default();
@@ -45,12 +45,30 @@ impl RecordsClient {
         if transaction == Transaction::default() {
             transaction.reads.push(key(0));
         }
-        let id = caller.rng.random();
+        let mut id = Some(caller.rng.random());
+        if over_http {
+            (transaction, id) = (one_of(transaction), None);
+        }
         let outcome = caller.ask(Operation::Transact { transaction: transaction.clone(), id }).await;
         let Outcome::Answered(Answer::Transacted { committed, read, .. }) = outcome else { return };
         self.seen.extend(transaction.reads.into_iter().zip(read));
         if committed {
             self.seen.extend(transaction.writes);
+        }
+    }
+}
+
+/// One write of the transaction and what it demands of that record, or one of its reads.
+fn one_of(transaction: Transaction) -> Transaction {
+    let Transaction { mut reads, mut compares, mut writes } = transaction;
+    match writes.pop() {
+        Some((key, value)) => {
+            compares.retain(|(compared, _)| *compared == key);
+            Transaction { reads: Vec::new(), compares, writes: vec![(key, value)] }
+        }
+        None => {
+            let key = reads.pop().or_else(|| compares.pop().map(|(key, _)| key));
+            Transaction { reads: key.into_iter().collect(), ..Transaction::default() }
         }
     }
 }

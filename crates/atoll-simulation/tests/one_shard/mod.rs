@@ -266,9 +266,9 @@ impl Target for Node {
             let (records, deadline) = (&self.records, self.runtime.now() + Load::LIMIT);
             let id = self.runtime.transaction_id();
             let leased = match &operation {
-                Operation::Acquire { lock, owner, ttl, id } => {
+                Operation::Acquire { lock, owner, ttl, id: own } => {
                     let (lock, owner) = (lock.clone().into(), owner.clone().into());
-                    let id = TransactionId(id.to_be_bytes());
+                    let id = own.map_or(id, |own| TransactionId(own.to_be_bytes()));
                     let granted = records.grant_lease(SHARD, id, *ttl, owner, Some(lock), deadline).await;
                     granted.map(|granted| Answer::Granted { lease: granted.lease.0, epoch: granted.epoch })
                 }
