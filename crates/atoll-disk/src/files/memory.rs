@@ -196,6 +196,11 @@ impl MemoryDisk {
         self.lock().counts
     }
 
+    /// How long its files together are.
+    pub fn used(&self) -> u64 {
+        self.lock().used()
+    }
+
     /// The power fails: what was not flushed is kept, lost or torn, as `rng` draws.
     pub fn crash(&self, rng: &mut impl Rng) {
         self.lock().crash(rng);
@@ -379,8 +384,16 @@ impl State {
             self.counts.sync_errors += 1;
             return Err(io::Error::other("medium error (injected)"));
         }
+        let changes: Vec<Change> = changes.collect();
+        let all = inode.unflushed.is_empty();
         for change in changes {
-            change.kind.apply(&mut inode.durable);
+            match change.kind {
+                // What is flushed is what is there: both may have the same pages.
+                ChangeKind::Write { offset, bytes } if all => {
+                    inode.durable.take_over(&inode.current, offset, bytes.len());
+                }
+                kind => kind.apply(&mut inode.durable),
+            }
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ use std::{
     fs::File,
     io::{self, Write},
     ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -63,6 +64,9 @@ enum NotOpened {
     Older { found: u64, noted: u64 },
     #[error("the note of its last flush can't be read")]
     BadNote,
+    /// `fjall` 3.1 asserts what it reads of a journal's entries, instead of refusing it.
+    #[error("its files are damaged, and what reads them gave up")]
+    Damaged,
 }
 
 /// See the module's header. Closed when it is dropped; only one may be open on a folder.
@@ -96,11 +100,11 @@ impl Keyspaces {
 impl FjallStore {
     /// Opens the store in `folder`, or creates it. Blocks while the journals are replayed.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let database = match open_database(folder) {
+        let database = match open_database(folder).ok_or_else(|| broken("open")(NotOpened::Damaged))? {
             Err(fjall::Error::JournalRecovery(error)) => {
                 let cut = journal::cut_torn_end(folder).map_err(broken("open"))?;
                 tracing::warn!(bytes = cut, ?error, "cut a torn end off the store's journal");
-                open_database(folder)
+                open_database(folder).ok_or_else(|| broken("open")(NotOpened::Damaged))?
             }
             result => result,
         }
@@ -129,13 +133,15 @@ impl FjallStore {
     }
 }
 
-fn open_database(folder: &Path) -> fjall::Result<Database> {
-    Database::builder(folder)
+/// `None` if it panicked over what it found.
+fn open_database(folder: &Path) -> Option<fjall::Result<Database>> {
+    let builder = Database::builder(folder)
         .cache_size(BLOCK_CACHE_BYTES)
         .max_journaling_size(JOURNALS_BYTES_MAX)
         .max_cached_files(Some(OPEN_TABLES_MAX))
-        .worker_threads(WORKER_THREADS)
-        .open()
+        .worker_threads(WORKER_THREADS);
+    // Whatever it had made until then is dropped with it.
+    catch_unwind(AssertUnwindSafe(|| builder.open())).ok()
 }
 
 /// 0 if there is none yet; `None` if it is not a number.

@@ -53,6 +53,22 @@ impl Contents {
         self.len = self.len.max(end);
     }
 
+    /// The pages that a write of `len` bytes touched become those of `other`, shared. As
+    /// in a real page cache, a page is flushed whole.
+    pub(super) fn take_over(&mut self, other: &Contents, offset: u64, len: usize) {
+        if len == 0 {
+            return;
+        }
+        let end = offset + len as u64;
+        for index in offset / PAGE as u64..=(end - 1) / PAGE as u64 {
+            match other.pages.get(&index) {
+                Some(page) => self.pages.insert(index, page.clone()),
+                None => self.pages.remove(&index),
+            };
+        }
+        self.len = self.len.max(end.min(other.len));
+    }
+
     pub(super) fn set_len(&mut self, len: u64) {
         if len < self.len {
             let last = len / PAGE as u64;
