@@ -19,8 +19,11 @@ use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_runtime::Runtime;
 use atoll_transport::memory::MemoryNetwork;
-use atoll_types::{ByteSize, DiskId, Generation, Role, Roles, Zone};
-use futures_util::{FutureExt, future::BoxFuture};
+use atoll_types::{ByteSize, DiskId, Generation, Role, Roles};
+use futures_util::{
+    FutureExt,
+    future::{self, BoxFuture},
+};
 use rand::Rng;
 use tokio::sync::watch;
 
@@ -41,7 +44,6 @@ const START_AGAIN: Duration = Duration::from_secs(1);
 /// The program that is one node of a cluster.
 pub struct Cluster {
     settings: LayoutSettings,
-    ticket: Arc<watch::Sender<Option<atoll_node::ticket::Ticket>>>,
     view: ClusterView,
     raft: Arc<RaftWatch>,
     /// Whether an inspection waits for sweeps.
@@ -55,14 +57,17 @@ type Running = (Runtime, Node);
 #[derive(Clone, Default)]
 pub struct ClusterView {
     nodes: Arc<Mutex<Vec<Option<Running>>>>,
+    ticket: TicketBoard,
 }
+
+/// The ticket that newcomers take.
+type TicketBoard = Arc<watch::Sender<Option<atoll_node::ticket::Ticket>>>;
 
 impl Cluster {
     /// `data_shards` groups besides shard 0; few make a run fast.
     pub fn new(data_shards: u32) -> Self {
         let settings = LayoutSettings { data_shards, ..LayoutSettings::default() };
-        let ticket = Arc::new(watch::Sender::new(None));
-        Self { settings, ticket, view: ClusterView::default(), raft: Arc::default(), sweeps: false }
+        Self { settings, view: ClusterView::default(), raft: Arc::default(), sweeps: false }
     }
 
     /// When all is calm, waits until what nobody refers to must be gone: minutes of
@@ -114,6 +119,25 @@ impl ClusterView {
         });
     }
 
+    /// An operator has node `by` make a new ticket, which names more of those who are
+    /// members now; again and again until it is made.
+    ///
+    /// # Panics
+    /// If `by` does not run.
+    pub fn renew_ticket(&self, by: usize) {
+        let (runtime, node) = lock(&self.nodes)[by].clone().expect("the node runs");
+        let (ticket, clock) = (self.ticket.clone(), runtime.clone());
+        runtime.spawn("operator", async move {
+            loop {
+                if let Ok((made, _)) = node.create_ticket(TICKET_USES, TICKET_LIFETIME).await {
+                    ticket.send_replace(Some(made));
+                    return;
+                }
+                clock.sleep(START_AGAIN).await;
+            }
+        });
+    }
+
     /// As node `by` has heard.
     pub fn is_member(&self, by: usize, member: usize) -> bool {
         let nodes = lock(&self.nodes);
@@ -151,14 +175,18 @@ impl Drop for RunningNode {
 
 impl Program for Cluster {
     fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>> {
-        let (settings, ticket, view) = (self.settings.clone(), self.ticket.clone(), self.view.clone());
+        let (settings, view) = (self.settings.clone(), self.view.clone());
+        let ticket = view.ticket.clone();
         let raft = self.raft.clone();
         async move {
             let node = loop {
                 match start(&place, settings.clone(), &ticket, raft.clone()).await {
                     Ok(node) => break node,
                     Err(error) if error.is_unavailable() => place.runtime.sleep(START_AGAIN).await,
-                    Err(error) => panic!("{}", chain(&error)),
+                    Err(error) => {
+                        place.give_up.at_start(chain(&error));
+                        return future::pending().await;
+                    }
                 }
             };
             if place.index == 0 && ticket.borrow().is_none() {
@@ -168,6 +196,8 @@ impl Program for Cluster {
                     ticket.send_replace(Some(made));
                 }
             }
+            let (records, give_up) = (node.records().clone(), place.give_up.clone());
+            drop(place.runtime.spawn("failed", async move { give_up.later(records.failed().await) }));
             view.set(place.index, place.runtime.clone(), node.clone());
             let (index, runtime) = (place.index, place.runtime);
             Arc::new(RunningNode { index, runtime, node, view }) as Arc<dyn Life>
@@ -199,7 +229,8 @@ async fn start(
         cluster: None,
     });
     let identity = identity.await?;
-    let join = if place.index == 0 || identity.cluster.is_some() {
+    let founds = place.index == 0 && ticket.borrow().is_none();
+    let join = if founds || identity.cluster.is_some() {
         None
     } else {
         let mut ticket = ticket.subscribe();
@@ -213,7 +244,7 @@ async fn start(
         store: Arc::new(place.store.clone()),
         identity,
         properties: NodeProperties {
-            zone: Zone::default(),
+            zone: place.zone.clone(),
             capacity: ByteSize::gib(100),
             roles: Roles::NONE.with(Role::Storage).with(Role::Gateway),
             addresses: vec![MemoryNetwork::address(place.id)],

@@ -97,6 +97,8 @@ pub enum StopReason {
     LimitReached { limit: Duration },
     /// Tasks keep waking each other and time stands still.
     Stuck { busy: Vec<String> },
+    /// A node ended by itself, on a disk that never lied.
+    GaveUp { node: String, reason: String },
     /// Something woke a task from outside of the simulation's thread.
     ForeignThread,
 }
@@ -110,6 +112,9 @@ impl fmt::Display for RunError {
             }
             StopReason::Deadlock { waiting } => {
                 write!(f, "deadlock: nothing is ready and no timer is set; waiting: {}", waiting.join(", "))
+            }
+            StopReason::GaveUp { node, reason } => {
+                write!(f, "node {node} gave up, and its disk is sound: {reason}")
             }
             StopReason::LimitReached { limit } => write!(f, "not within {limit:?}"),
             StopReason::Stuck { busy } => {

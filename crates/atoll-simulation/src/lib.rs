@@ -20,11 +20,15 @@ pub mod load;
 mod network;
 mod run;
 mod seed;
+mod swarm;
 mod trace;
 pub mod world;
 
-pub use executor::{Faults, NodeIndex, RunError, Schedule, Simulation, StopReason, Tracer};
+pub use executor::{
+    FaultPoints, Faults, NodeIndex, RunError, Schedule, Simulation, StopReason, Strike, Tracer,
+};
 pub use network::{Network, Stalls};
 pub use run::{Check, Failure, Report, RunOptions, run};
 pub use seed::{ParseSeedError, Seed, seeds};
+pub use swarm::{Change, Swarm, Synchrony};
 pub use trace::TraceHash;

@@ -20,8 +20,10 @@
 //! node that it is sent to, and so ends with it, its outcome unknown. What every client saw
 //! goes into one history, which [`World::judge`] has judged by all [`crate::checkers`].
 
+mod fault_points;
 mod stations;
 mod storm;
+mod supervision;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,10 +34,10 @@ use std::{
     time::Duration,
 };
 
-use atoll_disk::{DiskFaults, Files, MemoryDisk, MemoryStore};
+use atoll_disk::{DiskFaults, FaultCounts, Files, MemoryDisk, MemoryStore};
 use atoll_runtime::Runtime;
 use atoll_transport::Transport;
-use atoll_types::{Instant, NodeId};
+use atoll_types::{Instant, NodeId, Zone};
 use futures_util::{
     FutureExt,
     future::{self, BoxFuture},
@@ -49,9 +51,12 @@ use crate::{
     executor::lock,
     load::{Audit, Ending, Kind, Load, Promptness, SharedHistory, Target},
 };
+use fault_points::DangerousPlaces;
 use stations::Station;
+use supervision::Signals;
 
-pub use storm::Storm;
+pub use storm::{Damage, Storm};
+pub use supervision::GiveUp;
 
 /// What runs on every node.
 pub trait Program: Send + Sync + 'static {
@@ -91,12 +96,22 @@ pub struct Place {
     pub transport: Arc<dyn Transport>,
     pub files: Arc<dyn Files>,
     pub store: MemoryStore,
+    /// Where the machine stands.
+    pub zone: Zone,
+    pub give_up: GiveUp,
 }
 
 /// What a machine's disk held at some moment.
 pub struct DiskImage {
     disk: MemoryDisk,
     store: MemoryStore,
+}
+
+impl DiskImage {
+    /// The same once more.
+    pub fn again(&self) -> DiskImage {
+        DiskImage { disk: self.disk.image(), store: self.store.image() }
+    }
 }
 
 struct Machine {
@@ -109,6 +124,8 @@ struct Machine {
     running: bool,
     /// Taken away for good.
     gone: bool,
+    /// What befell the disks that it had before.
+    former: Vec<FaultCounts>,
     station: Arc<Station>,
 }
 
@@ -140,6 +157,14 @@ pub struct World {
     /// How often what has befallen the machines and their network.
     befallen: BTreeMap<&'static str, u64>,
     storms: u64,
+    /// Machines lie in as many places.
+    zones: usize,
+    /// The only machine whose disk may lie.
+    liar: Option<usize>,
+    fault_points: Arc<DangerousPlaces>,
+    signals: Signals,
+    /// Nodes that are to be started again, and when.
+    to_start: BTreeMap<(Instant, usize), ()>,
 }
 
 /// An hour of virtual time: what has not settled by then never will.
@@ -198,6 +223,9 @@ impl Machine {
 impl World {
     pub fn new(seed: Seed, program: impl Program) -> Self {
         let simulation = Simulation::new(seed, Schedule::Shuffled);
+        let signals = Signals::default();
+        let fault_points = Arc::new(DangerousPlaces::new(seed, signals.clone()));
+        simulation.set_fault_points(fault_points.clone());
         Self {
             faults: simulation.faults(),
             network: Network::new(&simulation),
@@ -211,6 +239,11 @@ impl World {
             disturbed: Instant::ORIGIN,
             befallen: BTreeMap::new(),
             storms: 0,
+            zones: 1,
+            liar: None,
+            fault_points,
+            signals,
+            to_start: BTreeMap::new(),
             simulation,
         }
     }
@@ -221,6 +254,20 @@ impl World {
 
     pub fn simulation(&self) -> &Simulation {
         &self.simulation
+    }
+
+    /// Machines lie in so many places from now on, one after the other; between two the
+    /// way is longer.
+    ///
+    /// # Panics
+    /// If there are machines already: they do not move.
+    pub fn set_zones(&mut self, zones: usize) {
+        assert!(self.machines.is_empty() && zones > 0, "machines do not move");
+        self.zones = zones;
+    }
+
+    fn zone(&self, index: usize) -> usize {
+        index % self.zones
     }
 
     /// The node's key. Any bytes will do: the in-memory network proves nothing.
@@ -243,9 +290,11 @@ impl World {
                 lives: 0,
                 running: false,
                 gone: false,
+                former: Vec::new(),
                 station: Arc::default(),
             });
         }
+        self.lay_links(false);
         for index in first..first + count {
             self.start(index);
         }
@@ -253,6 +302,10 @@ impl World {
 
     fn start(&mut self, index: usize) {
         self.disturbed = self.simulation.now();
+        let zone = match self.zones {
+            1 => Zone::default(),
+            _ => Zone(format!("z{}", self.zone(index))),
+        };
         let everyone = self.machines.iter().map(|machine| machine.id).collect();
         let machine = &mut self.machines[index];
         let runtime = self.simulation.node_runtime(machine.node);
@@ -264,6 +317,8 @@ impl World {
             transport: self.network.memory().endpoint(machine.id, runtime.clone()),
             files: Arc::new(machine.disk.files(&runtime)),
             store: machine.store.clone(),
+            zone,
+            give_up: GiveUp { signals: self.signals.clone(), index, life: machine.lives },
             runtime: runtime.clone(),
         };
         machine.lives += 1;
@@ -321,6 +376,11 @@ impl World {
         self.start(index);
     }
 
+    /// How many there are, those taken away included.
+    pub fn machines(&self) -> usize {
+        self.machines.len()
+    }
+
     pub fn is_up(&self, index: usize) -> bool {
         self.machines[index].is_up()
     }
@@ -343,6 +403,12 @@ impl World {
         self.faults.jump_clock(self.machines[index].node, by, forward);
     }
 
+    /// The node's wall clock runs this many millionths too fast from now on.
+    pub fn drift_clock(&mut self, index: usize, ppm: i64) {
+        self.befell("node: clock drifted");
+        self.faults.drift_clock(self.machines[index].node, ppm);
+    }
+
     /// A copy of what the machine's disk holds now, flushed or not.
     pub fn image(&self, index: usize) -> DiskImage {
         let machine = &self.machines[index];
@@ -355,9 +421,11 @@ impl World {
     /// # Panics
     /// If the node runs.
     pub fn bring_back(&mut self, index: usize, image: DiskImage) {
+        self.lies(index);
         self.befell("node: old disk brought back");
         let machine = &mut self.machines[index];
         assert!(!machine.running, "node {index} runs");
+        machine.former.push(machine.disk.counts());
         (machine.disk, machine.store) = (image.disk, image.store);
     }
 
@@ -403,11 +471,6 @@ impl World {
         self.must(result);
     }
 
-    /// As [`World::run_for`], for who has something to say of a failure.
-    pub fn go_on_for(&mut self, duration: Duration) -> Result<(), RunError> {
-        self.simulation.run_for(duration)
-    }
-
     /// # Panics
     /// With the seed, if the run fails, or if it takes an hour.
     pub fn run_until(&mut self, condition: impl Fn(&World) -> bool) {
@@ -419,15 +482,6 @@ impl World {
     pub fn run_until_within(&mut self, condition: impl Fn(&World) -> bool, limit: Duration) {
         let result = self.go_on_until(condition, limit);
         self.must(result);
-    }
-
-    /// As [`World::run_until_within`], for who has something to say of a failure.
-    pub fn go_on_until(
-        &mut self,
-        condition: impl Fn(&World) -> bool,
-        limit: Duration,
-    ) -> Result<(), RunError> {
-        self.simulation.run_until(|| condition(self), limit)
     }
 
     fn must(&self, result: Result<(), RunError>) {
@@ -538,16 +592,18 @@ impl World {
             }
         };
         for machine in &self.machines {
-            let counts = machine.disk.counts();
-            add("disk: reads failed", counts.read_errors);
-            add("disk: bits flipped", counts.flipped_bits);
-            add("disk: writes lost", counts.lost_writes);
-            add("disk: writes misplaced", counts.misplaced_writes);
-            add("disk: flushes failed", counts.sync_errors);
-            add("disk: unflushed writes lost in a crash", counts.dropped_writes);
-            add("disk: writes torn in a crash", counts.torn_writes);
-            add("disk: names lost in a crash", counts.dropped_names);
+            for counts in machine.former.iter().copied().chain([machine.disk.counts()]) {
+                add("disk: reads failed", counts.read_errors);
+                add("disk: bits flipped", counts.flipped_bits);
+                add("disk: writes lost", counts.lost_writes);
+                add("disk: writes misplaced", counts.misplaced_writes);
+                add("disk: flushes failed", counts.sync_errors);
+                add("disk: unflushed writes lost in a crash", counts.dropped_writes);
+                add("disk: writes torn in a crash", counts.torn_writes);
+                add("disk: names lost in a crash", counts.dropped_names);
+            }
         }
+        self.fault_points.struck().into_iter().for_each(|(what, count)| add(what, count));
         self.network.tally().into_iter().for_each(|(what, count)| add(what, count));
         befallen
     }

@@ -33,6 +33,9 @@ pub struct Simulate {
     minutes: u32,
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=RunOptions::NODES_MAX as i64))]
     nodes: u32,
+    /// Without faults, and with small objects only: measures the simulation itself.
+    #[arg(long)]
+    calm: bool,
     /// Run seed after seed for so many hours of real time, up to the first that fails.
     #[arg(long, value_name = "HOURS", value_parser = hours)]
     soak: Option<Duration>,
@@ -83,7 +86,8 @@ impl Simulate {
 
     fn run_one(&self, seed: Seed) -> Outcome {
         let duration = Duration::from_secs(u64::from(self.minutes) * 60);
-        let options = RunOptions { duration, nodes: self.nodes as usize, ..RunOptions::new(seed) };
+        let nodes = self.nodes as usize;
+        let options = RunOptions { duration, nodes, calm: self.calm, ..RunOptions::new(seed) };
         // Before it runs, lest a seed that never ends stay unknown.
         eprintln!("seed {seed}");
         let started = Instant::now();
@@ -94,8 +98,10 @@ impl Simulate {
             None => Ok(()),
             Some(check) => {
                 let replay = format!(
-                    "ATOLL_LOG=info atoll simulate --seed {seed} --minutes {} --nodes {}",
-                    self.minutes, self.nodes
+                    "ATOLL_LOG=info atoll simulate --seed {seed} --minutes {} --nodes {}{}",
+                    self.minutes,
+                    self.nodes,
+                    if self.calm { " --calm" } else { "" }
                 );
                 let message = format!("seed {seed}: it does not hold that {}", check.name);
                 Err(Failure::new(Fault::Internal, message).hint(format!("replay it with logs: {replay}")))
@@ -108,9 +114,14 @@ impl Shown<'_> {
     fn print(&self) {
         let report = self.report;
         println!(
-            "{} nodes, {} clients, {:.0} s of virtual time in {:.1} s ({:.0} times real time), {} storms",
+            "{} nodes in {} zones, {}, with: {}",
             report.nodes,
-            report.clients,
+            report.zones,
+            report.synchrony,
+            if report.swarm.is_empty() { "no faults".to_owned() } else { report.swarm.join(", ") },
+        );
+        println!(
+            "{:.0} s of virtual time in {:.1} s ({:.0} times real time), {} storms",
             report.virtual_seconds,
             self.real_seconds,
             report.virtual_seconds / self.real_seconds,

@@ -11,7 +11,7 @@ use crate::{RunError, Stalls};
 
 /// Which accidents may happen. Drawn anew for each seed, so that each kind also meets
 /// the others' absence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Storm {
     /// A machine loses power, and what its disk had not flushed.
     pub crashes: bool,
@@ -19,19 +19,51 @@ pub struct Storm {
     pub kills: bool,
     /// All machines lose power at once.
     pub blackouts: bool,
+    /// The machines fall into two groups that do not see each other.
     pub cuts: bool,
     pub one_way_cuts: bool,
+    /// Two machines do not see each other, while others see both.
+    pub pair_cuts: bool,
     /// A node stands still for up to ten seconds.
     pub pauses: bool,
     /// Wall clocks jump by up to an hour.
     pub clock_jumps: bool,
+    /// Wall clocks run up to one per cent too fast or too slow.
+    pub clock_drift: bool,
     /// All links lose, repeat, reorder and delay.
     pub bad_links: bool,
     /// Single passages take up to five seconds.
     pub stalls: bool,
+    /// All ways to and from a node take up to two seconds.
+    pub slow_links: bool,
+    /// The ways to and from a node carry between 64 KiB and 4 MiB a second.
+    pub narrow_links: bool,
     /// Single operations of a disk take a second longer.
     pub slow_disks: bool,
+    /// A disk has room for a last few kilobytes.
+    pub full_disks: bool,
+    /// One machine's disk lies.
+    pub damage: Option<Damage>,
+    /// Nodes stand still or lose power at named places in the code.
+    pub fault_points: bool,
+    /// The longest calm between two accidents or repairs.
+    pub calm_max: Duration,
 }
+
+/// What goes wrong on the disk of one machine: chances per operation. The world must keep
+/// it to one, for of three copies a majority must be true.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Damage {
+    pub node: usize,
+    pub read_error: f64,
+    pub flipped_bit: f64,
+    pub lost_write: f64,
+    pub misplaced_write: f64,
+    pub sync_error: f64,
+}
+
+/// Long enough for an election now and then, short enough to interrupt one.
+const CALM_USUAL: Duration = Duration::from_secs(6);
 
 impl Storm {
     pub const NONE: Storm = Storm {
@@ -40,28 +72,43 @@ impl Storm {
         blackouts: false,
         cuts: false,
         one_way_cuts: false,
+        pair_cuts: false,
         pauses: false,
         clock_jumps: false,
+        clock_drift: false,
         bad_links: false,
         stalls: false,
+        slow_links: false,
+        narrow_links: false,
         slow_disks: false,
+        full_disks: false,
+        damage: None,
+        fault_points: false,
+        calm_max: CALM_USUAL,
     };
 
+    /// All that spares what was flushed.
     pub const ALL: Storm = Storm {
         crashes: true,
         kills: true,
         blackouts: true,
         cuts: true,
         one_way_cuts: true,
+        pair_cuts: true,
         pauses: true,
         clock_jumps: true,
+        clock_drift: true,
         bad_links: true,
         stalls: true,
+        slow_links: true,
+        narrow_links: true,
         slow_disks: true,
+        ..Storm::NONE
     };
 
-    /// Each kind with even odds.
+    /// Each kind that spares what was flushed, and leaves room for more, with even odds.
     pub fn drawn(rng: &mut StdRng) -> Storm {
+        let calm_max = Duration::from_secs(*[1, 6, 6, 20].choose(rng).expect("not empty"));
         let mut coin = || rng.random_bool(0.5);
         Storm {
             crashes: coin(),
@@ -69,23 +116,74 @@ impl Storm {
             blackouts: coin(),
             cuts: coin(),
             one_way_cuts: coin(),
+            pair_cuts: coin(),
             pauses: coin(),
             clock_jumps: coin(),
+            clock_drift: coin(),
             bad_links: coin(),
             stalls: coin(),
+            slow_links: coin(),
+            narrow_links: coin(),
             slow_disks: coin(),
+            calm_max,
+            ..Storm::NONE
         }
     }
 
-    fn accidents(self) -> Vec<Accident> {
+    /// Without what would break a bound on passages and on nodes' speeds.
+    pub fn bounded(self) -> Storm {
+        Storm {
+            cuts: false,
+            one_way_cuts: false,
+            pair_cuts: false,
+            pauses: false,
+            bad_links: false,
+            stalls: false,
+            slow_links: false,
+            narrow_links: false,
+            fault_points: false,
+            ..self
+        }
+    }
+
+    /// What may happen, by name.
+    pub fn names(&self) -> Vec<&'static str> {
+        let kinds = [
+            (self.crashes, "crashes"),
+            (self.kills, "kills"),
+            (self.blackouts, "blackouts"),
+            (self.cuts, "cuts"),
+            (self.one_way_cuts, "one-way cuts"),
+            (self.pair_cuts, "pair cuts"),
+            (self.pauses, "pauses"),
+            (self.clock_jumps, "clock jumps"),
+            (self.clock_drift, "clock drift"),
+            (self.bad_links, "bad links"),
+            (self.stalls, "stalls"),
+            (self.slow_links, "slow links"),
+            (self.narrow_links, "narrow links"),
+            (self.slow_disks, "slow disks"),
+            (self.full_disks, "full disks"),
+            (self.damage.is_some(), "damage"),
+            (self.fault_points, "fault points"),
+        ];
+        kinds.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
+    }
+
+    fn accidents(&self) -> Vec<Accident> {
         let kinds = [
             (self.crashes, Accident::Crash),
             (self.kills, Accident::Kill),
             (self.blackouts, Accident::Blackout),
             (self.cuts, Accident::Cut),
             (self.one_way_cuts, Accident::OneWayCut),
+            (self.pair_cuts, Accident::PairCut),
             (self.pauses, Accident::Pause),
             (self.clock_jumps, Accident::ClockJump),
+            (self.clock_drift, Accident::ClockDrift),
+            (self.slow_links, Accident::SlowLinks),
+            (self.narrow_links, Accident::NarrowLinks),
+            (self.full_disks, Accident::FullDisk),
         ];
         kinds.into_iter().filter(|(on, _)| *on).map(|(_, accident)| accident).collect()
     }
@@ -98,8 +196,13 @@ enum Accident {
     Blackout,
     Cut,
     OneWayCut,
+    PairCut,
     Pause,
     ClockJump,
+    ClockDrift,
+    SlowLinks,
+    NarrowLinks,
+    FullDisk,
 }
 
 impl World {
@@ -118,33 +221,74 @@ impl World {
         self.storms += 1;
         let end = self.simulation.now() + duration;
         let accidents = storm.accidents();
-        let profile = if storm.bad_links { LinkProfile::hostile() } else { LinkProfile::local_network() };
-        self.network.links().set_all(profile);
+        self.lay_links(storm.bad_links);
         if storm.stalls {
             self.network.set_stalls(Stalls { chance: 0.002, longest: Duration::from_secs(5) });
         }
-        if storm.slow_disks {
-            let slow = DiskFaults { stall_chance: 0.01, stall: Duration::from_secs(1), ..usual_disk() };
-            (0..self.machines.len()).for_each(|index| self.set_disk_faults(index, slow.clone()));
+        if let Some(damage) = storm.damage {
+            self.lies(damage.node);
         }
+        for index in 0..self.machines.len() {
+            self.set_disk_faults(index, storm.disk(index));
+        }
+        self.fault_points.switch(storm.fault_points);
         while self.simulation.now() < end {
-            // Long enough for an election now and then, short enough to interrupt one.
-            let calm = rng.random_range(Duration::from_millis(50)..=Duration::from_secs(6));
-            self.go_on_for(calm)?;
+            let calm = rng.random_range(Duration::from_millis(50)..=storm.calm_max);
+            self.go_on_for(calm.min(end.saturating_since(self.simulation.now())))?;
             match accidents.choose(&mut rng) {
-                Some(&accident) if rng.random_bool(0.6) => self.befall(accident, &mut rng)?,
-                _ => self.repair(&mut rng),
+                Some(&accident) if rng.random_bool(0.6) => self.befall(&storm, accident, &mut rng)?,
+                _ => self.repair(&storm, &mut rng),
             }
         }
+        self.fault_points.switch(false);
         self.network.set_stalls(Stalls::NONE);
         (0..self.machines.len()).for_each(|index| self.set_disk_faults(index, usual_disk()));
-        self.network.links().set_all(LinkProfile::local_network());
+        self.lay_links(false);
         self.heal();
         Ok(())
     }
 
-    fn befall(&mut self, accident: Accident, rng: &mut StdRng) -> Result<(), RunError> {
+    /// Every link as long as its places are apart, all of them in order or all of them bad.
+    pub(super) fn lay_links(&self, bad: bool) {
+        let links = self.network.links();
+        links.unset_each();
+        links.set_all(self.profile(0, 0, bad));
+        for from in 0..self.machines.len() {
+            for to in 0..self.machines.len() {
+                if self.zone(from) != self.zone(to) {
+                    links.set(Self::id(from), Self::id(to), self.profile(from, to, bad));
+                }
+            }
+        }
+    }
+
+    fn profile(&self, from: usize, to: usize, bad: bool) -> LinkProfile {
+        let sound = if self.zone(from) == self.zone(to) {
+            LinkProfile::local_network()
+        } else {
+            LinkProfile::between_sites()
+        };
+        if !bad {
+            return sound;
+        }
+        let worst = LinkProfile::hostile();
+        let delay = *sound.delay.start()..=*sound.delay.end() + *worst.delay.end();
+        LinkProfile { delay, tail: 0.1, ..worst }
+    }
+
+    /// All ways to and from a node have another profile.
+    fn set_links_of(&self, index: usize, change: impl Fn(LinkProfile) -> LinkProfile, bad: bool) {
+        let links = self.network.links();
+        for other in (0..self.machines.len()).filter(|other| *other != index) {
+            for (from, to) in [(index, other), (other, index)] {
+                links.set(Self::id(from), Self::id(to), change(self.profile(from, to, bad)));
+            }
+        }
+    }
+
+    fn befall(&mut self, storm: &Storm, accident: Accident, rng: &mut StdRng) -> Result<(), RunError> {
         let victim = rng.random_range(0..self.machines.len());
+        let other = rng.random_range(0..self.machines.len());
         let running = self.machines[victim].running;
         match accident {
             Accident::Crash if running => self.crash(victim),
@@ -163,10 +307,8 @@ impl World {
                     |which: bool| (0..side.len()).filter(|&index| side[index] == which).collect::<Vec<_>>();
                 self.cut(on(true), on(false));
             }
-            Accident::OneWayCut => {
-                let other = rng.random_range(0..self.machines.len());
-                self.cut_one_way(victim, other);
-            }
+            Accident::OneWayCut => self.cut_one_way(victim, other),
+            Accident::PairCut => self.cut([victim], [other]),
             Accident::Pause => {
                 self.pause(victim);
                 let stall = rng.random_range(Duration::ZERO..=Duration::from_secs(10));
@@ -177,18 +319,70 @@ impl World {
                 let by = rng.random_range(Duration::ZERO..=Duration::from_secs(3600));
                 self.jump_clock(victim, by, rng.random_bool(0.5));
             }
+            Accident::ClockDrift => {
+                let ppm = rng.random_range(-10_000..=10_000);
+                self.drift_clock(victim, ppm);
+            }
+            Accident::SlowLinks => {
+                self.befell("network: slow links");
+                let more = rng.random_range(Duration::from_millis(100)..=Duration::from_secs(2));
+                let slower = |profile: LinkProfile| LinkProfile {
+                    delay: *profile.delay.start() + more / 2..=*profile.delay.end() + more,
+                    ..profile
+                };
+                self.set_links_of(victim, slower, storm.bad_links);
+            }
+            Accident::NarrowLinks => {
+                self.befell("network: narrow links");
+                let bandwidth = rng.random_range(64 << 10..=4 << 20);
+                let narrower = |profile| LinkProfile { bandwidth: Some(bandwidth), ..profile };
+                self.set_links_of(victim, narrower, storm.bad_links);
+            }
+            Accident::FullDisk => {
+                self.befell("disk: full");
+                let room = rng.random_range(0..=64 << 10);
+                let capacity = Some(self.machines[victim].disk.used() + room);
+                self.set_disk_faults(victim, DiskFaults { capacity, ..storm.disk(victim) });
+            }
         }
         Ok(())
     }
 
-    fn repair(&mut self, rng: &mut StdRng) {
+    fn repair(&mut self, storm: &Storm, rng: &mut StdRng) {
         if rng.random_bool(0.5) {
             self.network.links().heal_all();
         }
+        if rng.random_bool(0.5) {
+            self.lay_links(storm.bad_links);
+        }
         for index in 0..self.machines.len() {
-            if !self.machines[index].running && rng.random_bool(0.7) {
+            if rng.random_bool(0.5) {
+                self.set_disk_faults(index, storm.disk(index));
+            }
+            if !self.machines[index].running && !self.machines[index].gone && rng.random_bool(0.7) {
                 self.restart(index);
             }
+        }
+    }
+}
+
+impl Storm {
+    /// What this storm does to a machine's disk all the time.
+    fn disk(&self, index: usize) -> DiskFaults {
+        let mut faults = usual_disk();
+        if self.slow_disks {
+            faults = DiskFaults { stall_chance: 0.01, stall: Duration::from_secs(1), ..faults };
+        }
+        match self.damage {
+            Some(damage) if damage.node == index => DiskFaults {
+                read_error: damage.read_error,
+                flipped_bit: damage.flipped_bit,
+                lost_write: damage.lost_write,
+                misplaced_write: damage.misplaced_write,
+                sync_error: damage.sync_error,
+                ..faults
+            },
+            _ => faults,
         }
     }
 }
