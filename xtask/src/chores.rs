@@ -24,7 +24,8 @@ pub(crate) fn tidy() -> Result<(), String> {
 pub(crate) fn ci() -> Result<(), String> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
-    test(&[])
+    test(&[])?;
+    simulate()
 }
 
 /// All tests. They drive the built binary with the clients people use, which are
@@ -40,6 +41,64 @@ pub(crate) fn test(rest: &[&str]) -> Result<(), String> {
     let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
     let arguments = [runner, &["--workspace"], rest].concat();
     run(Command::new(env!("CARGO")).args(arguments).env("PATH", path))
+}
+
+/// Where the seeds are kept that ever found something: seed, minutes, nodes, and what.
+const SEEDS: &str = "crates/atoll-simulation/seeds.txt";
+/// Fresh seeds are begun for 90 s of real time, in hours; the last one has its time.
+const FRESH_HOURS: &str = "0.025";
+
+/// Whole clusters under faults: the seeds that ever found something, then fresh ones,
+/// which are drawn anew each time and printed.
+pub(crate) fn simulate() -> Result<(), String> {
+    cargo(&["build", "--package", "atoll"])?;
+    let kept = std::fs::read_to_string(root().join(SEEDS)).map_err(|error| format!("{SEEDS}: {error}"))?;
+    for line in kept.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
+        let mut words = line.split_whitespace();
+        let (Some(seed), Some(minutes), Some(nodes)) = (words.next(), words.next(), words.next()) else {
+            return Err(format!("{SEEDS}: {line:?} does not begin with a seed, minutes and nodes"));
+        };
+        run(Command::new(binary("debug")).args([
+            "simulate",
+            "--seed",
+            seed,
+            "--minutes",
+            minutes,
+            "--nodes",
+            nodes,
+        ]))?;
+    }
+    run(Command::new(binary("debug")).args(["simulate", "--minutes", "1", "--soak", FRESH_HOURS]))
+}
+
+/// That the same seed is the same run whoever compiled it. Not in CI: a release build takes
+/// longer than all the rest.
+pub(crate) fn traces() -> Result<(), String> {
+    cargo(&["build", "--package", "atoll"])?;
+    cargo(&["build", "--package", "atoll", "--release"])?;
+    for seed in ["1", "2"] {
+        let (debug, release) = (trace("debug", seed)?, trace("release", seed)?);
+        if debug != release {
+            return Err(format!("seed {seed} is {debug} in a debug build, and {release} in a release build"));
+        }
+        eprintln!("seed {seed} is {debug} in both");
+    }
+    Ok(())
+}
+
+fn trace(profile: &str, seed: &str) -> Result<String, String> {
+    let mut command = Command::new(binary(profile));
+    let output = command.args(["simulate", "--seed", seed, "--minutes", "1"]).output();
+    let output = output.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let last = text.lines().last().unwrap_or_default();
+    last.strip_prefix("trace ").map(str::to_owned).ok_or_else(|| format!("no trace in: {text}"))
+}
+
+/// The atoll that cargo built.
+fn binary(profile: &str) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    target.join(profile).join("atoll")
 }
 
 /// A folder of Python's with `aws` and boto3, made once; and rclone, installed where that

@@ -1,4 +1,5 @@
-//! The workspace's own chores, as `cargo xtask <chore>`: `tidy`, `test`, `ci`.
+//! The workspace's own chores, as `cargo xtask <chore>`: `tidy`, `test`, `simulate`,
+//! `traces`, `ci`.
 //!
 //! Nothing here is part of the product, and nothing of the product is needed to run it.
 
@@ -10,15 +11,19 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask <chore>
 
-  tidy   the house rules that a compiler does not check
-  test   all tests, and what they need (what the README names)
-  ci     what CI runs: format, lints, tests";
+  tidy      the house rules that a compiler does not check
+  test      all tests, and what they need (what the README names)
+  simulate  the seeds that ever found something, and some that nobody ever ran
+  traces    one seed in a debug and in a release build: the same run, to the byte
+  ci        what CI runs: format, lints, tests, simulations";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tidy"] => chores::tidy(),
         ["test", ref rest @ ..] => chores::test(rest),
+        ["simulate"] => chores::simulate(),
+        ["traces"] => chores::traces(),
         ["ci"] => chores::ci(),
         _ => Err(USAGE.into()),
     };
