@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_runtime::Runtime;
+use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_types::{ByteSize, ChunkHash, FormatError, Instant, Slot};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -243,7 +243,8 @@ impl ChunkStore {
     pub async fn put_verified(&self, hash: ChunkHash, bytes: Bytes, stamp: u64) -> Result<Put, ChunkError> {
         check_len(&bytes)?;
         // The index holds only what is durable, so this answer needs no flush.
-        if self.raise_stamp(hash, stamp).await? {
+        let least = if is_broken(Broken::StampNotRaised) { 0 } else { stamp };
+        if self.raise_stamp(hash, least).await? {
             return Ok(Put::Had);
         }
         self.shared.check_space(bytes.len() as u64).await?;
@@ -459,7 +460,8 @@ impl Shared {
         let Some(file) = self.packs.open(pack).await? else { return Ok(ReadOutcome::Gone) };
         let len = entry.len as usize;
         let bytes = file.read_at(offset + RECORD_HEADER_BYTES as u64, len).await?;
-        let whole = bytes.len() == len && self.hash(&bytes).await == hash;
+        let whole =
+            bytes.len() == len && (self.hash(&bytes).await == hash || is_broken(Broken::ServeUnverified));
         Ok(if whole { ReadOutcome::Whole(bytes) } else { ReadOutcome::Damaged })
     }
 

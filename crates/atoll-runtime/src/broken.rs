@@ -50,6 +50,20 @@ pub enum Broken {
     TrimUnflushed,
     /// A leader counts itself as a majority.
     CommitAlone,
+    /// 8: a chunk is served as it was read.
+    ServeUnverified,
+    /// 8: a chunk counts as stored when it is written.
+    ChunkUnflushed,
+    /// 8: a pack's name is not flushed.
+    NameNotFlushed,
+    /// 8: the index of chunks and how far it goes are stored one after the other.
+    TornIndex,
+    /// 8: a removal is noted in the index only.
+    RemovalUnwritten,
+    /// 9: a put of a chunk that is there leaves its stamp as it is.
+    StampNotRaised,
+    /// 9: a removal does not look at the stamp again.
+    RemoveUnseen,
     /// 14: a lock that was free for a moment counts its epochs anew.
     EpochLost,
 }

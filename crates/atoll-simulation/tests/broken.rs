@@ -10,6 +10,7 @@
 //! ```
 #![cfg(any(debug_assertions, feature = "broken"))]
 
+mod chunk_storm;
 mod logs;
 mod one_shard;
 
@@ -58,6 +59,11 @@ fn is_caught(rule: Broken, scenario: Scenario, checker: &str) {
     panic!("{rule:?}: {checker} did not find it in {} seeds; heard were {heard:?}", seeds.len());
 }
 
+/// One node's chunk packs, beside a model of what they hold.
+fn chunks(seed: Seed) -> Judgement {
+    chunk_storm::storm(seed).0
+}
+
 macro_rules! cases {
     ($($name:ident: $rule:ident, $scenario:path, $checker:literal;)*) => {
         $(
@@ -85,6 +91,13 @@ cases! {
     a_log_trimmed_before_the_store_is_flushed_is_found: TrimUnflushed, records::checkpoint, "replicas";
     a_snapshot_without_results_is_found: SnapshotWithoutResults, records::replacement, "replicas";
     a_stamp_that_goes_back_is_found: StampBack, records::clocks, "stamps";
+    an_unverified_chunk_is_found: ServeUnverified, chunks, "chunks";
+    a_chunk_acknowledged_before_its_flush_is_found: ChunkUnflushed, chunks, "chunks";
+    a_pack_without_a_durable_name_is_found: NameNotFlushed, chunks, "chunks";
+    an_index_stored_in_two_steps_is_found: TornIndex, chunks, "chunks";
+    a_removal_that_is_not_written_is_found: RemovalUnwritten, chunks, "chunks";
+    a_stamp_that_is_not_raised_is_found: StampNotRaised, chunks, "chunks";
+    a_removal_that_does_not_look_again_is_found: RemoveUnseen, chunks, "chunks";
     a_lease_cut_short_is_found: LeaseCutShort, records::locks, "locks";
     a_lost_epoch_is_found: EpochLost, records::locks, "locks";
 }

@@ -19,6 +19,7 @@ use std::{
     sync::Arc,
 };
 
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::{ChunkHash, Format, Slot};
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -336,6 +337,10 @@ impl Changes {
             changed.push((pack, count));
         }
         if let Some(position) = position {
+            if is_broken(Broken::TornIndex) {
+                let first = WriteBatch::of(Table::Chunks, POSITION_KEY.to_vec(), position.encode());
+                self.index.store.write(first)?;
+            }
             batch.put(Table::Chunks, POSITION_KEY.to_vec(), position.encode());
         }
         if !batch.is_empty() {

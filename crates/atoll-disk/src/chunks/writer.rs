@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::ChunkHash;
 use bytes::Bytes;
 use rand::{Rng, rngs::StdRng};
@@ -272,7 +273,12 @@ impl Writer {
         } else {
             let file = self.current.as_ref().expect("a batch without header goes to the current pack");
             let file = file.file.clone();
-            if let Err(error) = file.write_and_sync(target.batch_start, parts).await {
+            let written = if is_broken(Broken::ChunkUnflushed) {
+                file.write_at(target.batch_start, parts).await
+            } else {
+                file.write_and_sync(target.batch_start, parts).await
+            };
+            if let Err(error) = written {
                 return Err(self.undo(&file, target.batch_start, error).await);
             }
         }
@@ -294,7 +300,9 @@ impl Writer {
         if let Err(error) = file.write_and_sync(0, parts).await {
             return Err(self.undo(&file, 0, error).await);
         }
-        if let Err(error) = files.sync_folder(packs::FOLDER).await {
+        if !is_broken(Broken::NameNotFlushed)
+            && let Err(error) = files.sync_folder(packs::FOLDER).await
+        {
             // The name may or may not be durable, so the records may come back.
             return Err(self.undo(&file, 0, error).await);
         }
@@ -428,8 +436,11 @@ impl Plan {
     ) -> Result<bool, ChunkError> {
         let Some(entry) = changes.entry(&hash)? else { return Ok(false) };
         let stamp = entry.stamp.max(self.stamp_floor);
-        if stamp > stamp_at_most {
+        if stamp > stamp_at_most && !is_broken(Broken::RemoveUnseen) {
             return Ok(false);
+        }
+        if is_broken(Broken::RemovalUnwritten) {
+            return changes.set(hash, None).map(|()| true);
         }
         self.push(changes, RecordKind::Removed, hash, entry.len, stamp, Some(entry.place), None)?;
         Ok(true)
