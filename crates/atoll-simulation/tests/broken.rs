@@ -86,6 +86,8 @@ cases! {
     a_note_that_is_not_looked_at_is_found: NoteIgnored, records::shortened_log, "linearizability";
     damage_taken_for_the_logs_end_is_found: CutAtDamage, records::damaged_log, "linearizability";
     a_vote_with_a_damaged_log_is_found: DamagedVotes, records::shortened_log, "liveness";
+    a_read_without_a_round_is_found: ReadWithoutRound, records::depositions, "linearizability";
+    a_forgotten_vote_is_found: ForgetVote, records::elections, "raft";
     a_vote_of_an_emptied_disk_is_found: EmptyVotes, records::emptied_disk, "linearizability";
     a_vote_of_an_old_disk_is_found: OldDiskVotes, records::old_disk, "linearizability";
     a_log_trimmed_before_the_store_is_flushed_is_found: TrimUnflushed, records::checkpoint, "replicas";

@@ -16,6 +16,7 @@ use atoll_simulation::{
     load::Load,
     world::{Storm, World, stable},
 };
+use atoll_transport::memory::LinkProfile;
 use atoll_types::Revision;
 use bytes::Bytes;
 use rand::Rng;
@@ -86,17 +87,25 @@ pub fn partitions(seed: Seed) -> Judgement {
     judge(world, &view)
 }
 
-/// One node after the other is cut off and comes back: two leaders at a time, if ever.
+/// One node after the other is cut off, or stands still, and comes back: two leaders at a
+/// time, if ever.
 pub fn depositions(seed: Seed) -> Judgement {
     let (mut world, view) = three(seed);
-    // Whoever only reads is not held up by a write that nobody answers.
+    // Whoever only reads is not held up by a write that nobody answers; nor is whoever
+    // comes only now and then.
     world.clients(3, Load { gets: 1, puts: 0, deletes: 0, ..hot() });
+    world.clients(6, Load { gets: 0, think: Duration::ZERO..=Duration::from_secs(3), ..hot() });
     let mut rng = seed.stream("depositions");
-    for _ in 0..6 {
+    for round in 0..6 {
         let victim = rng.random_range(0..3);
-        world.cut([victim], (0..3).filter(|index| *index != victim));
-        world.run_for(Duration::from_millis(rng.random_range(2500..4000)));
+        if round % 2 == 0 {
+            world.cut([victim], (0..3).filter(|index| *index != victim));
+        } else {
+            world.pause(victim);
+        }
+        world.run_for(Duration::from_millis(rng.random_range(2500..5000)));
         world.network().links().heal_all();
+        world.resume(victim);
         world.run_for(Duration::from_millis(rng.random_range(0..2000)));
     }
     judge(world, &view)
@@ -116,6 +125,31 @@ pub fn blackouts(seed: Seed) -> Judgement {
         world.run_for(Duration::from_secs(4));
     }
     judge(world, &view)
+}
+
+/// Elections last, because messages do, and whose vote decides them ends and starts again.
+pub fn elections(seed: Seed) -> Judgement {
+    let (mut world, _) = three_under(seed, calm());
+    let slow = LinkProfile {
+        delay: Duration::from_millis(20)..=Duration::from_millis(250),
+        ..LinkProfile::default()
+    };
+    world.network().links().set_all(slow);
+    let mut rng = seed.stream("elections");
+    for _ in 0..12 {
+        (0..3).for_each(|index| world.kill(index));
+        (0..3).for_each(|index| world.restart(index));
+        world.run_for(Duration::from_secs(1));
+        let voter = rng.random_range(0..3);
+        for _ in 0..5 {
+            world.run_for(rng.random_range(Duration::from_millis(150)..Duration::from_millis(600)));
+            world.kill(voter);
+            world.restart(voter);
+        }
+        world.run_for(Duration::from_secs(2));
+    }
+    world.network().links().set_all(LinkProfile::local_network());
+    world.judge()
 }
 
 /// Node 2 misses what 0 and 1 acknowledge; then 1 is away, and 0 comes back with less than

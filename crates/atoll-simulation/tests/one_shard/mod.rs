@@ -15,9 +15,10 @@ use atoll_records::{
 };
 use atoll_runtime::Runtime;
 use atoll_simulation::{
+    checkers::RaftWatch,
     linearizability::register::{Action, Input, Output, Value},
     load::{Answer, Load, Operation, Outcome, Target},
-    world::{Life, Place, Program, World},
+    world::{Inspection, Life, Place, Program, World},
 };
 use atoll_transport::{Admission, Protocol};
 use atoll_types::{Instant, NodeId, ReplicaId, ShardId, TransactionId};
@@ -101,6 +102,7 @@ pub struct OneShardView {
     nodes: Arc<Mutex<BTreeMap<usize, (Runtime, Records)>>>,
     stores: Arc<Mutex<BTreeMap<usize, MemoryStore>>>,
     damages: Arc<Mutex<BTreeMap<usize, Damage>>>,
+    raft: Arc<RaftWatch>,
 }
 
 impl OneShard {
@@ -108,8 +110,13 @@ impl OneShard {
     pub fn new(voters: usize) -> Self {
         let shards = [(SHARD, ShardReplicas { voters: founders(voters), learners: Vec::new() })].into();
         let map = Arc::new(watch::Sender::new(Arc::new(ShardMap { version: 1, shards })));
-        let view =
-            OneShardView { map, nodes: Arc::default(), stores: Arc::default(), damages: Arc::default() };
+        let view = OneShardView {
+            map,
+            nodes: Arc::default(),
+            stores: Arc::default(),
+            damages: Arc::default(),
+            raft: Arc::default(),
+        };
         Self { view }
     }
 
@@ -216,7 +223,7 @@ impl Program for OneShard {
             let (log, recovery) =
                 SharedLog::open(place.files, place.runtime.clone(), settings).await.unwrap();
             view.stores.lock().unwrap().insert(place.index, place.store.clone());
-            let records = Records::start(RecordsParts {
+            let parts = RecordsParts {
                 runtime: place.runtime.clone(),
                 transport: place.transport,
                 store: Arc::new(place.store),
@@ -224,8 +231,8 @@ impl Program for OneShard {
                 recovery,
                 procedures,
                 map: view.map.subscribe(),
-            });
-            let records = records.await.unwrap();
+            };
+            let records = Records::start_observed(parts, Some(view.raft.clone())).await.unwrap();
             // One that finds its disk empty later comes back empty.
             if place.life == 0
                 && let (1, voters) = view.shard()
@@ -239,6 +246,11 @@ impl Program for OneShard {
             Arc::new(Node { runtime: place.runtime, records }) as Arc<dyn Life>
         }
         .boxed()
+    }
+
+    fn inspect(&self, _runtime: Runtime) -> BoxFuture<'static, Inspection> {
+        let violations = self.view.raft.violations();
+        std::future::ready(Inspection { violations, ..Inspection::default() }).boxed()
     }
 }
 
