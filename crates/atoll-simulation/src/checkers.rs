@@ -14,6 +14,7 @@ mod losses;
 mod raft;
 mod returns;
 mod transactions;
+mod uploads;
 mod watches;
 mod writes;
 
@@ -43,13 +44,14 @@ pub(crate) type Problem = String;
 type Check = fn(&Evidence<'_>) -> Result<(), Problem>;
 
 /// All of them, by name.
-const CHECKERS: [(&str, Check); 13] = [
+const CHECKERS: [(&str, Check); 14] = [
     ("bytes", bytes::check),
     ("lost", losses::check),
     ("deleted", returns::check),
     ("linearizability", linearizability::check),
     ("transactions", transactions::check),
     ("listings", listings::check),
+    ("uploads", uploads::check),
     ("locks", locks::check),
     ("watches", watches::check),
     ("liveness", liveness::check),

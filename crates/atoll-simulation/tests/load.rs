@@ -13,9 +13,8 @@ use atoll_simulation::{
 };
 
 /// Three members, each shard with its three voters, and clients.
-fn loaded(seed: Seed, load: Load) -> World {
+fn loaded(seed: Seed, cluster: Cluster, load: Load) -> World {
     logs::if_asked();
-    let cluster = Cluster::new(3);
     let view = cluster.view();
     let mut world = World::new(seed, cluster);
     world.network().memory().require_addresses();
@@ -28,7 +27,8 @@ fn loaded(seed: Seed, load: Load) -> World {
 #[test]
 fn in_calm_every_kind_of_operation_is_answered_and_right() {
     for seed in seeds(0..1) {
-        let mut world = loaded(seed, Load { large: 2, ..Load::everything() });
+        let mut world =
+            loaded(seed, Cluster::new(3).waits_for_sweeps(), Load { large: 2, ..Load::everything() });
         world.run_for(Duration::from_secs(60));
         world.check();
         let history = world.history();
@@ -45,7 +45,7 @@ fn in_calm_every_kind_of_operation_is_answered_and_right() {
 #[test]
 fn in_a_storm_what_is_answered_is_right() {
     for seed in seeds(0..2) {
-        let mut world = loaded(seed, Load::drawn(&mut seed.stream("load options")));
+        let mut world = loaded(seed, Cluster::new(3), Load::drawn(&mut seed.stream("load options")));
         world.storm(Storm::drawn(&mut seed.stream("storm options")), Duration::from_secs(60));
         world.check();
         let (operations, unknown) = world.operations();

@@ -62,6 +62,8 @@ impl Caller {
             let performed = self.targets[target].clone().perform(operation.clone());
             let outcome = self.runtime.timeout(Load::LIMIT, performed).await.unwrap_or(Outcome::Unknown);
             match outcome {
+                // It may have been completed by the first try, and long forgotten.
+                Outcome::Answered(Answer::NoUpload) if was_sent => return Outcome::Unknown,
                 Outcome::Answered(answer) => {
                     lock(&self.history).returned(call, answer.clone(), self.runtime.now());
                     (self.note)(format!("{} {operation:?} {answer:?}", self.number).as_bytes());
