@@ -16,7 +16,6 @@ use crate::{
     editor::LayoutEditor,
     replicas::leads,
     reports::{REPORT_EVERY, ReportBook},
-    truths::PROGRAM_VERSION,
     wire::NodeReport,
 };
 
@@ -34,6 +33,7 @@ pub struct Controller {
     pub book: Arc<ReportBook>,
     pub view: watch::Receiver<Arc<View>>,
     pub settings: PlanSettings,
+    pub program_version: u32,
     /// When this node began to look.
     pub started: Instant,
     /// What the last plan warned of, for `status`.
@@ -159,8 +159,9 @@ impl Controller {
         let (true, Some(supported)) = (all_reported, supported) else { return };
         let deadline = now + EDIT_TIME;
         let Ok(info) = self.editor.truths.info(deadline).await else { return };
-        if supported.min(PROGRAM_VERSION) > info.version {
-            match self.editor.truths.raise_version(supported.min(PROGRAM_VERSION), deadline).await {
+        let supported = supported.min(self.program_version);
+        if supported > info.version {
+            match self.editor.truths.raise_version(supported, deadline).await {
                 Ok(_) => tracing::info!(version = supported, "the cluster's version is raised"),
                 Err(error) => tracing::debug!(%error, "the cluster's version was not raised"),
             }

@@ -22,13 +22,13 @@ pub struct LayoutFollower {
     transport: Arc<dyn Transport>,
     layout: watch::Sender<Arc<Layout>>,
     shard_map: watch::Sender<Arc<ShardMap>>,
-    /// Why this node can't go on under the newest layout.
+    /// Why this node can't go on.
     ended: watch::Sender<Option<Ended>>,
     /// Held while a layout is written and published, so that versions only grow.
     changing: Mutex<()>,
 }
 
-/// What a layout can say that ends the process.
+/// Why a node can't go on in its cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Ended {
     #[error("this node was removed from its cluster, for good")]
@@ -36,6 +36,8 @@ pub enum Ended {
     /// Its replicas are to go on without those given up, which only a start can do.
     #[error("the cluster was recovered under epoch {epoch}: start this node again to take part")]
     Recovered { epoch: u64 },
+    #[error("this program knows cluster version {program}, the cluster has {needed}: install a newer one")]
+    ProgramTooOld { needed: u32, program: u32 },
 }
 
 /// The layout could not be kept. The node goes on with the one it has.
@@ -90,7 +92,12 @@ impl LayoutFollower {
         self.shard_map.subscribe()
     }
 
-    /// Waits until a layout says that this node can't go on.
+    /// This node can't go on.
+    pub fn end(&self, why: Ended) {
+        self.ended.send_replace(Some(why));
+    }
+
+    /// Waits until this node can't go on.
     pub async fn ended(&self) -> Ended {
         let mut ended = self.ended.subscribe();
         let ended = ended.wait_for(Option::is_some).await.ok().and_then(|ended| *ended);
@@ -112,7 +119,7 @@ impl LayoutFollower {
                 true => Ended::Removed,
                 false => Ended::Recovered { epoch: layout.epoch() },
             };
-            self.ended.send_replace(Some(ended));
+            self.end(ended);
             return Ok(true);
         }
         tell_addresses(self.transport.as_ref(), &layout);

@@ -50,6 +50,8 @@ pub enum JoinError {
     },
     #[error("the cluster can't admit nodes right now: {reason}")]
     TryAgain { reason: String },
+    #[error("the cluster has version {needed}, which this program does not know: install a newer one")]
+    ProgramTooOld { needed: u32 },
     #[error("the cluster's answer is not understood; it may run a newer version")]
     Malformed,
 }
@@ -74,6 +76,7 @@ pub async fn join(transport: &dyn Transport, ticket: &Ticket, info: NodeInfo) ->
             Ok(JoinReply::Refused(why)) => return Err(why.into()),
             Ok(JoinReply::OtherCluster) => return Err(JoinError::OtherCluster),
             Ok(JoinReply::RemovedKey) => return Err(JoinError::RemovedKey),
+            Ok(JoinReply::ProgramTooOld { needed }) => return Err(JoinError::ProgramTooOld { needed }),
             Ok(JoinReply::TryAgain { reason }) => try_again = Some(reason),
             Err(AskError::Call(error)) => last = Some(error),
             Err(AskError::Malformed) => return Err(JoinError::Malformed),
@@ -139,6 +142,13 @@ impl JoinHandler {
         }
         if self.editor.follower.current().is_removed(&from.node) {
             return JoinReply::RemovedKey;
+        }
+        match self.editor.truths.info(deadline).await {
+            Ok(info) if request.info.program_version < info.version => {
+                return JoinReply::ProgramTooOld { needed: info.version };
+            }
+            Ok(_) => {}
+            Err(error) => return try_again(&error),
         }
         match self.editor.truths.spend_ticket(request.ticket, from.node, deadline).await {
             Ok(Ok(())) => {}

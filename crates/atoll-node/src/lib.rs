@@ -33,4 +33,5 @@ pub use identity::{Identity, IdentityError};
 pub use node::{Node, NodeParts, NodeProperties, procedures};
 pub use recover::{Examination, Losses, RecoverError, examine};
 pub use start::StartError;
+pub use truths::PROGRAM_VERSION;
 pub use up::{Facts, NodeFailed, RunningNode, UpError, up};

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::{
     controller::Controller,
     editor::LayoutEditor,
-    follower::LayoutFollower,
+    follower::{Ended, LayoutFollower},
     gossip::Gossip,
     identity::Identity,
     join::{self, JoinHandler, Welcome},
@@ -35,7 +35,7 @@ use crate::{
     settings::RootKey,
     start::StartError,
     ticket::{Issuer, Ticket, TicketId, TicketSecret},
-    truths::{ClusterInfo, PROGRAM_VERSION, Truths},
+    truths::{ClusterInfo, Truths},
     wire::{NodeInfo, NodeReport},
 };
 
@@ -66,6 +66,8 @@ pub struct NodeProperties {
     pub capacity: ByteSize,
     pub roles: Roles,
     pub addresses: Vec<String>,
+    /// The newest cluster version that the program knows (rule 18): [`PROGRAM_VERSION`].
+    pub program_version: u32,
 }
 
 /// Founding writes once to a disk and elects itself; a busy machine takes its time.
@@ -138,7 +140,7 @@ impl Node {
             capacity: properties.capacity,
             roles: properties.roles,
             addresses: properties.addresses,
-            program_version: PROGRAM_VERSION,
+            program_version: properties.program_version,
         };
 
         let saved = LayoutFollower::saved(files.as_ref()).await?;
@@ -196,7 +198,7 @@ impl Node {
         let cluster = match &origin {
             Origin::Founder => {
                 let deadline = runtime.now() + FOUNDING_TIME;
-                let info = ClusterInfo { id: cluster, created: runtime.wall_now(), version: PROGRAM_VERSION };
+                let info = ClusterInfo { id: cluster, created: runtime.wall_now(), version: info.program_version };
                 let genesis = follower.current().encode();
                 truths.found(info, genesis.into(), deadline).await?;
                 // If an earlier start got this far and no further, its truths hold.
@@ -254,7 +256,7 @@ impl Node {
             s3_address: None,
             admin_address: None,
             layout_version: follower.current().version(),
-            supports: PROGRAM_VERSION,
+            supports: info.program_version,
         };
         let membership =
             Membership::start(runtime.clone(), transport.clone(), told.clone(), Default::default())?;
@@ -299,6 +301,7 @@ impl Node {
             book,
             view: membership.view(),
             settings: planning,
+            program_version: properties.program_version,
             started: runtime.now(),
             warnings: warnings_tx,
         };
@@ -310,6 +313,10 @@ impl Node {
             layout: follower.subscribe(),
         };
         let tasks = vec![
+            runtime.spawn_owned(
+                "version check",
+                end_if_too_old(runtime.clone(), truths, follower.clone(), properties.program_version),
+            ),
             runtime.spawn_owned("replica keeper", keeper.run()),
             runtime.spawn_owned("controller", controller.run()),
             runtime.spawn_owned(
@@ -410,6 +417,22 @@ impl Node {
     /// spares the next start some work.
     pub async fn close(&self) {
         self.inner.records.checkpoint().await;
+    }
+}
+
+/// Ends a node whose program is older than the cluster's version: it was set back after the
+/// others had gone on, and may meet what it does not understand.
+async fn end_if_too_old(runtime: Runtime, truths: Truths, follower: Arc<LayoutFollower>, program: u32) {
+    loop {
+        match truths.info(runtime.now() + FOUNDING_TIME).await {
+            Ok(info) if info.version > program => {
+                follower.end(Ended::ProgramTooOld { needed: info.version, program });
+                return;
+            }
+            Ok(_) => return,
+            // Without a quorum nobody knows; asking took its time.
+            Err(_) => runtime.sleep(Duration::from_secs(1)).await,
+        }
     }
 }
 

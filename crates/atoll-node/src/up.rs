@@ -33,6 +33,7 @@ use crate::{
     settings::{RootKey, Settings},
     start::StartError,
     ticket::Ticket,
+    truths::PROGRAM_VERSION,
 };
 
 /// The ticket that `up` prints.
@@ -172,6 +173,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
             capacity,
             roles: Roles::NONE.with(Role::Storage).with(Role::Gateway),
             addresses: addresses.clone(),
+            program_version: PROGRAM_VERSION,
         },
         join,
         root_key: settings.root_key.clone(),

@@ -53,6 +53,10 @@ pub enum JoinReply {
     TryAgain {
         reason: String,
     },
+    /// The joiner's program is older than what the cluster writes (rule 18).
+    ProgramTooOld {
+        needed: u32,
+    },
 }
 
 impl Format for JoinReply {

@@ -9,12 +9,15 @@ mod inspecting;
 mod performing;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use atoll_gateway::admin::Admin;
-use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, StartError};
+use atoll_node::{
+    Identity, Node, NodeAdmin, NodeParts, NodeProperties, PROGRAM_VERSION, StartError,
+};
 use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_runtime::Runtime;
@@ -58,6 +61,10 @@ type Running = (Runtime, Node);
 pub struct ClusterView {
     nodes: Arc<Mutex<Vec<Option<Running>>>>,
     ticket: TicketBoard,
+    /// The versions of the program that machines have, where not the newest.
+    programs: Arc<Mutex<BTreeMap<usize, u32>>>,
+    /// The nodes that ended by themselves, and why.
+    ended: Arc<Mutex<BTreeMap<usize, String>>>,
 }
 
 /// The ticket that newcomers take.
@@ -138,6 +145,30 @@ impl ClusterView {
         });
     }
 
+    /// The program that a machine runs from its next start on.
+    pub fn install(&self, index: usize, version: u32) {
+        lock(&self.programs).insert(index, version);
+    }
+
+    /// Why a node ended by itself, if it has.
+    pub fn ended(&self, index: usize) -> Option<String> {
+        lock(&self.ended).get(&index).cloned()
+    }
+
+    /// The cluster's version, by the word of node `by`: asked of it now, to be looked at
+    /// once some time has passed.
+    pub fn ask_version(&self, by: usize) -> Arc<Mutex<Option<u32>>> {
+        let answer = Arc::new(Mutex::new(None));
+        if let Some((runtime, node)) = lock(&self.nodes).get(by).cloned().flatten() {
+            let answer = answer.clone();
+            runtime.spawn("operator", async move {
+                let status = NodeAdmin::new(node).status().await;
+                *lock(&answer) = status.ok().map(|status| status.cluster_version);
+            });
+        }
+        answer
+    }
+
     /// As node `by` has heard.
     pub fn is_member(&self, by: usize, member: usize) -> bool {
         let nodes = lock(&self.nodes);
@@ -178,9 +209,10 @@ impl Program for Cluster {
         let (settings, view) = (self.settings.clone(), self.view.clone());
         let ticket = view.ticket.clone();
         let raft = self.raft.clone();
+        let program = lock(&view.programs).get(&place.index).copied().unwrap_or(PROGRAM_VERSION);
         async move {
             let node = loop {
-                match start(&place, settings.clone(), &ticket, raft.clone()).await {
+                match start(&place, settings.clone(), &ticket, raft.clone(), program).await {
                     Ok(node) => break node,
                     Err(error) if error.is_unavailable() => place.runtime.sleep(START_AGAIN).await,
                     Err(error) => {
@@ -199,6 +231,11 @@ impl Program for Cluster {
             let (records, give_up) = (node.records().clone(), place.give_up.clone());
             drop(place.runtime.spawn("failed", async move { give_up.later(records.failed().await) }));
             view.set(place.index, place.runtime.clone(), node.clone());
+            let (mourned, ended) = (node.clone(), view.ended.clone());
+            place.runtime.spawn("last words", async move {
+                let reason = mourned.failed().await;
+                lock(&ended).insert(place.index, reason);
+            });
             let (index, runtime) = (place.index, place.runtime);
             Arc::new(RunningNode { index, runtime, node, view }) as Arc<dyn Life>
         }
@@ -220,6 +257,7 @@ async fn start(
     founding: LayoutSettings,
     ticket: &watch::Sender<Option<atoll_node::ticket::Ticket>>,
     raft: Arc<RaftWatch>,
+    program_version: u32,
 ) -> Result<Node, StartError> {
     let mut rng = place.runtime.rng();
     let identity = Identity::start(place.files.as_ref(), || Identity {
@@ -248,6 +286,7 @@ async fn start(
             capacity: ByteSize::gib(100),
             roles: Roles::NONE.with(Role::Storage).with(Role::Gateway),
             addresses: vec![MemoryNetwork::address(place.id)],
+            program_version,
         },
         join,
         root_key: None,

@@ -142,3 +142,41 @@ fn an_old_image_of_a_disk_brings_nothing_old_back() {
         world.check();
     }
 }
+
+/// Rule 18: a cluster's version is raised when the last of its nodes has a program that knows
+/// it, and then there is no way back.
+#[test]
+fn a_cluster_is_upgraded_node_by_node_and_not_set_back() {
+    for seed in seeds(0..1) {
+        let (mut world, view) = sound_and_seen(seed);
+        let version = |world: &mut World, by: usize| {
+            let answer = view.ask_version(by);
+            world.run_for(Duration::from_secs(5));
+            let version = *answer.lock().unwrap();
+            version.expect("the node answers")
+        };
+        world.clients(3, Load::default());
+        for index in 0..3 {
+            assert_eq!(version(&mut world, 1), 1, "raised before node {index} knew it");
+            view.install(index, 2);
+            world.kill(index);
+            world.restart(index);
+            world.run_until_within(stable, Duration::from_secs(60));
+        }
+        world.run_for(Duration::from_secs(10));
+        assert_eq!(version(&mut world, 1), 2);
+        assert_eq!(view.ended(2), None);
+        view.install(2, 1);
+        world.kill(2);
+        world.restart(2);
+        let seen = view.clone();
+        world.run_until_within(move |_| seen.ended(2).is_some(), Duration::from_secs(60));
+        let reason = view.ended(2).unwrap_or_default();
+        assert!(reason.contains("install a newer one"), "{reason}");
+        view.install(2, 2);
+        world.kill(2);
+        world.restart(2);
+        world.run_until_within(stable, Duration::from_secs(60));
+        world.check();
+    }
+}
