@@ -41,15 +41,15 @@ pub struct ObjectsParts {
 #[derive(Debug, Clone)]
 pub struct ObjectsSettings {
     /// How long an operation may wait for elections and slow holders before it says
-    /// [`Unavailable`]. 5 s: an election takes under 3 s, and a node that is cut off
-    /// must say so within 5. A put's clock starts again after its body: the client sets
+    /// [`Unavailable`]. 4 s: an election takes under 3 s, and a node that is cut off
+    /// must have said so within 5, on a busy machine too. A put's clock starts again after its body: the client sets
     /// that pace.
     pub patience: Duration,
 }
 
 impl Default for ObjectsSettings {
     fn default() -> Self {
-        Self { patience: Duration::from_millis(4_500) }
+        Self { patience: Duration::from_secs(4) }
     }
 }
 
