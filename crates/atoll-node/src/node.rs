@@ -198,7 +198,8 @@ impl Node {
         let cluster = match &origin {
             Origin::Founder => {
                 let deadline = runtime.now() + FOUNDING_TIME;
-                let info = ClusterInfo { id: cluster, created: runtime.wall_now(), version: info.program_version };
+                let info =
+                    ClusterInfo { id: cluster, created: runtime.wall_now(), version: info.program_version };
                 let genesis = follower.current().encode();
                 truths.found(info, genesis.into(), deadline).await?;
                 // If an earlier start got this far and no further, its truths hold.

@@ -15,9 +15,7 @@ use std::{
 };
 
 use atoll_gateway::admin::Admin;
-use atoll_node::{
-    Identity, Node, NodeAdmin, NodeParts, NodeProperties, PROGRAM_VERSION, StartError,
-};
+use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, PROGRAM_VERSION, StartError};
 use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_runtime::Runtime;
