@@ -17,12 +17,12 @@ use crate::{
         self, Model, Operation as Op,
         register::{Action, Input, Output, Value},
     },
-    load::{Answer, Event, Operation, Page},
+    load::{Answer, Event, Operation, Page, PageEntry},
 };
 
 pub fn check(evidence: &Evidence<'_>) -> Result<(), Problem> {
     let writes = writes::of_objects(evidence.events);
-    let etags = etags(evidence.events);
+    let mut etags = Etags::default();
     let mut operations: Vec<Op<Asked, Told>> = Vec::new();
     for event in evidence.events {
         let Some((asked, page)) = Asking::of(event) else { continue };
@@ -37,10 +37,11 @@ pub fn check(evidence: &Evidence<'_>) -> Result<(), Problem> {
             }
             let content = match shown.get(key) {
                 None => None,
-                Some(entry) => match etags.get(&entry.etag) {
-                    Some((content, size)) if *size == entry.size => Some(*content),
-                    _ => return Err(asked.report(event, &format!("nobody wrote {entry:?}"))),
-                },
+                Some(entry) => {
+                    let written = writes.get(key).map_or(&[][..], Vec::as_slice);
+                    let content = etags.content(entry, written);
+                    Some(content.ok_or_else(|| asked.report(event, &format!("nobody wrote {entry:?}")))?)
+                }
             };
             operations.push(Op {
                 client: event.client,
@@ -66,21 +67,22 @@ pub fn check(evidence: &Evidence<'_>) -> Result<(), Problem> {
     if verdict.is_linearizable() { Ok(()) } else { Err(verdict.to_string()) }
 }
 
-/// Content and size by ETag, of everything that anybody tried to write.
-fn etags(events: &[Event]) -> BTreeMap<String, (u64, u64)> {
-    if !events.iter().any(|event| matches!(event.operation, Operation::List { .. })) {
-        return BTreeMap::new();
+/// ETags of values, by content, so that each is made once: some values are large.
+#[derive(Default)]
+struct Etags(BTreeMap<u64, String>);
+
+impl Etags {
+    /// Which of the values that were written under its key an entry shows.
+    fn content(&mut self, entry: &PageEntry, written: &[Write]) -> Option<u64> {
+        // Most often the newest.
+        let values = written.iter().rev().filter_map(|write| write.value);
+        let mut shown = values.filter(|value| value.length() == entry.size);
+        shown.find(|value| self.of(*value) == entry.etag).map(Value::content)
     }
-    let mut values: BTreeMap<u64, Value> = BTreeMap::new();
-    for event in events {
-        if let Operation::Put { value, .. } | Operation::CompleteUpload { value, .. } = &event.operation {
-            values.insert(value.content(), *value);
-        }
+
+    fn of(&mut self, value: Value) -> &str {
+        self.0.entry(value.content()).or_insert_with(|| value.etag())
     }
-    let described = values.into_iter().map(|(content, value)| {
-        (value.etag(), (content, value.parts().iter().map(|part| part.len() as u64).sum()))
-    });
-    described.collect()
 }
 
 /// What a page was to show.
@@ -242,7 +244,7 @@ impl Model for Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{checkers::testing::Story, load::PageEntry};
+    use crate::checkers::testing::Story;
 
     fn page(keys: &[(&str, u64)], prefixes: &[&str], next: Option<&str>) -> Page {
         let entry = |(key, value): &(&str, u64)| PageEntry {

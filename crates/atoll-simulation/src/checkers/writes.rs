@@ -57,11 +57,12 @@ pub enum Presence {
 pub fn presence(writes: &[Write], from: u64, to: u64) -> Presence {
     let relevant = || writes.iter().filter(|write| write.called < to);
     let last = |wanted: bool| {
-        // Acknowledged before, and nothing of the other kind is not over before it began.
-        relevant().any(|write| {
-            write.value.is_some() == wanted
-                && write.returned.is_some_and(|returned| returned < from)
-                && relevant().all(|other| other.value.is_some() == wanted || other.is_before(write))
+        // Of those acknowledged before, the newest is the one that most are over before.
+        let done = relevant().filter(|write| {
+            write.value.is_some() == wanted && write.returned.is_some_and(|returned| returned < from)
+        });
+        done.max_by_key(|write| write.called).is_some_and(|newest| {
+            relevant().all(|other| other.value.is_some() == wanted || other.is_before(newest))
         })
     };
     if last(true) {

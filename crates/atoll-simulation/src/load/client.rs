@@ -194,7 +194,7 @@ impl Client {
         if let Some(value) = self.seen.get(&key)
             && chance(&mut self.caller.rng, self.load.spans)
         {
-            let length = value.body().len() as u64;
+            let length = value.length();
             if length > 0 {
                 let first = self.caller.rng.random_range(0..length);
                 span = Some(Span { first, last: self.caller.rng.random_range(first..length) });

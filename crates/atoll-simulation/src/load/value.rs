@@ -44,7 +44,9 @@ pub enum Size {
 
 /// What S3 demands of a part that is not the last.
 const PART_BYTES_MIN: usize = 5 << 20;
+/// 1.5 MiB: a chunk at least.
 const SHARED_BYTES: usize = 3 << 19;
+const TAIL_BYTES: usize = 64;
 
 impl Size {
     const ALL: [Size; 14] = [
@@ -116,6 +118,27 @@ impl Value {
         bytes
     }
 
+    /// Of its bytes, in all.
+    pub fn length(self) -> u64 {
+        let length = match self.size() {
+            Size::Word => 8,
+            Size::Empty => 0,
+            Size::Small => 100,
+            Size::Inline => 16 << 10,
+            Size::OverInline => (16 << 10) + 1,
+            Size::OneChunk => 100_000,
+            Size::LeastChunk => (256 << 10) + 1,
+            Size::Flat => (4 << 20) + 1,
+            Size::Several => 2_400_000,
+            Size::Shared => SHARED_BYTES + TAIL_BYTES,
+            Size::Same => 300 << 10,
+            Size::OnePart => 1_000,
+            Size::TwoParts => PART_BYTES_MIN + 1_000,
+            Size::LargePart => 2_000_000,
+        };
+        length as u64
+    }
+
     /// Its bytes, in the parts that they are uploaded in; one part if it is put at once.
     pub fn parts(self) -> Vec<Bytes> {
         let common = |length: usize| {
@@ -123,25 +146,24 @@ impl Value {
             blake3::Hasher::new().update(b"in common").finalize_xof().fill(&mut bytes);
             bytes
         };
+        let length = self.length() as usize;
         let whole = match self.size() {
             Size::Word => self.0.to_le_bytes().to_vec(),
-            Size::Empty => Vec::new(),
-            Size::Small => self.unique(100),
-            Size::Inline => self.unique(16 << 10),
-            Size::OverInline => self.unique((16 << 10) + 1),
-            Size::OneChunk => self.unique(100_000),
-            Size::LeastChunk => self.unique((256 << 10) + 1),
-            Size::Flat => vec![7; (4 << 20) + 1],
-            Size::Several => self.unique(2_400_000),
-            Size::Shared => {
-                let mut bytes = common(SHARED_BYTES);
-                bytes.extend(self.unique(64));
-                bytes
+            Size::Flat => vec![7; length],
+            Size::Same => common(length),
+            Size::Shared => [common(SHARED_BYTES), self.unique(TAIL_BYTES)].concat(),
+            Size::TwoParts => {
+                return vec![common(PART_BYTES_MIN).into(), self.unique(length - PART_BYTES_MIN).into()];
             }
-            Size::Same => common(300 << 10),
-            Size::OnePart => self.unique(1_000),
-            Size::LargePart => self.unique(2_000_000),
-            Size::TwoParts => return vec![common(PART_BYTES_MIN).into(), self.unique(1_000).into()],
+            Size::Empty
+            | Size::Small
+            | Size::Inline
+            | Size::OverInline
+            | Size::OneChunk
+            | Size::LeastChunk
+            | Size::Several
+            | Size::OnePart
+            | Size::LargePart => self.unique(length),
         };
         vec![whole.into()]
     }
@@ -216,6 +238,7 @@ mod tests {
         for size in Size::ALL {
             let (a, b) = (Value::sized(5, size), Value::sized(6, size));
             assert_eq!(a.size(), size);
+            assert_eq!(a.length(), a.body().len() as u64);
             assert_eq!(a.content() == b.content(), a.body() == b.body(), "{size:?}");
             assert_eq!(a.content() == b.content(), a.etag() == b.etag(), "{size:?}");
             assert!(etags.insert(a.etag()), "{size:?}");

@@ -130,3 +130,73 @@ fn has_socket(pid: u32, socket: &str) -> bool {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     open.flatten().any(|entry| std::fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == socket))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Far above what a byte takes on loopback, and short enough to wait for in vain.
+    const SOON: Duration = Duration::from_millis(300);
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Answers every byte with itself.
+    async fn echo(listener: TcpListener) {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (mut reads, mut writes) = stream.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut reads, &mut writes).await });
+        }
+    }
+
+    async fn answers(stream: &mut TcpStream, limit: Duration) -> bool {
+        let mut byte = [0];
+        matches!(tokio::time::timeout(limit, stream.read_exact(&mut byte)).await, Ok(Ok(_)))
+    }
+
+    /// A connection from node 1, which is this process, to node 0, with this direction cut;
+    /// and what was sent meanwhile.
+    async fn a_cut_holds_until_it_is_mended(cut: (usize, usize)) {
+        let mut tasks = JoinSet::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tasks.spawn(echo(listener));
+        let network = Network::new(2);
+        network.set_process(1, Some(std::process::id()));
+        let proxy = network.proxy(0, port, &mut tasks).await.unwrap();
+
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        stream.write_all(b"a").await.unwrap();
+        assert!(answers(&mut stream, PATIENCE).await, "nothing is cut");
+        network.cut([cut]);
+        stream.write_all(b"b").await.unwrap();
+        assert!(!answers(&mut stream, SOON).await, "it passed a cut");
+        network.mend();
+        assert!(answers(&mut stream, PATIENCE).await, "it was lost");
+    }
+
+    #[tokio::test]
+    async fn nothing_passes_to_a_node_that_is_cut_off() {
+        a_cut_holds_until_it_is_mended((1, 0)).await;
+    }
+
+    #[tokio::test]
+    async fn no_answer_passes_back_where_only_that_direction_is_cut() {
+        a_cut_holds_until_it_is_mended((0, 1)).await;
+    }
+
+    #[tokio::test]
+    async fn others_are_not_cut() {
+        let mut tasks = JoinSet::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tasks.spawn(echo(listener));
+        let network = Network::new(3);
+        network.set_process(2, Some(std::process::id()));
+        let proxy = network.proxy(0, port, &mut tasks).await.unwrap();
+        network.cut([(1, 0), (0, 1)]);
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        stream.write_all(b"a").await.unwrap();
+        assert!(answers(&mut stream, PATIENCE).await);
+    }
+}
