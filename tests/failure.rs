@@ -142,7 +142,7 @@ actions = {
     'get': lambda: alone.get_object(Bucket='bucket', Key='k'),
     'put': lambda: alone.put_object(Bucket='bucket', Key='k', Body=b'new'),
     'list': lambda: alone.list_objects_v2(Bucket='bucket'),
-    'delete': lambda: alone.delete_object(Bucket='bucket', Key='k'),
+    'delete': lambda: alone.delete_object(Bucket='bucket', Key='other'),
 }
 def told(action):
     started = time.monotonic()
