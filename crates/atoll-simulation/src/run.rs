@@ -219,9 +219,10 @@ impl<'a> Story<'a> {
         {
             self.images.push(self.world.image(damage.node));
         }
-        self.weather(lasting / 2)?;
+        let half = lasting / 2;
+        self.weather(half)?;
         self.change_disk(change, rng);
-        self.weather(lasting / 2)?;
+        self.weather(lasting - half)?;
         if !self.asks_for_liveness() {
             return Ok(());
         }

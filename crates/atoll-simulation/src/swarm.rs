@@ -138,3 +138,52 @@ fn damage(rng: &mut StdRng, nodes: usize) -> Damage {
         node: rng.random_range(0..nodes),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn drawn(nodes: usize) -> Vec<Swarm> {
+        (0..300).map(|seed| Swarm::drawn(Seed(seed), nodes)).collect()
+    }
+
+    #[test]
+    fn each_fault_is_on_in_some_seeds_and_off_in_others() {
+        let all = drawn(5);
+        let every: BTreeSet<&str> = all.iter().flat_map(Swarm::names).collect();
+        for name in &every {
+            let on = all.iter().filter(|swarm| swarm.names().contains(name)).count();
+            assert!((20..280).contains(&on), "{name} is on in {on} of 300");
+        }
+        // Seventeen of storms, four of changes.
+        assert_eq!(every.len(), 21, "{every:?}");
+        assert_eq!(all.iter().map(|swarm| swarm.zones).collect::<BTreeSet<_>>(), [1, 2, 3].into());
+    }
+
+    #[test]
+    fn a_synchronous_seed_keeps_its_bound_and_an_asynchronous_one_asks_for_no_calm() {
+        let all = drawn(5);
+        let of = |kind| all.iter().filter(move |swarm| swarm.synchrony == kind);
+        assert!(of(Synchrony::PartiallySynchronous).count() > 100);
+        let unbounded = ["cuts", "one-way cuts", "pair cuts", "pauses", "bad links", "stalls", "slow links"];
+        for swarm in of(Synchrony::Synchronous) {
+            assert!(unbounded.iter().all(|name| !swarm.names().contains(name)), "{:?}", swarm.names());
+        }
+        for swarm in of(Synchrony::Asynchronous) {
+            assert!(!swarm.changes.contains(&Change::Join) && !swarm.changes.contains(&Change::Leave));
+        }
+    }
+
+    #[test]
+    fn no_disk_lies_where_there_are_no_three_copies() {
+        let takes_a_disk = |change: &Change| matches!(change, Change::EmptyDisk | Change::OldDisk);
+        for swarm in drawn(2) {
+            assert!(swarm.storm.damage.is_none() && !swarm.changes.iter().any(takes_a_disk));
+        }
+        for swarm in drawn(3) {
+            assert!(swarm.storm.damage.is_none_or(|damage| damage.node < 3));
+        }
+    }
+}

@@ -124,6 +124,9 @@ struct Machine {
     running: bool,
     /// Taken away for good.
     gone: bool,
+    /// In its present life its disk has been full.
+    was_full: bool,
+    full: bool,
     /// What befell the disks that it had before.
     former: Vec<FaultCounts>,
     station: Arc<Station>,
@@ -290,6 +293,8 @@ impl World {
                 lives: 0,
                 running: false,
                 gone: false,
+                was_full: false,
+                full: false,
                 former: Vec::new(),
                 station: Arc::default(),
             });
@@ -323,6 +328,7 @@ impl World {
         };
         machine.lives += 1;
         machine.running = true;
+        machine.was_full = machine.full;
         let (program, station) = (self.program.clone(), machine.station.clone());
         let own = runtime.clone();
         runtime.spawn("start", async move {
@@ -431,7 +437,10 @@ impl World {
 
     /// What goes wrong on the machine's disk from now on.
     pub fn set_disk_faults(&mut self, index: usize, faults: DiskFaults) {
-        self.machines[index].disk.set_faults(faults);
+        let machine = &mut self.machines[index];
+        machine.full = faults.capacity.is_some();
+        machine.was_full |= machine.full;
+        machine.disk.set_faults(faults);
     }
 
     /// Nothing passes between these and those.

@@ -10,7 +10,8 @@ use std::{
 };
 
 use atoll_runtime::Runtime;
-use atoll_simulation::{NodeIndex, Schedule, Seed, Simulation, StopReason, TraceHash};
+use atoll_simulation::{FaultPoints, NodeIndex, Schedule, Seed, Simulation, StopReason, Strike, TraceHash};
+use atoll_types::Instant;
 use rand::Rng;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -338,4 +339,40 @@ fn an_aborted_task_is_dropped_before_its_next_step() {
     drop(owned);
     simulation.run_for(SECOND).unwrap();
     assert_eq!(ended.load(Ordering::SeqCst), 1);
+}
+
+/// Stalls at one name, halts at another.
+struct Places;
+
+impl FaultPoints for Places {
+    fn reached(&self, _node: NodeIndex, name: &'static str) -> Option<Strike> {
+        match name {
+            "stalls" => Some(Strike::Stall(Duration::from_secs(5))),
+            "halts" => Some(Strike::Halt),
+            _ => None,
+        }
+    }
+}
+
+#[test]
+fn at_a_fault_point_a_task_stalls_or_its_node_halts_and_elsewhere_nothing_happens() {
+    let simulation = Simulation::new(Seed(1), Schedule::Shuffled);
+    simulation.set_fault_points(Arc::new(Places));
+    let node = simulation.add_node("n");
+    let runtime = simulation.node_runtime(node);
+    let reached: Arc<Mutex<Vec<(&str, Instant)>>> = Arc::default();
+    for name in ["harmless", "stalls", "halts"] {
+        let (runtime, own, reached) = (runtime.clone(), runtime.clone(), reached.clone());
+        drop(own.spawn(name, async move {
+            runtime.sleep(Duration::from_secs(if name == "halts" { 10 } else { 0 })).await;
+            runtime.fault_point(name).await;
+            reached.lock().unwrap().push((name, runtime.now()));
+            // Nothing on the node runs after the halt.
+            runtime.sleep(Duration::from_secs(60)).await;
+            reached.lock().unwrap().push(("too late", runtime.now()));
+        }));
+    }
+    simulation.run_for(Duration::from_secs(100)).unwrap();
+    let five = Instant::ORIGIN + Duration::from_secs(5);
+    assert_eq!(*reached.lock().unwrap(), [("harmless", Instant::ORIGIN), ("stalls", five)]);
 }

@@ -264,7 +264,7 @@ impl MemoryDisk {
         };
         let inode = state.inodes.get_mut(&inode).expect("named files have inodes");
         inode.current = Contents::default();
-        inode.current.write(0, bytes);
+        inode.current.write(0, &Bytes::copy_from_slice(bytes));
         inode.durable = inode.current.clone();
         inode.unflushed.clear();
     }
@@ -367,7 +367,7 @@ impl State {
             for contents in [&mut inode.current, &mut inode.durable] {
                 if at < contents.len() {
                     let byte = contents.read(at, 1)[0] ^ bit;
-                    contents.write(at, &[byte]);
+                    contents.write(at, &Bytes::copy_from_slice(&[byte]));
                 }
             }
         }
@@ -487,13 +487,13 @@ impl Fate {
 }
 
 /// Of a write in several sectors, some arrive.
-fn tear(contents: &mut Contents, offset: u64, bytes: &[u8], rng: &mut impl Rng) {
+fn tear(contents: &mut Contents, offset: u64, bytes: &Bytes, rng: &mut impl Rng) {
     let end = offset + bytes.len() as u64;
     let mut at = offset;
     while at < end {
         let next = ((at / SECTOR as u64 + 1) * SECTOR as u64).min(end);
         if rng.random_bool(0.5) {
-            contents.write(at, &bytes[(at - offset) as usize..(next - offset) as usize]);
+            contents.write(at, &bytes.slice((at - offset) as usize..(next - offset) as usize));
         }
         at = next;
     }

@@ -2,8 +2,8 @@
 //! is ended, one that gave up is started again, and one whose disk is beyond use gets an
 //! empty one.
 //!
-//! A node may give up only where its disk lies ([`World::has_liar`]): anything else is a
-//! failure of the run.
+//! A node may give up only where its disk lies ([`World::has_liar`]), or was full: anything
+//! else is a failure of the run.
 
 use std::{cell::Cell, sync::Arc, time::Duration};
 
@@ -114,14 +114,15 @@ impl World {
                     if !machine.running || machine.lives != life + 1 {
                         continue;
                     }
-                    if self.liar != Some(index) {
+                    let lies = self.liar == Some(index);
+                    if !lies && !machine.was_full {
                         let node = format!("n{index}");
                         return Err(self.failed(StopReason::GaveUp { node, reason }));
                     }
                     self.befell("node: gave up on its disk");
                     tracing::info!(index, reason, "a node gave up");
                     self.kill(index);
-                    if at_start {
+                    if at_start && lies {
                         self.replace_disk(index);
                     }
                     self.to_start.insert((self.simulation.now() + START_AGAIN, index), ());

@@ -2,16 +2,45 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
+
 /// What a disk writes whole or not at all.
 pub(super) const SECTOR: usize = 512;
 
 /// A page.
 const PAGE: usize = 4096;
 
+/// A page's bytes: its own, or a part of what was written there, which all nodes' disks
+/// share that were sent the same bytes.
+#[derive(Clone)]
+enum Page {
+    Own(Arc<[u8; PAGE]>),
+    Written(Bytes),
+}
+
+impl Page {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Page::Own(bytes) => &bytes[..],
+            Page::Written(bytes) => bytes,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8; PAGE] {
+        if let Page::Written(bytes) = self {
+            *self = Page::Own(Arc::new(bytes[..].try_into().expect("a whole page")));
+        }
+        match self {
+            Page::Own(bytes) => Arc::make_mut(bytes),
+            Page::Written(_) => unreachable!("made its own above"),
+        }
+    }
+}
+
 /// A clone shares all pages until one side writes to them.
 #[derive(Default, Clone)]
 pub(super) struct Contents {
-    pages: BTreeMap<u64, Arc<[u8; PAGE]>>,
+    pages: BTreeMap<u64, Page>,
     len: u64,
 }
 
@@ -31,22 +60,27 @@ impl Contents {
             let start = index * PAGE as u64;
             let (from, to) = (offset.max(start), end.min(start + PAGE as u64));
             bytes[(from - offset) as usize..(to - offset) as usize]
-                .copy_from_slice(&page[(from - start) as usize..(to - start) as usize]);
+                .copy_from_slice(&page.bytes()[(from - start) as usize..(to - start) as usize]);
         }
         bytes
     }
 
-    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(super) fn write(&mut self, offset: u64, bytes: &Bytes) {
         let end = offset + bytes.len() as u64;
         let mut at = offset;
         while at < end {
             let index = at / PAGE as u64;
             let start = index * PAGE as u64;
             let to = end.min(start + PAGE as u64);
-            let piece = &bytes[(at - offset) as usize..(to - offset) as usize];
-            if self.pages.contains_key(&index) || piece.iter().any(|byte| *byte != 0) {
-                let page = self.pages.entry(index).or_insert_with(|| Arc::new([0; PAGE]));
-                Arc::make_mut(page)[(at - start) as usize..(to - start) as usize].copy_from_slice(piece);
+            let piece = (at - offset) as usize..(to - offset) as usize;
+            let is_empty = bytes[piece.clone()].iter().all(|byte| *byte == 0);
+            if piece.len() == PAGE && !is_empty {
+                self.pages.insert(index, Page::Written(bytes.slice(piece)));
+            } else if piece.len() == PAGE {
+                self.pages.remove(&index);
+            } else if !is_empty || self.pages.contains_key(&index) {
+                let page = self.pages.entry(index).or_insert_with(|| Page::Own(Arc::new([0; PAGE])));
+                page.bytes_mut()[(at - start) as usize..(to - start) as usize].copy_from_slice(&bytes[piece]);
             }
             at = to;
         }
@@ -74,7 +108,7 @@ impl Contents {
             let last = len / PAGE as u64;
             self.pages.split_off(&(last + 1));
             if let Some(page) = self.pages.get_mut(&last) {
-                Arc::make_mut(page)[(len % PAGE as u64) as usize..].fill(0);
+                page.bytes_mut()[(len % PAGE as u64) as usize..].fill(0);
             }
         }
         self.len = len;
@@ -104,7 +138,7 @@ mod tests {
                     // Every other write is of zeros.
                     1 => {
                         let bytes = vec![if value % 2 == 0 { 0 } else { value }; len];
-                        contents.write(offset, &bytes);
+                        contents.write(offset, &Bytes::from(bytes.clone()));
                         plain.resize(plain.len().max(at + len), 0);
                         plain[at..at + len].copy_from_slice(&bytes);
                     }
