@@ -11,7 +11,10 @@
 //! found here. A reference that this loop passed before the node held its slot was
 //! therefore stored before those lists were read, and is in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use atoll_types::{ChunkHash, Instant, Revision, ShardId};
 use futures_util::{StreamExt, stream};
@@ -33,11 +36,15 @@ const PAGE_CHUNKS: u32 = 4096;
 const MISSING_MAX: usize = 16_384;
 /// Chunks fetched at once: the throttle sets the pace, this covers its round trips.
 const FETCHES: usize = 4;
+/// A chunk that was not to be had is not looked for again for so long, unless something
+/// refers to it. Who is asked in vain looks for it too, and asks back: two nodes would
+/// never stop asking each other for a chunk that is gone for good.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// Damaged chunks looked at per round.
 const DAMAGED_PER_ROUND: usize = 256;
 
 pub(crate) async fn run(worker: Worker, suspicious: Option<mpsc::Receiver<ChunkHash>>) {
-    let mut repair = Repair { worker, shards: BTreeMap::new() };
+    let mut repair = Repair { worker, shards: BTreeMap::new(), in_vain: BTreeMap::new() };
     // Without a receiver (a second set of loops on one node) the checks still run.
     let (_kept_open, mut suspicious) = match suspicious {
         Some(receiver) => (None, receiver),
@@ -79,6 +86,8 @@ struct Walk {
 struct Repair {
     worker: Worker,
     shards: BTreeMap<ShardId, ShardProgress>,
+    /// What was looked for in vain, and when: at most [`LOOK_AGAIN`] ago.
+    in_vain: BTreeMap<ChunkHash, Instant>,
 }
 
 fn note(shard: ShardId) -> String {
@@ -204,9 +213,16 @@ impl Repair {
     }
 
     /// Chunks that a reader or the scrub met.
-    async fn look_into(&self, suspicious: &mut mpsc::Receiver<ChunkHash>, until: Instant) {
-        while let Ok(Some(hash)) = self.worker.runtime().timeout_at(until, suspicious.recv()).await {
-            restore(&self.worker, hash).await;
+    async fn look_into(&mut self, suspicious: &mut mpsc::Receiver<ChunkHash>, until: Instant) {
+        let runtime = self.worker.runtime().clone();
+        self.in_vain.retain(|_, at| runtime.now().saturating_since(*at) < LOOK_AGAIN);
+        // The time-out by itself would not end it while there is always another.
+        while runtime.now() < until
+            && let Ok(Some(hash)) = runtime.timeout_at(until, suspicious.recv()).await
+        {
+            if !self.in_vain.contains_key(&hash) && !restore(&self.worker, hash).await {
+                self.in_vain.insert(hash, runtime.now());
+            }
         }
     }
 

@@ -76,6 +76,36 @@ async fn a_copy_that_is_gone_is_read_elsewhere_and_restored() {
     }
 }
 
+/// Two nodes that ask each other for a chunk that is gone did so for ever, and looked for
+/// nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_nobody_has_does_not_keep_repair_from_the_others() {
+    let mut world = three_with_bucket().await;
+    put(world.at(1), "photos", "gone", &random_bytes(1, MIB)).await.unwrap();
+    let gone = world.all_chunks().await;
+    for hash in &gone {
+        world.until("three copies", async || world.copies(*hash).await == 3).await;
+        for node in world.nodes.values() {
+            assert!(node.chunks.remove_if(*hash, u64::MAX).await.unwrap());
+        }
+    }
+    world.maintain();
+    world.links.cut(&[node_id(3)], &[node_id(1), node_id(2)]);
+    world
+        .until("a leader serves node 1", async || world.at(1).head_bucket(&bucket("photos")).await.is_ok())
+        .await;
+    put(world.at(1), "photos", "late", &random_bytes(2, MIB)).await.unwrap();
+    for number in [1, 2] {
+        let objects = world.at(number).clone();
+        // It asks everyone, and fails in the end; nobody waits for that.
+        drop(world.runtime.spawn("get", async move { get(&objects, "photos", "gone").await }));
+    }
+    world.links.heal_all();
+    for hash in world.all_chunks().await {
+        world.until("three copies again", async || world.copies(hash).await == 3).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_refers_to_goes_and_everything_else_stays() {
     let mut world = three_with_bucket().await;
