@@ -260,6 +260,7 @@ impl<'a> Story<'a> {
     }
 
     fn ask_to_leave(&mut self, leaver: usize) {
+        self.world.is_to_leave(leaver);
         self.cluster.drain_and_remove(self.other_than(leaver), leaver);
     }
 

@@ -122,6 +122,8 @@ struct Machine {
     lives: u64,
     /// From its start to its end, its life may be on the way up.
     running: bool,
+    /// Its node is about to be removed, and need not answer.
+    leaving: bool,
     /// Taken away for good.
     gone: bool,
     /// In its present life its disk has been full.
@@ -176,7 +178,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// For [`World::run_until`]: all nodes are up, and since the last disturbance each has
 /// answered an operation.
 pub fn stable(world: &World) -> bool {
-    world.machines.iter().filter(|machine| !machine.gone).all(|machine| {
+    world.machines.iter().filter(|machine| machine.must_answer()).all(|machine| {
         let answered = *lock(&machine.station.answered);
         machine.is_up() && answered.is_some_and(|at| at >= world.disturbed)
     })
@@ -197,7 +199,7 @@ impl Drop for World {
 impl World {
     /// Why it is not [`stable`], in words.
     pub fn unwell(&self) -> String {
-        let silent = self.machines.iter().enumerate().filter(|(_, machine)| !machine.gone);
+        let silent = self.machines.iter().enumerate().filter(|(_, machine)| machine.must_answer());
         let complaints = silent.filter_map(|(index, machine)| {
             let answered = *lock(&machine.station.answered);
             if !machine.is_up() {
@@ -220,6 +222,10 @@ fn usual_disk() -> DiskFaults {
 impl Machine {
     fn is_up(&self) -> bool {
         lock(&self.station.life).is_some()
+    }
+
+    fn must_answer(&self) -> bool {
+        !self.gone && !self.leaving
     }
 }
 
@@ -292,6 +298,7 @@ impl World {
                 store: MemoryStore::new(),
                 lives: 0,
                 running: false,
+                leaving: false,
                 gone: false,
                 was_full: false,
                 full: false,
@@ -364,6 +371,11 @@ impl World {
         self.end(index);
         self.machines[index].disk.kill();
         self.network.memory().stop(self.machines[index].id);
+    }
+
+    /// The node is about to be removed: from now on it need not answer.
+    pub fn is_to_leave(&mut self, index: usize) {
+        self.machines[index].leaving = true;
     }
 
     /// The machine is taken away, and does not come back.
