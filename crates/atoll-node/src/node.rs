@@ -2,6 +2,7 @@
 //! the simulation, which hands in other seams.
 
 use std::{
+    collections::BTreeSet,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -16,7 +17,7 @@ use atoll_placement::{Layout, LayoutSettings, PlanSettings, SlotsOf, Warning};
 use atoll_records::{Observer, Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
 use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_transport::{Protocol, Transport};
-use atoll_types::{ByteSize, ClusterId, Format, Instant, NodeId, Roles, Zone};
+use atoll_types::{ByteSize, ClusterId, Format, Instant, NodeId, ReplicaId, Roles, Zone};
 use futures_util::future::{self, Either};
 use rand::Rng;
 use tokio::sync::watch;
@@ -279,6 +280,7 @@ impl Node {
             chunks: chunks.clone(),
             link,
             speed: Mutex::default(),
+            forgotten: Mutex::default(),
         });
         let book = Arc::new(ReportBook::default());
         transport.serve(
@@ -472,6 +474,8 @@ pub struct NodeReporter {
     chunks: ChunkStore,
     link: Arc<Link>,
     speed: Mutex<Speed>,
+    /// Replicas that were seen to have forgotten something.
+    forgotten: Mutex<BTreeSet<ReplicaId>>,
 }
 
 /// What a slot that arrives here will bring, about: as much as those that are here have.
@@ -502,6 +506,19 @@ impl Speed {
     }
 }
 
+impl NodeReporter {
+    /// A disk that has forgotten of its replicas (one set back to an old image, rule 4) may
+    /// lack chunks too that the layout believes here.
+    fn note_forgotten(&self, forgotten: &[ReplicaId]) {
+        let mut known = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.len();
+        known.extend(forgotten);
+        if known.len() > before {
+            self.maintenance.walk_soon();
+        }
+    }
+}
+
 #[async_trait]
 impl Reporter for NodeReporter {
     async fn report(&self) -> NodeReport {
@@ -520,7 +537,9 @@ impl Reporter for NodeReporter {
                 has_reached(shard, target).then(|| (shard.shard, target.clone()))
             })
             .collect();
-        let lost = |replica: &&ReplicaStatus| matches!(replica.role, Role::Forgotten { .. });
+        let forgotten = replicas.iter().filter(|replica| matches!(replica.role, Role::Forgotten { .. }));
+        let forgotten: Vec<ReplicaId> = forgotten.map(|replica| replica.replica).collect();
+        self.note_forgotten(&forgotten);
         NodeReport {
             info: self.info.clone(),
             layout_version: layout.version(),
@@ -531,7 +550,7 @@ impl Reporter for NodeReporter {
             slots_released,
             shards_changed,
             shards_led: led.iter().map(|shard| shard.shard).collect(),
-            lost_replicas: replicas.iter().filter(lost).map(|replica| replica.replica).collect(),
+            lost_replicas: forgotten,
             copies_missing: keeping.copies_missing,
             bytes_to_move: keeping.slots_arriving * slot_bytes(&layout.slots_of(&self.me), usage.live_bytes),
             bytes_per_second: self

@@ -2,7 +2,10 @@
 //! Each is one loop in a file of its own, all at a bounded pace.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -74,12 +77,19 @@ pub struct MaintenanceStatus {
 /// The running loops; they end with it.
 pub struct Maintenance {
     status: Arc<Mutex<MaintenanceStatus>>,
+    walks_wanted: Arc<AtomicU64>,
     _loops: [AbortOnDrop; 4],
 }
 
 impl Maintenance {
     pub fn status(&self) -> MaintenanceStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Everything is to be compared anew, whatever was verified before: this disk may hold
+    /// less than its notes say, or than the layout believes.
+    pub fn walk_soon(&self) {
+        self.walks_wanted.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -89,12 +99,14 @@ impl Objects {
     pub fn maintain(&self, store: Arc<dyn OrderedStore>, settings: MaintenanceSettings) -> Maintenance {
         let runtime = self.inner.runtime.clone();
         let status: Arc<Mutex<MaintenanceStatus>> = Arc::default();
+        let walks_wanted: Arc<AtomicU64> = Arc::default();
         let worker = Worker {
             objects: self.clone(),
             notes: Notes { runtime: runtime.clone(), store },
             throttle: Throttle::new(runtime.clone(), settings.copy_bytes_per_second.0),
             settings,
             status: status.clone(),
+            walks_wanted: walks_wanted.clone(),
         };
         let suspicious = self.inner.suspicious.lock().unwrap_or_else(PoisonError::into_inner).take();
         let loops = [
@@ -103,7 +115,7 @@ impl Objects {
             runtime.spawn_owned("reclaim", reclaim::run(worker.clone())),
             runtime.spawn_owned("scrub", scrub::run(worker)),
         ];
-        Maintenance { status, _loops: loops }
+        Maintenance { status, walks_wanted, _loops: loops }
     }
 }
 
@@ -115,9 +127,15 @@ pub(crate) struct Worker {
     pub throttle: Throttle,
     pub settings: MaintenanceSettings,
     status: Arc<Mutex<MaintenanceStatus>>,
+    /// Counts the calls of [`Maintenance::walk_soon`].
+    walks_wanted: Arc<AtomicU64>,
 }
 
 impl Worker {
+    pub fn walks_wanted(&self) -> u64 {
+        self.walks_wanted.load(Ordering::Relaxed)
+    }
+
     pub fn runtime(&self) -> &Runtime {
         &self.objects.inner.runtime
     }

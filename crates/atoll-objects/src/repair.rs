@@ -73,6 +73,8 @@ struct ShardProgress {
     /// Walk everything, from this page on.
     walk: Option<Walk>,
     walked_at: Instant,
+    /// The walks that were wanted when the last one began.
+    walks_wanted: u64,
     missing: BTreeSet<ChunkHash>,
 }
 
@@ -107,6 +109,7 @@ impl Repair {
                 verified: noted.unwrap_or_default(),
                 walk: noted.is_none().then_some(Walk { after: None, covers: None }),
                 walked_at: now,
+                walks_wanted: 0,
                 missing: BTreeSet::new(),
             };
             self.shards.insert(shard, progress);
@@ -116,8 +119,16 @@ impl Repair {
         let missing = std::mem::take(&mut self.progress(shard).missing);
         let still_missing = self.restore_all(missing).await;
         self.progress(shard).missing = still_missing;
-        if now.saturating_since(self.progress(shard).walked_at) >= self.worker.settings.walk_every {
-            let progress = self.progress(shard);
+        let (walk_every, walks_wanted) = (self.worker.settings.walk_every, self.worker.walks_wanted());
+        let progress = self.progress(shard);
+        if progress.walks_wanted < walks_wanted {
+            // From the first page, even if one is under way; and after a restart, too.
+            progress.walks_wanted = walks_wanted;
+            progress.walked_at = now;
+            progress.verified = Revision::default();
+            progress.walk = Some(Walk { after: None, covers: None });
+            self.worker.notes.write(note(shard), Revision::default()).await.map_err(store_failed)?;
+        } else if now.saturating_since(progress.walked_at) >= walk_every {
             progress.walked_at = now;
             progress.walk.get_or_insert(Walk { after: None, covers: None });
         }
