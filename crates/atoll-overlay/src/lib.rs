@@ -1,0 +1,22 @@
+//! Overlays: how nodes find each other and content without asking a centre.
+//!
+//! Every kind of overlay is a core behind one interface, [`Overlay`]: a state machine that
+//! takes messages, timeouts and commands, and gives what follows from them as values in
+//! [`Out`]. One kind is here so far, [`Chord`]. The same code runs over real connections and,
+//! a million times over, in the simulator of `atoll-lab`; so a core is generic over its
+//! [`Contact`], which is four bytes there, and a node's key with its addresses on the wire.
+//!
+//! It has no socket, no clock, no thread and no randomness of its own: `now` and `rng` come in
+//! as arguments. It knows nothing of chunks, objects or buckets, only of [`Id`]s; and it
+//! believes no message further than its paper needs: whatever a peer sends, a core does not
+//! panic, and no table or queue passes its limit.
+//!
+//! Tests are beside the code; networks of thousands are held against the papers in `atoll-lab`.
+
+mod chord;
+mod id;
+mod overlay;
+
+pub use chord::{Chord, ChordConfig, ChordMessage, LookupStyle};
+pub use id::Id;
+pub use overlay::{Contact, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay};
