@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::{ChunkHash, Instant, Revision, ShardId};
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
@@ -252,7 +253,8 @@ impl Repair {
 async fn restore(worker: &Worker, hash: ChunkHash) -> bool {
     let holders = &worker.objects.inner.holders;
     let holder = holders.holder();
-    if !holder.holds(hash.slot()) || holder.chunks.contains(hash).await.unwrap_or(false) {
+    let wanted = holder.holds(hash.slot()) && !is_broken(Broken::NoRepair);
+    if !wanted || holder.chunks.contains(hash).await.unwrap_or(false) {
         return true;
     }
     let bytes = match holders.fetch_once(hash).await {

@@ -307,8 +307,7 @@ impl Client {
         deadline: Instant,
     ) -> Outcome<Response> {
         let mut applied = permit.replica.applied.subscribe();
-        let enough = |applied: &u64| *applied >= permit.index || is_broken(Broken::ReadBeforeApplied);
-        let reached = applied.wait_for(enough);
+        let reached = applied.wait_for(|applied| *applied >= permit.index);
         if !matches!(self.runtime.timeout_at(deadline, reached).await, Ok(Ok(_))) {
             return Outcome::Unknown;
         }

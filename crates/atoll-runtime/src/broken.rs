@@ -14,8 +14,6 @@
 pub enum Broken {
     /// 1: a leader that was deposed unknowingly answers reads: no heartbeat round is asked for.
     ReadWithoutRound,
-    /// 1: a read runs on a state that has yet to apply what was committed before it.
-    ReadBeforeApplied,
     /// 2: an internal retry carries another transaction id: 412 to one's own success.
     RetryAsAnother,
     /// 2: a shard does not look whether it has done a transaction before.
@@ -64,6 +62,14 @@ pub enum Broken {
     StampNotRaised,
     /// 9: a removal does not look at the stamp again.
     RemoveUnseen,
+    /// 7: nobody looks whether copies are missing.
+    NoRepair,
+    /// 10: a page of a listing ends with a key that it does not show.
+    ListBorder,
+    /// 10: a deleted object stays in the index.
+    CurrentLeft,
+    /// 12: a shard takes writes for ranges, and buckets, that it no longer has.
+    AnyRange,
     /// 14: a lock that was free for a moment counts its epochs anew.
     EpochLost,
 }

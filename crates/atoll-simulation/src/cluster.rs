@@ -104,6 +104,11 @@ impl ClusterView {
             })
     }
 
+    /// A node in its present life, if it has begun.
+    pub fn node(&self, index: usize) -> Option<(Runtime, Node)> {
+        lock(&self.nodes).get(index).cloned().flatten()
+    }
+
     /// An operator asks node `by` to have another drained, and to remove it once it is
     /// empty; again and again until it has happened.
     ///

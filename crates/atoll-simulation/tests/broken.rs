@@ -14,6 +14,8 @@ mod chunk_storm;
 mod logs;
 mod one_shard;
 
+#[path = "broken/clusters.rs"]
+mod clusters;
 #[path = "broken/records.rs"]
 mod records;
 
@@ -100,6 +102,10 @@ cases! {
     a_removal_that_is_not_written_is_found: RemovalUnwritten, chunks, "chunks";
     a_stamp_that_is_not_raised_is_found: StampNotRaised, chunks, "chunks";
     a_removal_that_does_not_look_again_is_found: RemoveUnseen, chunks, "chunks";
+    copies_that_nobody_restores_are_found: NoRepair, clusters::absence, "copies";
+    a_key_dropped_at_a_pages_border_is_found: ListBorder, clusters::calm, "listings";
+    a_deleted_object_in_the_index_is_found: CurrentLeft, clusters::calm, "listings";
+    a_write_to_a_bucket_that_is_gone_is_found: AnyRange, clusters::another_bucket, "linearizability";
     a_lease_cut_short_is_found: LeaseCutShort, records::locks, "locks";
     a_lost_epoch_is_found: EpochLost, records::locks, "locks";
 }

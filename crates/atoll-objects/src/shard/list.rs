@@ -5,6 +5,7 @@
 use std::ops::Bound;
 
 use atoll_records::ReadView;
+use atoll_runtime::{Broken, is_broken};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -171,6 +172,11 @@ fn objects(view: &dyn ReadView, input: List) -> Result<Listed, Fault> {
     walk(view, keys::CURRENT, input.bucket, &input.prefix, delimiter, start, |met| {
         if page.entries.len() + page.common_prefixes.len() == limit {
             page.next = Some(last.clone());
+            if let Met::Key { key, .. } = met
+                && is_broken(Broken::ListBorder)
+            {
+                page.next = Some(Bytes::copy_from_slice(key));
+            }
             return Ok(false);
         }
         match met {

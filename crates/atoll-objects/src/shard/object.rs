@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use atoll_disk::StoreError;
 use atoll_records::{ReadView, WriteView};
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::Revision;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -215,7 +216,9 @@ fn delete(view: &mut dyn WriteView, input: Delete) -> Result<Vec<Removal>, Fault
             (Ok(()), None) => Removal::Absent,
             (Ok(()), Some(current)) => {
                 remove_version(view, input.bucket, key.as_bytes(), &current)?;
-                view.delete(&current_key);
+                if !is_broken(Broken::CurrentLeft) {
+                    view.delete(&current_key);
+                }
                 Removal::Removed
             }
         });
