@@ -175,3 +175,32 @@ fn dev_starts_three_nodes_and_stops_them_all() {
     let output = atoll().args(["--admin", "http://127.0.0.1:17311", "status"]).output().unwrap();
     assert_eq!(output.status.code(), Some(4), "the nodes still run");
 }
+
+#[test]
+fn a_simulation_prints_its_verdict_and_what_it_cannot_read_it_says() {
+    let run = || {
+        let how = ["simulate", "--seed", "0x2a", "--minutes", "0.05", "--nodes", "3", "--calm", "-o", "json"];
+        atoll().args(how).output().unwrap()
+    };
+    let output = run();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "seed 0x2a\n");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((report["seed"].as_str(), report["nodes"].as_u64()), (Some("0x2a"), Some(3)));
+    assert!(report["operations"].as_u64().unwrap() > 100, "{report}");
+    assert!(report["checks"].as_array().unwrap().iter().all(|check| check["failure"].is_null()), "{report}");
+    let again: serde_json::Value = serde_json::from_slice(&run().stdout).unwrap();
+    assert_eq!(report["trace"], again["trace"], "another process runs the same");
+
+    for (arguments, why) in [
+        (["--seed", "tuesday"], "a seed is a number of 64 bits, such as 0x2a or 42"),
+        (["--nodes", "0"], "0 is not in 1..=50"),
+        (["--minutes", "-1"], "more than 0"),
+        (["--soak", "soon"], "a number of hours"),
+    ] {
+        let arguments = [&format!("{}={}", arguments[0], arguments[1])];
+        let output = atoll().arg("simulate").args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    }
+}

@@ -50,17 +50,20 @@ impl Trace {
         self.pending.push(event as u8);
         self.pending.extend_from_slice(&now.as_nanos().to_le_bytes());
         self.pending.extend_from_slice(&subject.to_le_bytes());
-        if self.pending.len() >= PENDING_BYTES_MAX {
-            self.hasher.update(&self.pending);
-            self.pending.clear();
-        }
+        self.pass_on();
     }
 
     pub(crate) fn record_bytes(&mut self, now: Instant, event: Event, bytes: &[u8]) {
         self.record(now, event, bytes.len() as u64);
-        self.hasher.update(&self.pending);
-        self.pending.clear();
-        self.hasher.update(bytes);
+        self.pending.extend_from_slice(bytes);
+        self.pass_on();
+    }
+
+    fn pass_on(&mut self) {
+        if self.pending.len() >= PENDING_BYTES_MAX {
+            self.hasher.update(&self.pending);
+            self.pending.clear();
+        }
     }
 
     pub(crate) fn hash(&self) -> TraceHash {

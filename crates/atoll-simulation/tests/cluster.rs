@@ -121,6 +121,28 @@ fn a_node_comes_and_another_goes_in_a_storm() {
     }
 }
 
+/// A disk that died and was replaced: the node joins again under its key, and has its
+/// copies back before another goes.
+#[test]
+fn a_machine_gets_a_new_empty_disk_and_nothing_is_lost() {
+    for seed in seeds(0..1) {
+        let (mut world, view) = sound_and_seen(seed);
+        world.clients(6, Load { keys: 2, ..Load::default() });
+        world.run_for(Duration::from_secs(5));
+        world.crash(1);
+        world.replace_disk(1);
+        world.restart(1);
+        world.run_until_within(stable, Duration::from_secs(60));
+        world.run_until_within(move |_| view.is_settled(3), Duration::from_secs(300));
+        world.crash(2);
+        world.run_for(Duration::from_secs(10));
+        world.restart(2);
+        world.run_until_within(stable, Duration::from_secs(60));
+        world.check();
+        assert_eq!(world.has_liar(), Some(1));
+    }
+}
+
 /// Rule 4: a disk that was set back does not vote for what it has forgotten.
 #[test]
 fn an_old_image_of_a_disk_brings_nothing_old_back() {

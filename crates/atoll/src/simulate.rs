@@ -16,6 +16,7 @@ use crate::{
     failure::{Failure, Fault, Outcome},
     logs,
     output::{Output, table},
+    verify::minutes,
 };
 
 /// Run a simulated cluster through storms of faults, and check what its clients saw.
@@ -29,8 +30,8 @@ pub struct Simulate {
     #[arg(long)]
     seed: Option<Seed>,
     /// Virtual time under load and faults.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1440))]
-    minutes: u32,
+    #[arg(long, default_value = "10", value_parser = minutes, value_name = "MINUTES")]
+    minutes: Duration,
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=RunOptions::NODES_MAX as i64))]
     nodes: u32,
     /// Without faults, and with small objects only: measures the simulation itself.
@@ -85,7 +86,7 @@ impl Simulate {
     }
 
     fn run_one(&self, seed: Seed) -> Outcome {
-        let duration = Duration::from_secs(u64::from(self.minutes) * 60);
+        let duration = self.minutes;
         let nodes = self.nodes as usize;
         let options = RunOptions { duration, nodes, calm: self.calm, ..RunOptions::new(seed) };
         // Before it runs, lest a seed that never ends stay unknown.
@@ -99,11 +100,11 @@ impl Simulate {
             Some(check) => {
                 let replay = format!(
                     "ATOLL_LOG=info atoll simulate --seed {seed} --minutes {} --nodes {}{}",
-                    self.minutes,
+                    report.minutes,
                     self.nodes,
                     if self.calm { " --calm" } else { "" }
                 );
-                let message = format!("seed {seed}: it does not hold that {}", check.name);
+                let message = format!("seed {seed} failed: {}", check.name);
                 Err(Failure::new(Fault::Internal, message).hint(format!("replay it with logs: {replay}")))
             }
         }
@@ -141,7 +142,9 @@ impl Shown<'_> {
             [(*kind).to_owned(), answered, unknown, not_done]
         });
         println!("{}\n", table(["OPERATION", "ANSWERED", "UNKNOWN", "NOT DONE"], outcomes));
-        println!("{}\n", table(["FAULT", "TIMES"], counted(&report.faults)));
+        if !report.faults.is_empty() {
+            println!("{}\n", table(["FAULT", "TIMES"], counted(&report.faults)));
+        }
         let checks = report.checks.iter().map(|check| {
             let holds = if check.failure.is_none() { "holds" } else { "FAILED" };
             [check.name.to_owned(), holds.to_owned()]

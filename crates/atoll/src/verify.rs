@@ -79,7 +79,8 @@ const FORMED_WITHIN: Duration = Duration::from_secs(120);
 /// After the last fault (the promise, and the simulation's).
 const LIVELY_WITHIN: Duration = Duration::from_secs(60);
 
-fn minutes(text: &str) -> Result<Duration, String> {
+/// For a flag in minutes, fractions included.
+pub(crate) fn minutes(text: &str) -> Result<Duration, String> {
     let minutes: f64 = text.parse().map_err(|_| "it is a number of minutes, such as 5 or 0.5".to_owned())?;
     // A day: longer is a slip of the finger.
     if minutes > 0.0 && minutes <= 1440.0 {
