@@ -115,7 +115,8 @@ pub struct Chord<C> {
     tables: Tables<C>,
     /// Whom this node may join through; at most `KNOWN_MAX`.
     known: Vec<C>,
-    /// At most `LOOKUPS_MAX` and `RELAYS_MAX`, and one each for joining and a finger.
+    /// At most `LOOKUPS_MAX` and `RELAYS_MAX`, and one each for joining,
+    /// its place and a finger.
     lookups: Vec<Lookup<C>>,
     /// At most one for each lookup, one for `stabilize` and one for `check_predecessor`.
     calls: Vec<Call<C>>,
@@ -127,6 +128,8 @@ pub struct Chord<C> {
     /// Whether each finger was looked up since this node joined. Until then they are looked up
     /// one after the other, not one a period.
     fingers_filled: bool,
+    /// Of `STABILIZE_STEPS_MAX`, set anew each period.
+    steps_left: u8,
     frozen: bool,
 }
 
@@ -148,17 +151,22 @@ impl<C: Contact> Chord<C> {
             upkeep_at: Instant::ORIGIN,
             finger_next: 0,
             fingers_filled: false,
+            steps_left: upkeep::STABILIZE_STEPS_MAX,
             frozen: false,
         }
     }
 
     /// A node of a network that has come to rest: what joining and upkeep lead to when nobody
-    /// comes or goes. `ring` is sorted by id, has `me` in it, and no id twice.
+    /// comes or goes. It begins at `Instant::ORIGIN`. `ring` is sorted by id, has `me` in it, and no id twice.
     pub fn converged(me: C, config: Arc<ChordConfig>, ring: &[(Id, C)]) -> Self {
         let mut node = Self::new(me, config);
         node.tables = Tables::converged(node.tables.me.clone(), ring, node.config.successors);
         node.phase = Phase::Member;
         node.fingers_filled = true;
+        // Somewhere in the first period, so that the network's nodes do not go on together.
+        let [a, b, c, d, ..] = <[u8; 32]>::from(node.tables.me.id());
+        let part = f64::from(u32::from_be_bytes([a, b, c, d])) / f64::from(u32::MAX);
+        node.upkeep_at = Instant::ORIGIN + node.config.upkeep_every.mul_f64(part);
         node
     }
 

@@ -17,6 +17,8 @@ const RELAY_HOPS_MAX: u8 = 40;
 pub(super) enum Purpose {
     Caller,
     Join,
+    /// Upkeep's, of this node's own place.
+    Place,
     Finger(u8),
     /// The node before this one on a recursive lookup's way; its request's number.
     Relay {
@@ -170,6 +172,7 @@ impl<C: Contact> Chord<C> {
     fn found(&mut self, now: Instant, lookup: Lookup<C>, owner: C, out: &mut ChordOut<C>) {
         match lookup.purpose {
             Purpose::Join => self.found_my_place(now, owner, out),
+            Purpose::Place => self.checked_my_place(now, owner, out),
             Purpose::Finger(k) => self.found_finger(now, k, Some(owner), out),
             Purpose::Caller | Purpose::Relay { .. } => self.finish(lookup, Ok(owner), out),
         }
@@ -178,6 +181,7 @@ impl<C: Contact> Chord<C> {
     fn failed(&mut self, now: Instant, lookup: Lookup<C>, error: LookupError, out: &mut ChordOut<C>) {
         match lookup.purpose {
             Purpose::Join => out.notify(Notification::JoinFailed),
+            Purpose::Place => {}
             Purpose::Finger(k) => self.found_finger(now, k, None, out),
             Purpose::Caller | Purpose::Relay { .. } => self.finish(lookup, Err(error), out),
         }
@@ -271,7 +275,7 @@ impl<C: Contact> Chord<C> {
             }
             (Question::Neighbours, ChordMessage::Neighbours { predecessor, successors, .. }) => {
                 self.take_call(place);
-                self.stabilized(from, predecessor, successors, out);
+                self.stabilized(now, from, predecessor, successors, out);
             }
             (Question::Find { lookup, .. }, ChordMessage::Closer { preceding, successors, .. }) => {
                 self.take_call(place);

@@ -383,7 +383,7 @@ fn no_message_makes_a_node_panic_or_grow() {
             let node = &net.nodes[&8];
             assert!(node.tables.successors.len() <= 3);
             assert!(node.tables.fingers.len() <= Id::BITS);
-            assert!(node.lookups.len() <= LOOKUPS_MAX + RELAYS_MAX + 2);
+            assert!(node.lookups.len() <= LOOKUPS_MAX + RELAYS_MAX + 3);
             assert!(node.calls.len() <= node.lookups.len() + 2, "{:?}", node.calls);
             assert!(!node.tables.successors.contains(&At(8)));
             assert!(node.tables.predecessor != Some(At(8)));

@@ -5,6 +5,10 @@ use rand::Rng;
 
 use super::{lookup::Question, *};
 
+/// How often `stabilize` goes on to a nearer successor within one period. One would do in a
+/// ring at rest; this many nodes may join one gap in a period, and no liar costs more.
+pub(super) const STABILIZE_STEPS_MAX: u8 = 32;
+
 impl<C: Contact> Chord<C> {
     /// The next period begins after half to one and a half of it (V-E), so that nodes that
     /// began together do not go on together.
@@ -16,6 +20,7 @@ impl<C: Contact> Chord<C> {
         if self.phase == Phase::Joining {
             return self.look_for_my_place(now, out);
         }
+        self.steps_left = STABILIZE_STEPS_MAX;
         if !self.is_asking(Question::Neighbours) {
             self.stabilize(now, out);
         }
@@ -64,8 +69,13 @@ impl<C: Contact> Chord<C> {
 
     /// The successor's answer: if a node stands between, it is the successor (figure 6); the
     /// rest of the list is the successor's, without its last (IV-E.3).
+    ///
+    /// A nearer successor is asked in its turn at once, not a period later as in the paper: of
+    /// many nodes that join one gap together each then finds its place in seconds. One step a
+    /// period would take as many periods as there are such nodes.
     pub(super) fn stabilized(
         &mut self,
+        now: Instant,
         from: C,
         predecessor: Option<C>,
         successors: Vec<C>,
@@ -75,12 +85,17 @@ impl<C: Contact> Chord<C> {
             return; // A nearer one came up meanwhile.
         }
         let me = self.tables.me.id();
-        let between = predecessor.filter(|other| other.id().is_between(me, from.id()));
+        let between: Option<C> = predecessor.filter(|other| other.id().is_between(me, from.id()));
         let named = successors.into_iter().take(message::CONTACTS_PER_MESSAGE_MAX);
+        let goes_on = between.is_some() && self.steps_left > 0;
         let list = between.into_iter().chain([from]).chain(named);
         self.tables.set_successors(list, self.config.successors);
         if let Some(successor) = self.tables.successors.first() {
             out.send(successor.clone(), ChordMessage::Notify);
+        }
+        if goes_on {
+            self.steps_left -= 1;
+            self.stabilize(now, out);
         }
     }
 
@@ -115,10 +130,33 @@ impl<C: Contact> Chord<C> {
             self.tables.fingers.truncate(k.into());
             self.finger_next = 0;
             self.fingers_filled |= !self.tables.successors.is_empty();
-            return;
+            return self.check_my_place(now, out);
         }
         let search = self.search(start);
         self.start(now, search, Purpose::Finger(k), false, out);
+    }
+
+    /// Asks the farthest node that it knows for its own successor, once each time round the
+    /// finger table. `stabilize` alone cannot undo a ring that winds several times round the
+    /// identifiers, each node the predecessor of its successor, into which many nodes that join
+    /// a small ring together may run: Liben-Nowell, Balakrishnan, Karger, *Analysis of the
+    /// evolution of peer-to-peer systems*, PODC 2002, on loopy states.
+    fn check_my_place(&mut self, now: Instant, out: &mut ChordOut<C>) {
+        let far: Vec<C> = self.tables.fingers.iter().flatten().take(tables::PRECEDING_MAX).cloned().collect();
+        if far.is_empty() || self.is_looking(|purpose| purpose == Purpose::Place) {
+            return;
+        }
+        let search = Search::new(self.tables.me.id(), far, Vec::new(), false);
+        self.start(now, search, Purpose::Place, false, out);
+    }
+
+    pub(super) fn checked_my_place(&mut self, now: Instant, successor: C, out: &mut ChordOut<C>) {
+        let me = self.tables.me.id();
+        if self.tables.successors.first().is_some_and(|known| successor.id().is_between(me, known.id())) {
+            let list = std::iter::once(successor).chain(std::mem::take(&mut self.tables.successors));
+            self.tables.set_successors(list, self.config.successors);
+            self.stabilize(now, out);
+        }
     }
 
     pub(super) fn found_finger(&mut self, now: Instant, k: u8, finger: Option<C>, out: &mut ChordOut<C>) {
