@@ -1,0 +1,343 @@
+//! Discrete events for overlays: a million small nodes in one thread, from one seed.
+//!
+//! This is not the simulated world of `atoll-simulation`, which runs whole nodes with their
+//! disks, tasks and connections: there a node costs megabytes, and its executor is what is
+//! tested. An overlay's core has no tasks; here a node is its core, some hundred bytes, and an
+//! event is a message or a timeout. So it stands in a crate that builds in seconds, without an
+//! executor, a transport or a disk.
+//!
+//! ```text
+//! the earliest event ─► core.handle_message / handle_timeout ─► out.sends ─► events later,
+//!                                                                by the links' latency
+//! ```
+//!
+//! Events of one instant go in the order in which they came up. What is drawn comes from
+//! streams of the one seed; sums are of whole numbers. So the same seed is the same run, which
+//! [`World::trace`] tells: it is a hash over every event.
+
+mod contact;
+mod places;
+
+use std::{cmp::Ordering, collections::BinaryHeap, time::Duration};
+
+use atoll_overlay::{Id, Notification, Out, Overlay};
+use atoll_types::Instant;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+pub use self::contact::SimulatedContact;
+use self::places::Place;
+
+/// What passages between nodes suffer, besides the way's length.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Links {
+    /// The chance of a message to be lost, 0 to 1.
+    pub loss: f64,
+}
+
+/// Messages so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Sent, whatever became of them.
+    pub sent: u64,
+    pub lost: u64,
+    /// Arrived where nobody was any more.
+    pub to_failed: u64,
+}
+
+/// What a node reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    pub at: Instant,
+    pub by: SimulatedContact,
+    pub notification: Notification<SimulatedContact>,
+}
+
+struct Event<M> {
+    at: Instant,
+    /// The how-manieth event it is: breaks ties.
+    order: u64,
+    /// The node's index.
+    node: u32,
+    what: What<M>,
+}
+
+enum What<M> {
+    Message { from: SimulatedContact, message: M },
+    Timeout,
+}
+
+impl<M> PartialEq for Event<M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<M> Eq for Event<M> {}
+
+impl<M> PartialOrd for Event<M> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<M> Ord for Event<M> {
+    /// The heap gives the greatest first, and we want the earliest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+struct Node<O> {
+    /// None: failed, or left.
+    core: Option<O>,
+    place: Place,
+    /// When its next timeout event is due; other ones for it are stale.
+    timeout_at: Option<Instant>,
+}
+
+/// Nodes of one kind of overlay and the links between them.
+pub struct World<O: Overlay> {
+    now: Instant,
+    links: Links,
+    contacts_from: SimulatedContact,
+    nodes: Vec<Node<O>>,
+    events: BinaryHeap<Event<O::Message>>,
+    /// Events that came up so far.
+    ordered: u64,
+    traffic: Traffic,
+    trace: u64,
+    places_rng: StdRng,
+    links_rng: StdRng,
+    nodes_rng: StdRng,
+    reports: Vec<Reported>,
+    /// Kept for its room.
+    out: Out<SimulatedContact, O::Message>,
+}
+
+/// The generator for one purpose, so that one that draws more does not disturb the others.
+pub(crate) fn stream(seed: u64, purpose: &str) -> StdRng {
+    let mut hasher = blake3::Hasher::new_derive_key("atoll-lab seed stream 1");
+    hasher.update(&seed.to_le_bytes());
+    hasher.update(purpose.as_bytes());
+    StdRng::from_seed(*hasher.finalize().as_bytes())
+}
+
+impl<O: Overlay<Contact = SimulatedContact>> World<O> {
+    pub fn new(seed: u64, links: Links) -> Self {
+        World {
+            now: Instant::ORIGIN,
+            links,
+            contacts_from: SimulatedContact::first_of(seed),
+            nodes: Vec::new(),
+            events: BinaryHeap::new(),
+            ordered: 0,
+            traffic: Traffic::default(),
+            trace: 0,
+            places_rng: stream(seed, "places"),
+            links_rng: stream(seed, "links"),
+            nodes_rng: stream(seed, "nodes"),
+            reports: Vec::new(),
+            out: Out::default(),
+        }
+    }
+
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Equal for equal runs.
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// What the nodes reported since this was last asked, in order.
+    pub fn take_reports(&mut self) -> Vec<Reported> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Sets a network of `count` nodes up as if it had come to rest: `make` gives each from its
+    /// contact and the ring of all, sorted by id.
+    pub fn set_up(&mut self, count: usize, make: impl Fn(SimulatedContact, &[(Id, SimulatedContact)]) -> O) {
+        assert!(self.nodes.is_empty(), "a network is set up in an empty world");
+        let contacts: Vec<SimulatedContact> =
+            (0..count).map(|index| self.contacts_from.plus(index)).collect();
+        let ring = ring(contacts.iter().copied());
+        for contact in contacts {
+            let place = Place::drawn(&mut self.places_rng);
+            self.nodes.push(Node { core: Some(make(contact, &ring)), place, timeout_at: None });
+            self.plan_timeout(self.nodes.len() - 1);
+        }
+    }
+
+    /// Adds a node that knows one living member, drawn; the first one founds the overlay.
+    pub fn join(&mut self, make: impl Fn(SimulatedContact) -> O) -> SimulatedContact {
+        let living: Vec<SimulatedContact> = match self.nodes.len() {
+            0 => Vec::new(),
+            // By trial, not from a list of all: that would cost N² for a network that grows.
+            count => (0..)
+                .map(|_| self.nodes_rng.random_range(0..count))
+                .find(|index| self.nodes[*index].core.is_some())
+                .map(|index| self.contacts_from.plus(index))
+                .into_iter()
+                .collect(),
+        };
+        let contact = self.contacts_from.plus(self.nodes.len());
+        let place = Place::drawn(&mut self.places_rng);
+        self.nodes.push(Node { core: Some(make(contact)), place, timeout_at: None });
+        self.with(contact, |core, now, rng, out| core.join(now, rng, &living, out));
+        contact
+    }
+
+    /// Takes a node out, without a word to anybody.
+    pub fn fail(&mut self, contact: SimulatedContact) {
+        let index = self.index(contact);
+        self.nodes[index].core = None;
+        self.nodes[index].timeout_at = None;
+    }
+
+    /// All cores stop upkeep.
+    pub fn freeze(&mut self) {
+        for index in 0..self.nodes.len() {
+            if let Some(core) = &mut self.nodes[index].core {
+                core.freeze();
+                self.plan_timeout(index);
+            }
+        }
+    }
+
+    pub fn living(&self) -> impl Iterator<Item = (SimulatedContact, &O)> {
+        let cores = self.nodes.iter().enumerate();
+        cores.filter_map(|(index, node)| Some((self.contacts_from.plus(index), node.core.as_ref()?)))
+    }
+
+    /// Gives a living node a command, and carries out what follows.
+    ///
+    /// # Panics
+    /// If the node is not there any more.
+    pub fn with<T>(
+        &mut self,
+        contact: SimulatedContact,
+        command: impl FnOnce(&mut O, Instant, &mut StdRng, &mut Out<SimulatedContact, O::Message>) -> T,
+    ) -> T {
+        let index = self.index(contact);
+        let core = self.nodes[index].core.as_mut().expect("a living node");
+        let result = command(core, self.now, &mut self.nodes_rng, &mut self.out);
+        self.carry_out(index);
+        result
+    }
+
+    /// Runs until nothing happens before `end`, and sets the clock there.
+    pub fn run_until(&mut self, end: Instant) {
+        while self.events.peek().is_some_and(|event| event.at <= end) {
+            self.step();
+        }
+        self.now = end;
+    }
+
+    pub fn run(&mut self, duration: Duration) {
+        self.run_until(self.now + duration);
+    }
+
+    /// Runs until nothing is left to happen. Ends only for nodes without upkeep.
+    pub fn run_until_quiet(&mut self) {
+        while self.step() {}
+    }
+
+    /// The time that a message takes between two nodes, one way.
+    pub fn latency(&self, from: SimulatedContact, to: SimulatedContact) -> Duration {
+        let place = |contact| &self.nodes[self.index(contact)].place;
+        place(from).latency(place(to))
+    }
+
+    /// The mean over living nodes, of the core's state alone.
+    pub fn bytes_per_node(&self) -> f64 {
+        let (count, bytes) = self
+            .living()
+            .fold((0_u64, 0), |(count, bytes), (_, core)| (count + 1, bytes + core.state_bytes()));
+        bytes as f64 / count.max(1) as f64
+    }
+
+    fn index(&self, contact: SimulatedContact) -> usize {
+        contact.minus(self.contacts_from)
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(event) = self.events.pop() else { return false };
+        let index = event.node as usize;
+        if matches!(event.what, What::Timeout) && self.nodes[index].timeout_at != Some(event.at) {
+            return true;
+        }
+        self.now = event.at;
+        self.note(event.at.as_nanos());
+        self.note(u64::from(event.node));
+        let node = &mut self.nodes[index];
+        match (event.what, &mut node.core) {
+            (What::Message { .. }, None) => self.traffic.to_failed += 1,
+            (What::Timeout, None) => {}
+            (What::Message { from, message }, Some(core)) => {
+                core.handle_message(event.at, &mut self.nodes_rng, from, message, &mut self.out);
+                self.carry_out(index);
+            }
+            (What::Timeout, Some(core)) => {
+                node.timeout_at = None;
+                core.handle_timeout(event.at, &mut self.nodes_rng, &mut self.out);
+                self.carry_out(index);
+            }
+        }
+        true
+    }
+
+    /// Sends what a core wants sent, and asks when it wants to be called again.
+    fn carry_out(&mut self, index: usize) {
+        let from = self.contacts_from.plus(index);
+        let mut sends = std::mem::take(&mut self.out.sends);
+        for (to, message) in sends.drain(..) {
+            let node = to.minus(self.contacts_from);
+            assert!(node < self.nodes.len(), "a core made a contact up");
+            self.traffic.sent += 1;
+            if self.links.loss > 0.0 && self.links_rng.random_bool(self.links.loss) {
+                self.traffic.lost += 1;
+                continue;
+            }
+            let at = self.now + self.nodes[index].place.latency(&self.nodes[node].place);
+            self.push(at, node, What::Message { from, message });
+        }
+        self.out.sends = sends;
+        let (at, notifications) = (self.now, self.out.notifications.drain(..));
+        self.reports.extend(notifications.map(|notification| Reported { at, by: from, notification }));
+        self.plan_timeout(index);
+    }
+
+    fn plan_timeout(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
+        let wanted = node.core.as_ref().and_then(Overlay::poll_timeout).map(|at| at.max(self.now));
+        if node.timeout_at != wanted {
+            node.timeout_at = wanted;
+            if let Some(at) = wanted {
+                self.push(at, index, What::Timeout);
+            }
+        }
+    }
+
+    fn push(&mut self, at: Instant, index: usize, what: What<O::Message>) {
+        self.ordered += 1;
+        let node = u32::try_from(index).expect("at most 2^31 nodes");
+        self.events.push(Event { at, order: self.ordered, node, what });
+    }
+
+    fn note(&mut self, number: u64) {
+        // FNV's prime: any odd multiplier spreads; nobody attacks this.
+        self.trace = (self.trace ^ number).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+}
+
+/// Contacts in the order of their identifiers.
+pub(crate) fn ring(contacts: impl Iterator<Item = SimulatedContact>) -> Vec<(Id, SimulatedContact)> {
+    let mut ring: Vec<_> = contacts.map(|contact| (atoll_overlay::Contact::id(&contact), contact)).collect();
+    ring.sort_unstable();
+    ring
+}
