@@ -131,7 +131,12 @@ impl Repair {
             self.worker.notes.write(note(shard), Revision::default()).await.map_err(store_failed)?;
         } else if now.saturating_since(progress.walked_at) >= walk_every {
             progress.walked_at = now;
-            progress.walk.get_or_insert(Walk { after: None, covers: None });
+            if progress.walk.is_none() {
+                progress.walk = Some(Walk { after: None, covers: None });
+                // It finds again what is still missing, and leaves out what nobody refers
+                // to any more.
+                progress.missing.clear();
+            }
         }
         let slots = self.own_slots();
         if slots.is_empty() {
