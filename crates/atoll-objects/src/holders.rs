@@ -8,7 +8,7 @@ use std::{
 };
 
 use atoll_placement::{Layout, WriteTargets};
-use atoll_runtime::{Elapsed, Runtime, Task};
+use atoll_runtime::{Broken, Elapsed, Runtime, Task, is_broken};
 use atoll_transport::{Message, Protocol, Transport};
 use atoll_types::{ChunkHash, Format, Instant, NodeId, Slot};
 use bytes::Bytes;
@@ -145,10 +145,10 @@ impl Holders {
 
         let (mut reason, mut newer, mut full) = (String::new(), None, false);
         loop {
-            if targets.is_met(stored) {
+            if targets.is_met(stored) || is_broken(Broken::OneHolder) && !stored.is_empty() {
                 return Ok(());
             }
-            if !targets.can_be_met(&failed) {
+            if !targets.can_be_met(&failed) && !is_broken(Broken::OneHolder) {
                 break;
             }
             let Some(Wrote { node, reply }) = wrote.recv().await else { break };

@@ -14,6 +14,7 @@ use std::{
 
 use atoll_disk::ChunkError;
 use atoll_placement::CopyTask;
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::{ChunkHash, Instant, NodeId, Slot};
 use futures_util::{StreamExt, stream};
 
@@ -188,6 +189,9 @@ impl Mover {
 
 /// Brings everything in a slot here.
 async fn fill(worker: &Worker, task: &CopyTask) -> Result<(), MoveError> {
+    if is_broken(Broken::MoveWithoutCopy) {
+        return Ok(());
+    }
     let holders = &worker.objects.inner.holders;
     let me = holders.holder().me;
     let mut listed: BTreeMap<ChunkHash, ListedChunk> = BTreeMap::new();
@@ -284,7 +288,9 @@ async fn empty(worker: &Worker, slot: Slot) -> Result<bool, MoveError> {
         after = page.last().map(|chunk| chunk.hash);
         let hashes: Vec<ChunkHash> = page.iter().map(|chunk| chunk.hash).collect();
         let stamps: BTreeMap<ChunkHash, u64> = page.iter().map(|chunk| (chunk.hash, chunk.stamp)).collect();
-        hand_over(worker, slot, &hashes, &stamps).await?;
+        if !is_broken(Broken::MoveWithoutCopy) {
+            hand_over(worker, slot, &hashes, &stamps).await?;
+        }
         worker.runtime().fault_point("objects: a slot's copies are handed over, not dropped").await;
         if !holder.drop_left(slot, &hashes).await? {
             return Ok(false);

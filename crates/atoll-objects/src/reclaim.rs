@@ -11,13 +11,17 @@
 
 use std::time::Duration;
 
+use atoll_runtime::{Broken, is_broken};
 use atoll_types::{ChunkHash, ShardId, Slot};
 
 use crate::{
     error::Unavailable,
     maintenance::Worker,
     objects::unexpected,
-    shard::reference::{self, Swept},
+    shard::{
+        keys,
+        reference::{self, Swept},
+    },
     slots::SlotSet,
 };
 
@@ -88,7 +92,8 @@ async fn collect(worker: &Worker) -> Result<(), Unavailable> {
         epoch = epoch.min(worker.objects.reclaim_epoch(shard).await?);
     }
     let done: Option<u64> = worker.notes.read(NOTE.into()).await.map_err(local)?;
-    let Some(stamp_at_most) = epoch.checked_sub(2) else { return Ok(()) };
+    let behind = if is_broken(Broken::ReclaimEarly) { 0 } else { 2 };
+    let Some(stamp_at_most) = epoch.checked_sub(behind) else { return Ok(()) };
     if done.is_some_and(|done| done >= epoch) {
         return Ok(());
     }
@@ -100,7 +105,7 @@ async fn collect(worker: &Worker) -> Result<(), Unavailable> {
     let group = (REFERENCES_MAX / per_slot).clamp(1, Slot::COUNT as u64) as usize;
     for group in slots.chunks(group) {
         let candidates = candidates(worker, group, stamp_at_most).await?;
-        if candidates.is_empty() {
+        if candidates.is_empty() || is_broken(Broken::GarbageKept) {
             continue;
         }
         let referenced = references(worker, group.iter().copied().collect()).await?;
@@ -151,6 +156,9 @@ async fn references(worker: &Worker, slots: SlotSet) -> Result<Vec<u64>, Unavail
     let mut all = Vec::new();
     for shard in worker.data_shards() {
         let mut after = None;
+        if is_broken(Broken::PartsUnreferenced) {
+            after = keys::after_prefix(keys::PART.to_vec()).map(Into::into);
+        }
         loop {
             let ask = reference::References { after, slots: slots.clone(), limit: PAGE_CHUNKS };
             let page = objects

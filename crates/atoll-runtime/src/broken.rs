@@ -62,6 +62,18 @@ pub enum Broken {
     StampNotRaised,
     /// 9: a removal does not look at the stamp again.
     RemoveUnseen,
+    /// 9: a commit does not look how old its chunks' stamps are.
+    EpochUnchecked,
+    /// 9: a sweep takes what was stamped since the last one.
+    ReclaimEarly,
+    /// 9: a sweep does not see what pending uploads refer to.
+    PartsUnreferenced,
+    /// 9: a sweep takes nothing.
+    GarbageKept,
+    /// 7: one holder is enough for a put.
+    OneHolder,
+    /// 7: a slot counts as moved, and its old copies go, when nothing was copied.
+    MoveWithoutCopy,
     /// 7: nobody looks whether copies are missing.
     NoRepair,
     /// 10: a page of a listing ends with a key that it does not show.

@@ -75,6 +75,7 @@ pub(super) fn complaints(house: &House) -> Vec<String> {
         complaints.extend(inherited(part));
         complaints.extend(arrows(part));
         complaints.extend(kept(part));
+        complaints.extend(breakable(part));
     }
     complaints
 }
@@ -168,6 +169,23 @@ fn kept(part: &Crate) -> Vec<String> {
     complaints
 }
 
+/// A release can't be broken on purpose: nothing turns the feature on but a command line.
+fn breakable(part: &Crate) -> Option<String> {
+    let names_it = |list: &toml::Value| {
+        let names = list.as_array().into_iter().flatten().filter_map(toml::Value::as_str);
+        names.into_iter().any(|name| name == "broken" || name.ends_with("/broken"))
+    };
+    let features = section(part, "features").filter(|(name, _)| *name != "broken").map(|(_, list)| list);
+    let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
+    let wanted = kinds.iter().flat_map(|kind| section(part, kind)).filter_map(|(_, it)| it.get("features"));
+    features.chain(wanted).any(names_it).then(|| {
+        format!(
+            "{} turns on `broken`: what can be broken on purpose is not for builds that people use.",
+            part.folder
+        )
+    })
+}
+
 /// Each dependency says why it is there: on its line or on the line above.
 fn root(manifest: &str) -> Vec<String> {
     let mut complaints = Vec::new();
@@ -182,6 +200,9 @@ fn root(manifest: &str) -> Vec<String> {
         else {
             continue;
         };
+        if dependency.starts_with("atoll-") && rest.contains("\"broken\"") {
+            complaints.push(format!("The root manifest turns on `broken` in {dependency}: see `breakable`."));
+        }
         if !dependency.starts_with("atoll-") && !rest.contains(" # ") {
             complaints.push(format!(
                 "The root manifest does not say why we depend on {dependency}: add a comment to its line."
@@ -226,6 +247,23 @@ mod tests {
             part("atoll-placement", "tokio.workspace = true"),
             &["atoll-placement depends on tokio: a core sees no socket, clock, thread or OS randomness."],
         );
+    }
+
+    #[test]
+    fn a_build_that_can_be_broken_is_found() {
+        check(
+            part("atoll-node", "atoll-runtime = { workspace = true, features = [\"broken\"] }"),
+            &[
+                "atoll-node turns on `broken`: what can be broken on purpose is not for builds that people use.",
+            ],
+        );
+        check(
+            part("atoll-node", "[features]\ndefault = [\"atoll-runtime/broken\"]"),
+            &[
+                "atoll-node turns on `broken`: what can be broken on purpose is not for builds that people use.",
+            ],
+        );
+        check(part("atoll-simulation", "[features]\nbroken = [\"atoll-runtime/broken\"]"), &[]);
     }
 
     #[test]

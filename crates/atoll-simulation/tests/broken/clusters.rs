@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use atoll_objects::BucketName;
+use atoll_disk::DiskFaults;
+use atoll_node::Node;
+use atoll_objects::{BucketName, ObjectKey, PutBody, PutObject};
+use atoll_runtime::Runtime;
 use atoll_simulation::{
     Seed,
     checkers::Judgement,
@@ -10,6 +13,9 @@ use atoll_simulation::{
     load::Load,
     world::World,
 };
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use rand::Rng;
 
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -27,9 +33,9 @@ fn settled(seed: Seed, nodes: usize, cluster: Cluster) -> (World, ClusterView) {
     (world, view)
 }
 
-/// Objects of one chunk and more on few keys.
-fn chunky() -> Load {
-    Load { keys: 3, deletes: 10, large: 20, ..Load::default() }
+/// On so many keys that what was put is not replaced at once.
+fn many() -> Load {
+    Load { keys: 200, gets: 10, deletes: 0, conditional: 0, large: 0, ..Load::default() }
 }
 
 /// Nothing happens but what clients do.
@@ -38,6 +44,52 @@ pub fn calm(seed: Seed) -> Judgement {
     world.clients(4, Load { lists: 30, cold_keys: 10, deletes: 20, ..Load::default() });
     world.run_for(seconds(10));
     world.judge()
+}
+
+/// Puts and uploads last through several sweeps. One node, since each holder sweeps for
+/// itself.
+pub fn sweeps(seed: Seed) -> Judgement {
+    let (mut world, view) = settled(seed, 1, Cluster::new(1).waits_for_sweeps());
+    let upload_pause = seconds(20)..=seconds(40);
+    let think = Duration::ZERO..=seconds(3);
+    world.clients(2, Load { uploads: 30, slow_uploads: 100, upload_pause, think, ..many() });
+    let mut rng = seed.stream("slow puts");
+    for number in 0..3 {
+        let (runtime, node) = view.node(0).expect("the node runs");
+        let pause = seconds(rng.random_range(20..70));
+        drop(runtime.clone().spawn("slow put", slow_put(node, runtime, number, pause)));
+    }
+    world.run_for(seconds(90));
+    world.judge()
+}
+
+/// Its client waits before the last third of the body. What came before the second third
+/// is stored by then.
+async fn slow_put(node: Node, runtime: Runtime, number: usize, pause: Duration) {
+    const THIRD: usize = 5 << 19;
+    let third = |which: usize| -> Bytes {
+        let mut bytes = vec![0; THIRD];
+        blake3::Hasher::new().update(&[number as u8, which as u8]).finalize_xof().fill(&mut bytes);
+        bytes.into()
+    };
+    let thirds = [0, 1, 2].map(|which| (which, third(which)));
+    let body = stream::iter(thirds).then(move |(which, third)| {
+        let pause = runtime.sleep(if which == 2 { pause } else { Duration::ZERO });
+        async move {
+            pause.await;
+            Ok(third)
+        }
+    });
+    let request = PutObject {
+        bucket: BucketName::new("simulated").expect("a legal name"),
+        key: ObjectKey::new(format!("slow {number}")).expect("a legal key"),
+        headers: Default::default(),
+        conditions: Default::default(),
+        idempotency: None,
+        body: PutBody { length: Some(3 * THIRD as u64), ..PutBody::new(body.boxed()) },
+    };
+    // A sweep that overtook it is answered by an error at worst.
+    drop(node.objects().put(request).await);
 }
 
 /// The bucket is deleted and made again, which one of the nodes does not hear.
@@ -64,11 +116,45 @@ pub fn another_bucket(seed: Seed) -> Judgement {
     world.judge()
 }
 
+/// Two disks have no room for chunks for a while; then they have, and the third damages
+/// what is read from it.
+pub fn full_disks(seed: Seed) -> Judgement {
+    let (mut world, _) = settled(seed, 3, Cluster::new(1));
+    // All of it is reserved for records.
+    let millis = Duration::from_millis;
+    let usual = DiskFaults { sync_latency: millis(1)..millis(8), ..DiskFaults::default() };
+    let full = DiskFaults { capacity: Some(1 << 30), ..usual.clone() };
+    [1, 2].into_iter().for_each(|index| world.set_disk_faults(index, full.clone()));
+    world.clients(3, Load { think: Duration::ZERO..=seconds(1), ..many() });
+    world.run_for(seconds(6));
+    world.set_disk_faults(0, DiskFaults { flipped_bit: 1.0, ..usual.clone() });
+    [1, 2].into_iter().for_each(|index| world.set_disk_faults(index, usual.clone()));
+    // Long enough for both to look for what they lack.
+    world.run_for(seconds(25));
+    world.set_disk_faults(0, usual);
+    world.judge()
+}
+
+/// One node, then another beside it, then only the other.
+pub fn relocation(seed: Seed) -> Judgement {
+    let (mut world, view) = settled(seed, 1, Cluster::new(1));
+    world.clients(2, many());
+    world.run_for(seconds(5));
+    world.nodes(1);
+    let seen = view.clone();
+    world.run_until_within(move |_| seen.node(1).is_some() && seen.is_member(1, 1), PATIENCE);
+    world.clients(2, many());
+    view.drain_and_remove(1, 0);
+    let seen = view.clone();
+    world.run_until_within(move |_| !seen.is_member(1, 0), PATIENCE);
+    world.take_away(0);
+    world.judge()
+}
+
 /// One node misses what the others store.
 pub fn absence(seed: Seed) -> Judgement {
     let (mut world, _) = settled(seed, 3, Cluster::new(1));
-    // Many keys, so that what was stored meanwhile is still there at the end.
-    world.clients(4, Load { keys: 30, gets: 10, deletes: 0, elsewhere: 0, large: 0, ..chunky() });
+    world.clients(4, Load { elsewhere: 0, ..many() });
     world.crash(2);
     world.run_for(seconds(15));
     world.restart(2);
