@@ -9,15 +9,19 @@ pub enum LogFormat {
     Json,
 }
 
+/// The ordered store tells at `info` how it goes about its files, which is of no use to
+/// whoever runs a node.
+const USUAL: &str = "info,fjall=warn,lsm_tree=warn";
+
 /// `ATOLL_LOG` sets what is logged, such as `info` or `atoll_records=debug`.
 ///
 /// `s3s` writes the signatures that it computed at debug level, and whoever reads one can
 /// replay the request; it stays at `info` whatever is asked.
 pub fn start(format: LogFormat) {
+    let asked = std::env::var("ATOLL_LOG").ok().filter(|asked| !asked.is_empty());
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var("ATOLL_LOG")
-        .from_env_lossy();
+        .parse_lossy(asked.as_deref().unwrap_or(USUAL));
     let quiet: Directive = "s3s=info".parse().expect("a constant directive");
     let filter = filter.add_directive(quiet);
     let registry = tracing_subscriber::registry().with(filter);

@@ -76,7 +76,7 @@ pub struct Verify {
 
 /// A debug build on a busy machine forms a cluster in some ten seconds.
 const FORMED_WITHIN: Duration = Duration::from_secs(120);
-/// After the last fault (the promise, and the simulation's).
+/// After the last fault: what the simulation holds nodes to, too.
 const LIVELY_WITHIN: Duration = Duration::from_secs(60);
 
 /// For a flag in minutes, fractions included.
