@@ -72,7 +72,8 @@ fn chord_with_a_successor_list_takes_the_published_path_when_none_failed() {
 fn chord_survives_half_of_the_nodes_failing_at_once() {
     let rows = chord_after_failure(0.5, 0);
     check("hops", mean(&rows, |row| row.hops_mean), 5.1, HOPS);
-    check("failed lookups", mean(&rows, |row| row.lookups_failed_share), 0.0, SHARES);
+    // Stricter than the tolerance for shares: the paper says none, and none it is.
+    check("failed lookups", mean(&rows, |row| row.lookups_failed_share), 0.0, 0.0);
 }
 
 /// Not in the paper: what the failure broke is whole again after ten minutes.

@@ -59,8 +59,9 @@ pub enum LookupStyle {
     /// The asker contacts every node on the path. It sees each failure and cannot be led
     /// astray in silence; each step costs a round trip from the asker.
     Iterative,
-    /// Nodes pass the question on. Half the one-way trips; a failure behind the first node
-    /// costs a long wait.
+    /// Nodes pass the question on, and the answer comes back the same way: as many trips as
+    /// iterative, but each node speaks only with contacts of its own, to which it is connected
+    /// anyway. A node that fails after it took the question on costs a long wait.
     Recursive,
 }
 
@@ -294,7 +295,7 @@ impl<C: Contact> Overlay for Chord<C> {
             | ChordMessage::Notify
                 if self.phase == Phase::Joining => {}
             ChordMessage::Find { request, key } => {
-                let preceding = tables.closest_preceding(key, by_successors);
+                let preceding = tables.closest_preceding(key, by_successors, tables::PRECEDING_MAX);
                 let successors = tables.successors_of(key, by_successors);
                 out.send(from, ChordMessage::Closer { request, preceding, successors });
             }

@@ -92,7 +92,7 @@ impl<C: Contact> Chord<C> {
     /// A search that begins with what this node knows.
     pub(super) fn search(&self, key: Id) -> Search<C> {
         let by_successors = self.config.route_by_successors;
-        let preceding = self.tables.closest_preceding(key, by_successors);
+        let preceding = self.tables.closest_preceding(key, by_successors, search::CANDIDATES_MAX);
         Search::new(key, preceding, self.tables.successors_of(key, by_successors), true)
     }
 

@@ -8,9 +8,10 @@
 
 use crate::{Contact, Id};
 
-/// Contacts that a search remembers to ask. Full lists of four steps: of those named earlier
-/// the far ones are dropped, which only matter if all nearer ones are dead.
-const CANDIDATES_MAX: usize = 4 * super::tables::PRECEDING_MAX;
+/// Contacts that a search remembers to ask: all that its own node knows at the start (a list of
+/// 20 and 20 fingers), and full answers of three steps. Of more, the far ones are dropped, which
+/// only matter if all nearer ones are dead.
+pub(super) const CANDIDATES_MAX: usize = 64;
 /// Contacts that a search asks before it gives up. log₂ N = 20 steps for a million nodes with
 /// four failures each; a liar who names ever nearer nodes that do not exist gets no further.
 pub(super) const CONTACTS_ASKED_MAX: usize = 100;

@@ -6,8 +6,8 @@ use crate::{Contact, Id};
 /// The longest successor list that may be set. 2·log₂ 10⁶ = 40 are the paper's choice
 /// (ToN 2003, V-D) for a million nodes.
 pub(super) const SUCCESSORS_MAX: usize = 64;
-/// Contacts named to a node that asks its way. Half of them may be dead at once, and one in
-/// 256 askers still has to turn back.
+/// Contacts named to a node that asks its way. With half of all nodes dead at once, one asker
+/// in 256 finds all of these dead, and turns back to what it heard before.
 pub(super) const PRECEDING_MAX: usize = 8;
 const _: () = assert!(SUCCESSORS_MAX < super::message::CONTACTS_PER_MESSAGE_MAX);
 
@@ -60,7 +60,7 @@ impl<C: Contact> Tables<C> {
 
     /// `closest_preceding_node` (ToN 2003, figure 5), the best first and the next best behind
     /// it; with `by_successors` the successor list is searched too (IV-E.3).
-    pub(super) fn closest_preceding(&self, key: Id, by_successors: bool) -> Vec<C> {
+    pub(super) fn closest_preceding(&self, key: Id, by_successors: bool, max: usize) -> Vec<C> {
         let listed = if by_successors { self.successors.len() } else { self.successors.len().min(1) };
         let me = self.me.id();
         let known = self.fingers.iter().flatten().chain(&self.successors[..listed]);
@@ -71,7 +71,7 @@ impl<C: Contact> Tables<C> {
             .collect();
         preceding.sort_unstable();
         preceding.dedup();
-        preceding.into_iter().take(PRECEDING_MAX).map(|(_, contact)| contact.clone()).collect()
+        preceding.into_iter().take(max).map(|(_, contact)| contact.clone()).collect()
     }
 
     /// The key's successors as far as this node knows them: itself and its list, if the key is
