@@ -269,6 +269,22 @@ fn more_neighbours_than_the_list_is_long_may_fail() {
 }
 
 #[test]
+fn an_arc_that_came_off_the_ring_grows_together_with_it() {
+    let arc = [32, 38, 42];
+    let rest: Vec<u8> = TEN.into_iter().filter(|place| !arc.contains(place)).collect();
+    let mut net = Net::converged(config(), &rest);
+    net.nodes.extend(Net::converged(config(), &arc).nodes);
+    net.run(Duration::from_secs(3600));
+    assert_eq!(net.nodes[&21].successors()[0], At(48), "nobody knows anybody of the other ring");
+    // What 38 knew before the arc came off; it comes to the end of its finger table first.
+    let node = net.nodes.get_mut(&38).expect("a node");
+    node.tables.set_finger(0, Some(At(56)));
+    node.finger_next = 255;
+    net.run(Duration::from_secs(3600));
+    assert_eq!(net.tables(), Net::converged(config(), &TEN).tables());
+}
+
+#[test]
 fn a_node_that_just_joined_is_found_through_its_successor() {
     let mut net = Net::converged(config(), &TEN);
     // 48 has heard of 45, and nobody else.

@@ -142,7 +142,8 @@ impl<C: Contact> Chord<C> {
     /// a small ring together may run: Liben-Nowell, Balakrishnan, Karger, *Analysis of the
     /// evolution of peer-to-peer systems*, PODC 2002, on loopy states.
     fn check_my_place(&mut self, now: Instant, out: &mut ChordOut<C>) {
-        let far: Vec<C> = self.tables.fingers.iter().flatten().take(tables::PRECEDING_MAX).cloned().collect();
+        // Nobody besides: a nearer one would be asked first, and sees what this node sees.
+        let far: Vec<C> = self.tables.fingers.iter().flatten().take(1).cloned().collect();
         if far.is_empty() || self.is_looking(|purpose| purpose == Purpose::Place) {
             return;
         }
@@ -151,11 +152,17 @@ impl<C: Contact> Chord<C> {
     }
 
     pub(super) fn checked_my_place(&mut self, now: Instant, successor: C, out: &mut ChordOut<C>) {
+        let Some(known) = self.tables.successors.first() else { return };
         let me = self.tables.me.id();
-        if self.tables.successors.first().is_some_and(|known| successor.id().is_between(me, known.id())) {
+        if successor.id().is_between(me, known.id()) {
             let list = std::iter::once(successor).chain(std::mem::take(&mut self.tables.successors));
             self.tables.set_successors(list, self.config.successors);
             self.stabilize(now, out);
+        } else if successor != *known {
+            // The others' ring passes this node by, and those around it: an arc of the ring that
+            // came off when too many failed, and closed upon itself. Whoever would be notified
+            // if this node were the arc's last is told of it, and the two grow together.
+            out.send(successor, ChordMessage::Notify);
         }
     }
 
