@@ -27,7 +27,8 @@ use std::{
 
 /// What a single copy would do.
 pub trait Model {
-    type Input: Clone + Debug;
+    /// Equal inputs do the same.
+    type Input: Clone + PartialEq + Debug;
     type Output: Clone + Debug;
     type State: Clone + Eq + Hash + Debug;
     /// Which part of the history an input belongs to.
@@ -171,6 +172,9 @@ impl fmt::Display for Verdict {
 /// Five million, each of some 100 bytes: half a gigabyte, and about ten seconds.
 pub const CONFIGURATIONS_MAX: usize = 5_000_000;
 
+/// As many comparisons take about as long as one configuration.
+const COMPARISONS_PER_CONFIGURATION: usize = 50;
+
 /// Searches for an order. The first part without one ends the search.
 pub fn check<M: Model>(model: &M, operations: &[Op<M>]) -> Verdict {
     check_within(model, operations, CONFIGURATIONS_MAX)
@@ -200,6 +204,9 @@ struct Search<'a, M: Model> {
     /// By time of call.
     closed: Vec<&'a Op<M>>,
     open: Vec<&'a Op<M>>,
+    /// For each open one, the one called before it with the same input. What either does
+    /// the other would have done as well, so that they need only be tried in order.
+    before: Vec<Option<usize>>,
 }
 
 /// Which operations are done.
@@ -263,11 +270,13 @@ struct Seen<S> {
     /// With which sets of open operations done each place was reached. Never iterated.
     open: HashMap<Reached<S>, Vec<OpenSet>, BuildHasherDefault<DefaultHasher>>,
     configurations: usize,
+    /// Sets that were compared, which takes time where many lead to one place.
+    comparisons: usize,
 }
 
 impl<S> Default for Seen<S> {
     fn default() -> Self {
-        Self { open: HashMap::default(), configurations: 0 }
+        Self { open: HashMap::default(), configurations: 0, comparisons: 0 }
     }
 }
 
@@ -277,6 +286,7 @@ impl<S: Clone + Eq + Hash> Seen<S> {
     fn is_new(&mut self, done: &Done, state: &S) -> bool {
         let sets = self.open.entry((done.before, done.ahead.clone(), state.clone())).or_default();
         let covered = |set: &OpenSet| set.iter().zip(&done.open).all(|(used, here)| used & !here == 0);
+        self.comparisons += sets.len();
         if sets.iter().any(covered) {
             return false;
         }
@@ -300,8 +310,11 @@ impl<'a, M: Model> Search<'a, M> {
             operation.returned.is_some() || !model.changes_nothing(&operation.input, None)
         });
         operations.sort_by_key(|operation| operation.called);
-        let (closed, open) = operations.into_iter().partition(|operation| operation.returned.is_some());
-        Self { model, closed, open }
+        let (closed, open): (Vec<_>, Vec<&Op<M>>) =
+            operations.into_iter().partition(|operation| operation.returned.is_some());
+        let alike = |index: &usize| (0..*index).rev().find(|other| open[*other].input == open[*index].input);
+        let before = (0..open.len()).map(|index| alike(&index)).collect();
+        Self { model, closed, open, before }
     }
 
     fn run(&self, part: &M::Part, configurations_max: usize) -> Verdict {
@@ -322,7 +335,8 @@ impl<'a, M: Model> Search<'a, M> {
             if !seen.is_new(&done, &state) {
                 continue;
             }
-            if seen.configurations > configurations_max {
+            let compared = seen.comparisons / COMPARISONS_PER_CONFIGURATION;
+            if seen.configurations + compared > configurations_max {
                 return Verdict::Undecided { part: format!("{part:?}"), configurations: seen.configurations };
             }
             if done.count() > best.0.count() {
@@ -367,6 +381,7 @@ impl<'a, M: Model> Search<'a, M> {
         let open = (0..self.open.len())
             .rev()
             .filter(|&index| !done.open(index) && self.open[index].called <= earliest_return)
+            .filter(|&index| self.before[index].is_none_or(|before| done.open(before)))
             .map(Choice::Open);
         open.chain(closed.into_iter().map(|(_, index)| Choice::Closed(index))).collect()
     }

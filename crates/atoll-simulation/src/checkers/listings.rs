@@ -54,15 +54,20 @@ pub fn check(evidence: &Evidence<'_>) -> Result<(), Problem> {
     if operations.is_empty() {
         return Ok(());
     }
-    for event in evidence.events {
-        let writes = objects::on_registers(event).into_iter().filter(|op| op.input.action != Action::Get);
-        operations.extend(writes.map(|op| {
-            let Op { client, input: Input { key, action }, called, returned } = op;
-            let input = Asked { key, action: Some(action) };
-            let returned = returned.map(|(at, output)| (at, Told::Output(output)));
-            Op { client, input, called, returned }
-        }));
-    }
+    let shown = operations.iter().filter_map(|look| match look.returned {
+        Some((_, Told::Content(content))) => content,
+        _ => None,
+    });
+    let shown: BTreeSet<u64> = shown.collect();
+    let mut writes: Vec<_> = evidence.events.iter().flat_map(objects::on_registers).collect();
+    writes.retain(|op| op.input.action != Action::Get);
+    objects::make_alike(&mut writes, shown);
+    operations.extend(writes.into_iter().map(|op| {
+        let Op { client, input: Input { key, action }, called, returned } = op;
+        let input = Asked { key, action: Some(action) };
+        let returned = returned.map(|(at, output)| (at, Told::Output(output)));
+        Op { client, input, called, returned }
+    }));
     let verdict = linearizability::check(&Shown, &operations);
     if verdict.is_linearizable() { Ok(()) } else { Err(verdict.to_string()) }
 }
@@ -196,7 +201,7 @@ impl<'a> Asking<'a> {
 /// Registers that are written, and looked at as a listing does.
 struct Shown;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct Asked {
     key: String,
     /// `None`: a look.
