@@ -54,9 +54,9 @@ pub(crate) fn simulate() -> Result<(), String> {
     cargo(&["build", "--package", "atoll"])?;
     let kept = std::fs::read_to_string(root().join(SEEDS)).map_err(|error| format!("{SEEDS}: {error}"))?;
     for line in kept.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
-        let mut words = line.split_whitespace();
-        let (Some(seed), Some(minutes), Some(nodes)) = (words.next(), words.next(), words.next()) else {
-            return Err(format!("{SEEDS}: {line:?} does not begin with a seed, minutes and nodes"));
+        let options = line.split(':').next().unwrap_or_default();
+        let &[seed, minutes, nodes] = options.split_whitespace().collect::<Vec<_>>().as_slice() else {
+            return Err(format!("{SEEDS}: {line:?} does not begin with seed, minutes and nodes, and a colon"));
         };
         run(Command::new(binary("debug")).args([
             "simulate",
