@@ -56,7 +56,9 @@ pub(crate) fn simulate() -> Result<(), String> {
     for line in kept.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         let options = line.split(':').next().unwrap_or_default();
         let &[seed, minutes, nodes] = options.split_whitespace().collect::<Vec<_>>().as_slice() else {
-            return Err(format!("{SEEDS}: {line:?} does not begin with seed, minutes and nodes, and a colon"));
+            return Err(format!(
+                "{SEEDS}: {line:?} does not begin with seed, minutes and nodes, and a colon"
+            ));
         };
         run(Command::new(binary("debug")).args([
             "simulate",
