@@ -42,7 +42,9 @@ use self::{
     search::Search,
     tables::{SUCCESSORS_MAX, Tables},
 };
-use crate::{Contact, Id, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay};
+use crate::{
+    Contact, Id, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay, Row, Table,
+};
 
 /// Lookups of its own that a node has under way. At 40 s for the slowest (20 steps of which
 /// each fails once) that is still 6 new ones a second in the worst of times.
@@ -201,7 +203,7 @@ impl<C: Contact> Chord<C> {
         if let Some(other) = predecessor.filter(|_| was_predecessor)
             && other.id().is_between(self.tables.me.id(), from.id())
         {
-            self.tables.predecessor = Some(other);
+            self.tables.set_predecessor(other);
         }
         if was_successor {
             let mut list = std::mem::take(&mut self.tables.successors);
@@ -214,6 +216,10 @@ impl<C: Contact> Chord<C> {
 impl<C: Contact> Overlay for Chord<C> {
     type Contact = C;
     type Message = ChordMessage<C>;
+
+    fn contact(&self) -> &C {
+        &self.tables.me
+    }
 
     fn join(&mut self, now: Instant, rng: &mut dyn RngCore, known: &[C], out: &mut ChordOut<C>) {
         if self.phase != Phase::Outside {
@@ -249,7 +255,8 @@ impl<C: Contact> Overlay for Chord<C> {
         }
         self.phase = Phase::Outside;
         self.calls = Vec::new();
-        self.tables = Tables::new(self.tables.me.clone());
+        let neighbourhood = self.tables.neighbourhood.wrapping_add(1);
+        self.tables = Tables { neighbourhood, ..Tables::new(self.tables.me.clone()) };
         self.finger_next = 0;
         self.fingers_filled = false;
     }
@@ -271,6 +278,37 @@ impl<C: Contact> Overlay for Chord<C> {
         let recursive = self.config.style == LookupStyle::Recursive;
         let search = self.search(key);
         Ok(LookupId(self.start(now, search, Purpose::Caller, recursive, out)))
+    }
+
+    fn responsible(&self, key: Id, count: usize) -> Vec<C> {
+        self.tables.responsible(key, count)
+    }
+
+    fn neighbourhood(&self) -> u32 {
+        self.tables.neighbourhood
+    }
+
+    /// Asks one of them for this node's own successor, as it asks its farthest finger each time
+    /// round the finger table.
+    fn meet(&mut self, now: Instant, _rng: &mut dyn RngCore, others: &[C], out: &mut ChordOut<C>) {
+        if self.phase == Phase::Member {
+            let others = others.iter().filter(|other| **other != self.tables.me).take(KNOWN_MAX);
+            self.look_for_my_place_through(now, others.cloned().collect(), out);
+        }
+    }
+
+    fn tables(&self) -> Vec<Table<C>> {
+        let row = |place: String, contact: &C| Row { place, contact: contact.clone() };
+        let predecessor = self.tables.predecessor.iter();
+        let successors = self.tables.successors.iter().enumerate();
+        let fingers = self.tables.fingers.iter().enumerate();
+        let fingers = fingers.filter_map(|(k, finger)| Some((Id::BITS - 1 - k, finger.as_ref()?)));
+        let tables = [
+            ("predecessor", predecessor.map(|contact| row(String::new(), contact)).collect()),
+            ("successors", successors.map(|(k, contact)| row(format!("{}", k + 1), contact)).collect()),
+            ("fingers", fingers.map(|(power, contact)| row(format!("+2^{power}"), contact)).collect()),
+        ];
+        tables.into_iter().map(|(name, rows)| Table { name, rows }).collect()
     }
 
     fn handle_message(

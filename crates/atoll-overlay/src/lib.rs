@@ -19,4 +19,6 @@ mod overlay;
 
 pub use chord::{Chord, ChordConfig, ChordMessage, LookupStyle};
 pub use id::Id;
-pub use overlay::{Contact, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay};
+pub use overlay::{
+    Contact, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay, Row, Step, Table,
+};

@@ -9,9 +9,12 @@
 //!
 //! A driver calls in with the time and a generator, sends what it finds in [`Out`], and asks
 //! `poll_timeout` again after each call. What a kind cannot do honestly it refuses with an
-//! error. `store`, `fetch`, `provide`, `providers` and `search` come with the first kind and
-//! the first driver that use them, as commands of the same shape as `locate`: a number at once,
-//! and a notification that bears it later.
+//! error. A command has one shape everywhere: a number at once, and a notification that bears it
+//! later.
+//!
+//! What a structured kind adds to this is only how to *locate*. What is kept under a key, and
+//! how it is handed over, is the same for all of them; so it is written once, over what a core
+//! says of itself in [`Overlay::responsible`] and [`Overlay::neighbourhood`].
 
 use std::fmt::Debug;
 
@@ -79,6 +82,31 @@ pub struct Located<C> {
     pub hops: u32,
     /// Nodes contacted that did not answer.
     pub timeouts: u32,
+    /// Whom this node asked, in that order. Of a lookup that others passed on it sees the first
+    /// step only.
+    pub path: Vec<Step<C>>,
+}
+
+/// One node asked on the way of a lookup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step<C> {
+    pub contact: C,
+    pub answered: bool,
+}
+
+/// Part of what a node knows of others, to be shown to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table<C> {
+    /// The paper's word: `successors`, `fingers`, `leaf set`, `bucket`.
+    pub name: &'static str,
+    pub rows: Vec<Row<C>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row<C> {
+    /// What this place of the table is for.
+    pub place: String,
+    pub contact: C,
 }
 
 /// Why a lookup ended without an answer. The overlay is unchanged but for contacts that turned
@@ -112,6 +140,9 @@ pub trait Overlay {
     type Contact: Contact;
     type Message: Clone + Debug;
 
+    /// This node.
+    fn contact(&self) -> &Self::Contact;
+
     /// Becomes part of the overlay that the `known` contacts are part of; with none, the first
     /// node of a new one. Ends with [`Notification::Joined`].
     fn join(
@@ -134,6 +165,28 @@ pub trait Overlay {
         key: Id,
         out: &mut Out<Self::Contact, Self::Message>,
     ) -> Result<LookupId, LocateError>;
+
+    /// The first `count` nodes for the key, this node among them if it is one, as far as its own
+    /// tables tell and without asking anybody. The first is the responsible one, or else nearer
+    /// to it than this node is.
+    fn responsible(&self, key: Id, count: usize) -> Vec<Self::Contact>;
+
+    /// Another number whenever [`responsible`](Self::responsible) may give something else than
+    /// before for a key that this node keeps.
+    fn neighbourhood(&self) -> u32;
+
+    /// Others that are thought to be part of the overlay. A node that knows them all hears
+    /// nothing new; one whose part of the overlay was cut off from theirs finds back.
+    fn meet(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        others: &[Self::Contact],
+        out: &mut Out<Self::Contact, Self::Message>,
+    );
+
+    /// Whom this node knows, for people.
+    fn tables(&self) -> Vec<Table<Self::Contact>>;
 
     /// Takes what a peer sent, whatever it is.
     fn handle_message(

@@ -195,6 +195,7 @@ impl<C: Contact> Chord<C> {
         out: &mut ChordOut<C>,
     ) {
         let Search { key, hops, timeouts, .. } = lookup.search;
+        let path = lookup.search.path();
         match (lookup.purpose, lookup.asker) {
             (Purpose::Caller, _) => out.notify(Notification::LookupFinished(Located {
                 lookup: LookupId(lookup.number),
@@ -202,6 +203,7 @@ impl<C: Contact> Chord<C> {
                 outcome: outcome.map(|owner| vec![owner]),
                 hops,
                 timeouts,
+                path,
             })),
             (Purpose::Relay { request, .. }, Some(asker)) => {
                 let small = |number: u32| u8::try_from(number).unwrap_or(u8::MAX);

@@ -145,6 +145,11 @@ impl<C: Contact> Search<C> {
         }
     }
 
+    /// Whom the search asked, in that order.
+    pub(super) fn path(self) -> Vec<crate::Step<C>> {
+        self.asked.into_iter().map(|(contact, answered)| crate::Step { contact, answered }).collect()
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         (self.preceding.capacity() + self.owners.capacity()) * size_of::<C>()
             + self.asked.capacity() * size_of::<(C, bool)>()

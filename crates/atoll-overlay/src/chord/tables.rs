@@ -21,11 +21,13 @@ pub(super) struct Tables<C> {
     /// farthest first, without its end, where all fingers are the successor. `None`: not known,
     /// or it was found dead. At most `Id::BITS` entries.
     pub(super) fingers: Vec<Option<C>>,
+    /// Counts changes of predecessor and successors.
+    pub(super) neighbourhood: u32,
 }
 
 impl<C: Contact> Tables<C> {
     pub(super) fn new(me: C) -> Self {
-        Self { me, predecessor: None, successors: Vec::new(), fingers: Vec::new() }
+        Self { me, predecessor: None, successors: Vec::new(), fingers: Vec::new(), neighbourhood: 0 }
     }
 
     /// The tables of a node in a network that has come to rest. `ring` is sorted by id, has
@@ -96,6 +98,18 @@ impl<C: Contact> Tables<C> {
         (!key.is_within(predecessor.id(), me)).then(|| predecessor.clone())
     }
 
+    /// The key's first `count` nodes as far as this one can tell. Of a key that lies behind it
+    /// on the ring it knows only that its predecessor is nearer.
+    pub(super) fn responsible(&self, key: Id, count: usize) -> Vec<C> {
+        let mut known = self.successors_of(key, true);
+        if known.is_empty() {
+            let behind = self.predecessor.iter().chain([&self.me]).chain(&self.successors);
+            known.extend(behind.take(count).cloned());
+        }
+        known.truncate(count);
+        known
+    }
+
     /// Takes a new successor list. What does not go on round the ring is left out, so a list
     /// that wraps past this node ends there, and a made-up order does no harm.
     pub(super) fn set_successors(&mut self, list: impl IntoIterator<Item = C>, successors_max: usize) {
@@ -110,7 +124,10 @@ impl<C: Contact> Tables<C> {
             }
         }
         successors.shrink_to_fit();
-        self.successors = successors;
+        if self.successors != successors {
+            self.successors = successors;
+            self.changed();
+        }
     }
 
     /// `notify` (figure 6): takes the node as predecessor if it stands nearer than the one known.
@@ -118,8 +135,19 @@ impl<C: Contact> Tables<C> {
         let me = self.me.id();
         let nearer = |known: &C| other.id().is_between(known.id(), me);
         if other != self.me && self.predecessor.as_ref().is_none_or(nearer) {
-            self.predecessor = Some(other);
+            self.set_predecessor(other);
         }
+    }
+
+    pub(super) fn set_predecessor(&mut self, other: C) {
+        if self.predecessor.as_ref() != Some(&other) {
+            self.predecessor = Some(other);
+            self.changed();
+        }
+    }
+
+    fn changed(&mut self) {
+        self.neighbourhood = self.neighbourhood.wrapping_add(1);
     }
 
     pub(super) fn set_finger(&mut self, k: usize, contact: Option<C>) {
@@ -132,8 +160,12 @@ impl<C: Contact> Tables<C> {
 
     /// Nobody is there any more.
     pub(super) fn forget(&mut self, contact: &C) {
-        self.predecessor.take_if(|predecessor| predecessor == contact);
+        let is_predecessor = self.predecessor.take_if(|predecessor| predecessor == contact).is_some();
+        let known = self.successors.len();
         self.successors.retain(|successor| successor != contact);
+        if is_predecessor || self.successors.len() < known {
+            self.changed();
+        }
         for finger in &mut self.fingers {
             finger.take_if(|finger| finger == contact);
         }

@@ -154,14 +154,14 @@ impl Net {
         }
     }
 
-    fn tables(&self) -> Vec<&Tables<At>> {
-        self.nodes
-            .iter()
-            .filter(|(place, _)| !self.dead.contains(place))
-            .map(|(_, node)| &node.tables)
-            .collect()
+    fn tables(&self) -> Vec<Known<'_>> {
+        let living = self.nodes.iter().filter(|(place, _)| !self.dead.contains(place));
+        living.map(|(_, node)| (node.predecessor(), node.successors(), node.fingers())).collect()
     }
 }
+
+/// Predecessor, successors, fingers.
+type Known<'a> = (Option<&'a At>, &'a [At], &'a [Option<At>]);
 
 const TEN: [u8; 10] = [1, 8, 14, 21, 32, 38, 42, 48, 51, 56];
 
@@ -437,6 +437,59 @@ fn messages_are_the_same_after_the_wire() {
         let bytes = postcard::to_extend(&message, Vec::new()).unwrap();
         assert_eq!(postcard::from_bytes::<Message>(&bytes).unwrap(), message);
     }
+}
+
+/// As after a cut that outlasted the memory of each side for the other.
+#[test]
+fn two_rings_whose_nodes_meet_become_one() {
+    let mut net = Net::new(config());
+    for (places, first) in [([1, 14, 32, 42, 51], 1), ([8, 21, 38, 48, 56], 8)] {
+        for place in places {
+            net.join(place, if place == first { &[] } else { std::slice::from_ref(&first) });
+            net.run(Duration::from_secs(60));
+        }
+    }
+    net.run(Duration::from_secs(600));
+    assert_ne!(net.tables(), Net::converged(config(), &TEN).tables(), "they were two");
+    for place in [1, 14, 32, 42, 51] {
+        net.with(place, |node, now, rng, out| node.meet(now, rng, &[At(48)], out));
+        net.run(Duration::from_secs(60));
+    }
+    net.run(Duration::from_secs(3600));
+    assert_eq!(net.tables(), Net::converged(config(), &TEN).tables());
+}
+
+#[test]
+fn a_node_alone_that_meets_a_ring_becomes_part_of_it() {
+    let mut net = Net::grown(config(), &TEN[1..]);
+    net.join(1, &[]);
+    net.with(1, |node, now, rng, out| node.meet(now, rng, &[At(48)], out));
+    net.run(Duration::from_secs(3600));
+    assert_eq!(net.tables(), Net::converged(config(), &TEN).tables());
+}
+
+#[test]
+fn a_node_tells_who_is_responsible_from_its_own_tables() {
+    let mut net = Net::converged(config(), &TEN);
+    let responsible = |net: &Net, key, count| net.nodes[&21].responsible(at(key), count);
+    assert_eq!(responsible(&net, 21, 3), [At(21), At(32), At(38)]);
+    assert_eq!(responsible(&net, 15, 2), [At(21), At(32)]);
+    assert_eq!(responsible(&net, 35, 3), [At(38), At(42)], "no more of them are known");
+    assert_eq!(responsible(&net, 14, 3), [At(14), At(21), At(32)], "the predecessor is nearer");
+    let before = net.nodes[&21].neighbourhood();
+    net.with(21, |node, now, rng, out| node.handle_message(now, rng, At(18), Message::Notify, out));
+    assert_ne!(net.nodes[&21].neighbourhood(), before);
+    assert_eq!(responsible(&net, 17, 2), [At(18), At(21)]);
+}
+
+#[test]
+fn the_path_of_a_lookup_names_who_was_asked_and_who_was_silent() {
+    let mut net = Net::converged(config(), &TEN);
+    net.freeze();
+    net.dead.insert(42);
+    let located = net.locate(8, 54);
+    let path: Vec<(u8, bool)> = located.path.iter().map(|step| (step.contact.0, step.answered)).collect();
+    assert_eq!(path, [(42, false), (32, true), (48, true), (56, true)]);
 }
 
 #[test]

@@ -144,15 +144,23 @@ impl<C: Contact> Chord<C> {
     fn check_my_place(&mut self, now: Instant, out: &mut ChordOut<C>) {
         // Nobody besides: a nearer one would be asked first, and sees what this node sees.
         let far: Vec<C> = self.tables.fingers.iter().flatten().take(1).cloned().collect();
-        if far.is_empty() || self.is_looking(|purpose| purpose == Purpose::Place) {
+        self.look_for_my_place_through(now, far, out);
+    }
+
+    /// As a node that joins does, but those whom it asks may be of another ring than its own.
+    pub(super) fn look_for_my_place_through(&mut self, now: Instant, others: Vec<C>, out: &mut ChordOut<C>) {
+        if others.is_empty() || self.is_looking(|purpose| purpose == Purpose::Place) {
             return;
         }
-        let search = Search::new(self.tables.me.id(), far, Vec::new(), false);
+        let search = Search::new(self.tables.me.id(), others, Vec::new(), false);
         self.start(now, search, Purpose::Place, false, out);
     }
 
     pub(super) fn checked_my_place(&mut self, now: Instant, successor: C, out: &mut ChordOut<C>) {
-        let Some(known) = self.tables.successors.first() else { return };
+        let Some(known) = self.tables.successors.first() else {
+            // Alone until now.
+            return self.found_my_place(now, successor, out);
+        };
         let me = self.tables.me.id();
         if successor.id().is_between(me, known.id()) {
             let list = std::iter::once(successor).chain(std::mem::take(&mut self.tables.successors));
