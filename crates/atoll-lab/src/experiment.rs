@@ -1,43 +1,28 @@
-//! What experiments have in common: their rows, and the lookups that fill them.
+//! What experiments have in common: networks, the lookups that fill rows, and what a run gives.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use atoll_overlay::{Chord, ChordConfig, Id, LookupId, Notification, Overlay};
+use atoll_overlay::{Id, LookupId, Notification, Overlay};
 use atoll_types::Instant;
 use rand::Rng;
-use serde::Serialize;
+use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use crate::world::{Links, Reported, SimulatedContact, World, ring, stream};
+use crate::{
+    columns::{Column, Row},
+    kinds::Recipe,
+    parameters::{Parameters, words},
+    value::Value,
+    world::{Links, Reported, SimulatedContact, World, ring, stream},
+};
 
 /// Lookups begin this far apart, so that they do not all run at once; no more than that is
 /// meant by it, for links have no capacity.
 const LOOKUP_EVERY: Duration = Duration::from_millis(10);
 /// While a network grows, nodes join this far apart.
-const JOIN_EVERY: Duration = Duration::from_millis(20);
-/// Given to a grown network to come to rest. Chord looks one finger up every 30 s, and has
-/// about log₂N + 3: twice round at a million nodes is 23 min.
-const REST: Duration = Duration::from_secs(25 * 60);
-
-/// A kind of overlay that the lab can run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    Chord,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 1] = [Kind::Chord];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Chord => "chord",
-        }
-    }
-}
+pub(crate) const JOIN_EVERY: Duration = Duration::from_millis(20);
 
 /// How a network comes to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setup {
     /// Made as if it had come to rest; a test shows that it equals a grown one.
     Converged,
@@ -45,87 +30,102 @@ pub enum Setup {
     Grown,
 }
 
+words!(Setup { Converged "converged", Grown "grown" });
+
 /// What an experiment gives: `{"experiment", "seed", "parameters", "rows"}`.
-#[derive(Debug, Clone, Serialize)]
-pub struct Report<P> {
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
     pub experiment: &'static str,
     pub seed: u64,
-    pub parameters: P,
+    #[serde(serialize_with = "as_map")]
+    pub parameters: Vec<(&'static str, Value)>,
     pub rows: Vec<Row>,
 }
 
-/// One network, measured. A column means the same in every experiment.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
-    pub overlay: Kind,
-    /// Nodes before any failed.
-    pub nodes: usize,
-    pub lookups: usize,
-    /// The share of the nodes that failed, all at once.
-    pub failed_share: f64,
-    /// Seconds of upkeep between the failure and the lookups.
-    pub repair_s: u64,
-    /// Remote nodes contacted one after the other that answered, the responsible one included;
-    /// over the lookups that found it.
-    pub hops_mean: f64,
-    pub hops_p1: u32,
-    pub hops_p50: u32,
-    pub hops_p99: u32,
-    /// Nodes contacted that did not answer, per lookup.
-    pub timeouts_mean: f64,
-    pub timeouts_p1: u32,
-    pub timeouts_p99: u32,
-    /// Lookups that ended without an answer, or with a node that is not responsible.
-    pub lookups_failed_share: f64,
-    /// Messages sent by anybody, per lookup.
-    pub messages_mean: f64,
-    pub latency_ms_mean: f64,
-    pub latency_ms_p99: f64,
-    /// Mean latency of a lookup by the mean round trip to the responsible node.
-    pub stretch: f64,
-    /// State of the overlay's core.
-    pub bytes_per_node: f64,
+impl Report {
+    pub(crate) fn new(
+        experiment: &'static str,
+        seed: u64,
+        parameters: &impl Parameters,
+        rows: Vec<Row>,
+    ) -> Self {
+        Report { experiment, seed, parameters: parameters.values(), rows }
+    }
 }
 
-/// A Chord network from a seed.
-pub(crate) fn chord(
-    nodes: usize,
-    seed: u64,
-    setup: Setup,
-    config: &ChordConfig,
-) -> World<Chord<SimulatedContact>> {
-    let config = Arc::new(config.clone());
+fn as_map<S: Serializer>(values: &[(&'static str, Value)], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(Some(values.len()))?;
+    for (name, value) in values {
+        map.serialize_entry(name, value)?;
+    }
+    map.end()
+}
+
+/// Tells how far a run has come, in parts that are worth what they cost.
+pub(crate) struct Progress<'a> {
+    /// Called with the share that is done, 0 to 1.
+    tell: &'a mut dyn FnMut(f64),
+    total: f64,
+    done: f64,
+}
+
+impl<'a> Progress<'a> {
+    pub(crate) fn new(tell: &'a mut dyn FnMut(f64), total: f64) -> Self {
+        Self { tell, total: total.max(f64::MIN_POSITIVE), done: 0.0 }
+    }
+
+    pub(crate) fn add(&mut self, done: f64) {
+        self.done += done;
+        (self.tell)((self.done / self.total).min(1.0));
+    }
+}
+
+/// A network from a seed.
+pub(crate) fn network<R: Recipe>(recipe: &R, nodes: usize, seed: u64, setup: Setup) -> World<R::Core> {
     let mut world = World::new(seed, Links::default());
     match setup {
-        Setup::Converged => {
-            world.set_up(nodes, |contact, ring| Chord::converged(contact, config.clone(), ring));
-        }
+        Setup::Converged => world.set_up(nodes, |contact, ring| recipe.converged(contact, ring)),
         Setup::Grown => {
             for _ in 0..nodes {
-                world.join(|contact| Chord::new(contact, config.clone()));
+                world.join(|contact| recipe.outside(contact));
                 world.run(JOIN_EVERY);
             }
-            world.run(REST);
+            world.run(recipe.rest());
             world.take_reports();
         }
     }
     world
 }
 
-/// Looks keys up in a network without upkeep, and tells how it went. Keys and askers are drawn
-/// evenly.
-pub(crate) fn measure<O: Overlay<Contact = SimulatedContact>>(
-    world: &mut World<O>,
+/// Looks keys up in a network without upkeep, and adds to the row how it went. Keys and askers
+/// are drawn evenly.
+pub(crate) fn measure<R: Recipe>(
+    recipe: &R,
+    world: &mut World<R::Core>,
     seed: u64,
     lookups: usize,
-    row: RowBegun,
+    row: Row,
 ) -> Row {
     let mut rng = stream(seed, "lookups");
     let bytes_per_node = world.bytes_per_node();
     let ring = ring(world.living().map(|(contact, _)| contact));
     let sent_before = world.traffic().sent;
     let mut begun: BTreeMap<(SimulatedContact, LookupId), Instant> = BTreeMap::new();
-    let mut lookups_made = Lookups::default();
+    let mut made = Lookups::default();
+    let mut take_ends = |world: &mut World<R::Core>, begun: &mut BTreeMap<_, Instant>| {
+        for Reported { at, by: asker, notification } in world.take_reports() {
+            let Notification::LookupFinished(located) = notification else { continue };
+            let Some(began) = begun.remove(&(asker, located.lookup)) else { continue };
+            made.timeouts.push(located.timeouts);
+            let responsible = recipe.responsible(located.key, &ring);
+            if located.outcome.ok().and_then(|found| found.first().copied()) != Some(responsible) {
+                continue;
+            }
+            made.hops.push(located.hops);
+            made.latencies_micros.push(micros(at.saturating_since(began)));
+            made.direct_micros += 2 * micros(world.latency(asker, responsible));
+        }
+    };
     for _ in 0..lookups {
         let (_, asker) = ring[rng.random_range(0..ring.len())];
         let key = Id::from_halves(rng.random(), rng.random());
@@ -134,125 +134,104 @@ pub(crate) fn measure<O: Overlay<Contact = SimulatedContact>>(
             .with(asker, |core, now, rng, out| core.locate(now, rng, key, out))
             .expect("askers are members, and have few lookups");
         begun.insert((asker, lookup), began);
-        lookups_made.take_ends(world, &ring, &mut begun);
+        take_ends(world, &mut begun);
         world.run(LOOKUP_EVERY);
-        lookups_made.take_ends(world, &ring, &mut begun);
+        take_ends(world, &mut begun);
     }
     while !begun.is_empty() {
         world.run(LOOKUP_EVERY);
-        lookups_made.take_ends(world, &ring, &mut begun);
+        take_ends(world, &mut begun);
     }
     let messages = (world.traffic().sent - sent_before) as f64;
-    lookups_made.into_row(row, lookups, messages / lookups.max(1) as f64, bytes_per_node)
+    made.into_row(row)
+        .with_some(Column::MessagesMean, share(messages, lookups))
+        .with(Column::BytesPerNode, bytes_per_node)
 }
 
-/// The columns that are known before anything is measured.
-pub(crate) struct RowBegun {
-    pub(crate) overlay: Kind,
-    pub(crate) nodes: usize,
-    pub(crate) failed_share: f64,
-    pub(crate) repair: Duration,
-}
-
+/// How lookups ended.
 #[derive(Default)]
-struct Lookups {
-    hops: Vec<u32>,
-    timeouts: Vec<u32>,
-    latencies_micros: Vec<u64>,
-    direct_micros: u64,
-    failed: usize,
+pub(crate) struct Lookups {
+    /// Of those that found the responsible node.
+    pub(crate) hops: Vec<u32>,
+    pub(crate) latencies_micros: Vec<u64>,
+    /// The round trips straight to it, summed up.
+    pub(crate) direct_micros: u64,
+    /// Of all.
+    pub(crate) timeouts: Vec<u32>,
 }
 
 impl Lookups {
-    fn take_ends<O: Overlay<Contact = SimulatedContact>>(
-        &mut self,
-        world: &mut World<O>,
-        ring: &[(Id, SimulatedContact)],
-        begun: &mut BTreeMap<(SimulatedContact, LookupId), Instant>,
-    ) {
-        for Reported { at, by: asker, notification } in world.take_reports() {
-            let Notification::LookupFinished(located) = notification else { continue };
-            let Some(began) = begun.remove(&(asker, located.lookup)) else { continue };
-            self.timeouts.push(located.timeouts);
-            let place = ring.partition_point(|(id, _)| *id < located.key) % ring.len();
-            let responsible = ring[place].1;
-            if located.outcome.ok().and_then(|found| found.first().copied()) != Some(responsible) {
-                self.failed += 1;
-                continue;
-            }
-            self.hops.push(located.hops);
-            self.latencies_micros.push(micros(at.saturating_since(began)));
-            self.direct_micros += 2 * micros(world.latency(asker, responsible));
-        }
-    }
-
-    fn into_row(mut self, row: RowBegun, lookups: usize, messages_mean: f64, bytes_per_node: f64) -> Row {
+    pub(crate) fn into_row(mut self, row: Row) -> Row {
         self.hops.sort_unstable();
         self.timeouts.sort_unstable();
         self.latencies_micros.sort_unstable();
+        let lookups = self.timeouts.len();
         let latency_micros: u64 = self.latencies_micros.iter().sum();
-        Row {
-            overlay: row.overlay,
-            nodes: row.nodes,
-            lookups,
-            failed_share: row.failed_share,
-            repair_s: row.repair.as_secs(),
-            hops_mean: mean(&self.hops),
-            hops_p1: percentile(&self.hops, 1),
-            hops_p50: percentile(&self.hops, 50),
-            hops_p99: percentile(&self.hops, 99),
-            timeouts_mean: mean(&self.timeouts),
-            timeouts_p1: percentile(&self.timeouts, 1),
-            timeouts_p99: percentile(&self.timeouts, 99),
-            lookups_failed_share: self.failed as f64 / lookups.max(1) as f64,
-            messages_mean,
-            latency_ms_mean: latency_micros as f64 / 1000.0 / self.latencies_micros.len().max(1) as f64,
-            latency_ms_p99: percentile(&self.latencies_micros, 99) as f64 / 1000.0,
-            stretch: latency_micros as f64 / self.direct_micros.max(1) as f64,
-            bytes_per_node,
-        }
+        row.with(Column::Lookups, lookups)
+            .with_some(Column::HopsMean, mean(&self.hops))
+            .with_some(Column::HopsP1, percentile(&self.hops, 1))
+            .with_some(Column::HopsP50, percentile(&self.hops, 50))
+            .with_some(Column::HopsP99, percentile(&self.hops, 99))
+            .with_some(Column::TimeoutsMean, mean(&self.timeouts))
+            .with_some(Column::TimeoutsP1, percentile(&self.timeouts, 1))
+            .with_some(Column::TimeoutsP99, percentile(&self.timeouts, 99))
+            .with_some(Column::LookupsFailedShare, share((lookups - self.hops.len()) as f64, lookups))
+            .with_some(
+                Column::LatencyMsMean,
+                share(latency_micros as f64 / 1000.0, self.latencies_micros.len()),
+            )
+            .with_some(
+                Column::LatencyMsP99,
+                percentile(&self.latencies_micros, 99).map(|micros| micros as f64 / 1000.0),
+            )
+            .with_some(
+                Column::Stretch,
+                (self.direct_micros > 0).then(|| latency_micros as f64 / self.direct_micros as f64),
+            )
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn mean(numbers: &[u32]) -> f64 {
-    numbers.iter().map(|number| u64::from(*number)).sum::<u64>() as f64 / numbers.len().max(1) as f64
+/// A sum by how many it is of; nothing of none.
+pub(crate) fn share(sum: f64, of: usize) -> Option<f64> {
+    (of > 0).then(|| sum / of as f64)
 }
 
-/// The smallest number that at least so many percent do not exceed; zero of none.
-fn percentile<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
+pub(crate) fn mean(numbers: &[u32]) -> Option<f64> {
+    share(numbers.iter().map(|number| u64::from(*number)).sum::<u64>() as f64, numbers.len())
+}
+
+/// The smallest number that at least so many percent do not exceed; nothing of none.
+pub(crate) fn percentile<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or_default()
+    sorted.get(rank - 1).copied()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use atoll_overlay::{Chord, ChordConfig};
+
     use super::*;
 
     #[test]
     fn percentiles_are_numbers_that_occurred() {
         let hundred: Vec<u32> = (1..=100).collect();
-        assert_eq!([1, 50, 99].map(|percent| percentile(&hundred, percent)), [1, 50, 99]);
-        assert_eq!([1, 50, 99].map(|percent| percentile(&[7_u32, 9], percent)), [7, 7, 9]);
-        assert_eq!(percentile::<u32>(&[], 50), 0);
+        assert_eq!([1, 50, 99].map(|percent| percentile(&hundred, percent)), [Some(1), Some(50), Some(99)]);
+        assert_eq!([1, 50, 99].map(|percent| percentile(&[7_u32, 9], percent)), [Some(7), Some(7), Some(9)]);
+        assert_eq!(percentile::<u32>(&[], 50), None);
     }
 
-    /// The grown network's every table, against the converged one's of the same seed.
     #[test]
-    fn a_network_set_up_converged_equals_one_that_grew_by_joining() {
-        let config = ChordConfig::default();
-        let [grown, converged] = [Setup::Grown, Setup::Converged].map(|setup| chord(2000, 5, setup, &config));
-        let mut compared = 0;
-        for ((contact, grown), (_, converged)) in grown.living().zip(converged.living()) {
-            assert_eq!(grown.predecessor(), converged.predecessor(), "{contact:?}");
-            assert_eq!(grown.successors(), converged.successors(), "{contact:?}");
-            assert_eq!(grown.fingers(), converged.fingers(), "{contact:?}");
-            compared += 1;
-        }
-        assert_eq!(compared, 2000);
+    fn lookups_of_which_none_ended_well_have_no_hops() {
+        let row = Lookups { timeouts: vec![3, 5], ..Lookups::default() }.into_row(Row::default());
+        assert_eq!(row.number(Column::HopsMean), None);
+        assert_eq!(row.number(Column::TimeoutsMean), Some(4.0));
+        assert_eq!(row.number(Column::LookupsFailedShare), Some(1.0));
     }
 
     #[test]

@@ -5,14 +5,26 @@
 //! small nodes. Nothing here prints; `atoll lab` does. It knows nothing of objects, records or
 //! real connections.
 //!
-//! Tests in `tests/` hold the rows against what the papers published; `docs/lab.md` shows both.
+//! - A kind of overlay is added in `kinds`, a column in `columns`, an experiment in
+//!   `experiments`; each has its place there and nowhere else.
+//! - Tests in `tests/` hold the rows against what the papers published; `docs/lab.md` shows both.
 
+mod columns;
 mod experiment;
+mod experiments;
 mod failure;
+mod kinds;
 mod lookup;
+mod parameters;
+mod value;
 mod world;
 
-pub use experiment::{Kind, Report, Row, Setup};
+pub use columns::{Column, Row, columns_of};
+pub use experiment::{Report, Setup};
+pub use experiments::{EXPERIMENTS, Experiment};
 pub use failure::{FailureParameters, failure};
+pub use kinds::{Kind, Settings};
 pub use lookup::{LookupParameters, lookup};
+pub use parameters::{Described, NodeCount, ParameterError, Share};
+pub use value::Value;
 pub use world::{Links, Reported, SimulatedContact, Traffic, World};

@@ -1,62 +1,56 @@
 //! Experiment *lookup*: hops, latency and messages of lookups as networks grow.
 
-use std::time::Duration;
+use crate::{
+    columns::{Column, Row},
+    experiment::{Progress, Report, Setup, measure, network},
+    kinds::{Kind, Recipe, Settings, Task},
+    parameters::{NodeCount, parameters},
+};
 
-use atoll_overlay::{ChordConfig, LookupStyle};
-use serde::Serialize;
-
-use crate::experiment::{Kind, Report, RowBegun, Setup, chord, measure};
-
-#[derive(Debug, Clone, Serialize)]
-pub struct LookupParameters {
-    pub overlays: Vec<Kind>,
-    /// One row for each.
-    pub nodes: Vec<usize>,
-    pub lookups: usize,
-    pub setup: Setup,
-    /// Chord's successor list.
-    pub successors: usize,
-    /// Whether Chord routes by it too. Off gives the papers' ½·log₂N, to the predecessor: one
-    /// hop more to the responsible node.
-    pub route_by_successors: bool,
-    pub recursive: bool,
-}
-
-impl Default for LookupParameters {
-    fn default() -> Self {
-        let chord = ChordConfig::default();
-        Self {
-            overlays: Kind::ALL.to_vec(),
-            nodes: vec![100, 1_000, 10_000],
-            lookups: 1_000,
-            setup: Setup::Converged,
-            successors: chord.successors,
-            route_by_successors: chord.route_by_successors,
-            recursive: false,
-        }
+parameters! {
+    pub struct LookupParameters {
+        /// The kinds to run.
+        pub overlays: Vec<Kind> = Kind::ALL.to_vec(),
+        /// Sizes of the network, a row for each.
+        pub nodes: Vec<NodeCount> = [100, 1_000, 10_000, 100_000].map(NodeCount).to_vec(),
+        /// Lookups for each row.
+        pub lookups: usize = 1_000,
+        /// Whether the network is set up as if it had come to rest, or grows by joining.
+        pub setup: Setup = Setup::Converged,
+        + pub settings: Settings,
     }
 }
 
-/// Looks evenly drawn keys up in networks at rest, without upkeep meanwhile.
-pub fn lookup(seed: u64, parameters: LookupParameters) -> Report<LookupParameters> {
-    let config = ChordConfig {
-        successors: parameters.successors,
-        route_by_successors: parameters.route_by_successors,
-        style: if parameters.recursive { LookupStyle::Recursive } else { LookupStyle::Iterative },
-        ..ChordConfig::default()
-    };
+/// Looks evenly drawn keys up in networks at rest, without upkeep meanwhile. `tell` hears now
+/// and then what share of the work is done.
+pub fn lookup(seed: u64, parameters: LookupParameters, tell: &mut dyn FnMut(f64)) -> Report {
+    let sizes: usize = parameters.nodes.iter().map(|nodes| nodes.0).sum();
+    let mut progress = Progress::new(tell, (sizes * parameters.overlays.len()) as f64);
     let mut rows = Vec::new();
-    for &nodes in &parameters.nodes {
+    for &NodeCount(nodes) in &parameters.nodes {
         for &overlay in &parameters.overlays {
-            let begun = RowBegun { overlay, nodes, failed_share: 0.0, repair: Duration::ZERO };
-            rows.push(match overlay {
-                Kind::Chord => {
-                    let mut world = chord(nodes, seed, parameters.setup, &config);
-                    world.freeze();
-                    measure(&mut world, seed, parameters.lookups, begun)
-                }
-            });
+            let row = Row::default().with(Column::Overlay, overlay.name()).with(Column::Nodes, nodes);
+            let task = Lookup { seed, nodes, parameters: &parameters, row };
+            rows.push(overlay.run(&parameters.settings, task));
+            progress.add(nodes as f64);
         }
     }
-    Report { experiment: "lookup", seed, parameters, rows }
+    Report::new("lookup", seed, &parameters, rows)
+}
+
+struct Lookup<'a> {
+    seed: u64,
+    nodes: usize,
+    parameters: &'a LookupParameters,
+    row: Row,
+}
+
+impl Task for Lookup<'_> {
+    type Output = Row;
+
+    fn run<R: Recipe>(self, recipe: &R) -> Row {
+        let mut world = network(recipe, self.nodes, self.seed, self.parameters.setup);
+        world.freeze();
+        measure(recipe, &mut world, self.seed, self.parameters.lookups, self.row)
+    }
 }

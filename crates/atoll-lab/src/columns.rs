@@ -1,0 +1,144 @@
+//! The columns of all experiments' rows, each with one meaning everywhere.
+//!
+//! The one list of them: tables, JSON and pages name them from here, and a test holds the table
+//! in docs/lab.md against it. A column that was not measured is absent from its row; it is never
+//! filled with a zero.
+
+use std::collections::BTreeMap;
+
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
+use crate::value::Value;
+
+macro_rules! columns {
+    ($($variant:ident $name:literal [$unit:literal, $decimals:literal] $meaning:literal;)+) => {
+        /// A column of [`Row`]s, in the order in which they are shown.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Column { $(#[doc = $meaning] $variant,)+ }
+
+        impl Column {
+            pub const ALL: &[Column] = &[$(Column::$variant),+];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Column::$variant => $name,)+ }
+            }
+
+            /// Empty for texts.
+            pub fn unit(self) -> &'static str {
+                match self { $(Column::$variant => $unit,)+ }
+            }
+
+            pub fn meaning(self) -> &'static str {
+                match self { $(Column::$variant => $meaning,)+ }
+            }
+
+            /// How many are shown to people; JSON has all.
+            fn decimals(self) -> usize {
+                match self { $(Column::$variant => $decimals,)+ }
+            }
+        }
+    };
+}
+
+columns! {
+    Overlay "overlay" ["", 0] "the kind of overlay";
+    Nodes "nodes" ["nodes", 0] "how many, before any failed; under churn, at any time";
+    Lookups "lookups" ["lookups", 0] "how many were asked for, of evenly drawn keys at evenly drawn nodes that live";
+    FailedShare "failed_share" ["share", 2] "of the nodes that failed, all at once";
+    RepairS "repair_s" ["s", 0] "upkeep between the failure and the lookups";
+    HopsMean "hops_mean" ["hops", 2] "remote nodes contacted one after the other that answered, the responsible one included; of lookups that found it";
+    HopsP1 "hops_p1" ["hops", 0] "the same, 1st percentile";
+    HopsP50 "hops_p50" ["hops", 0] "the same, median";
+    HopsP99 "hops_p99" ["hops", 0] "the same, 99th percentile";
+    TimeoutsMean "timeouts_mean" ["nodes", 2] "contacted that did not answer, per lookup";
+    TimeoutsP1 "timeouts_p1" ["nodes", 0] "the same, 1st percentile";
+    TimeoutsP99 "timeouts_p99" ["nodes", 0] "the same, 99th percentile";
+    LookupsFailedShare "lookups_failed_share" ["share", 4] "of lookups that ended without an answer, or with a node that is not responsible";
+    MessagesMean "messages_mean" ["messages", 1] "sent by anybody for a lookup, answers and repetitions included";
+    LatencyMsMean "latency_ms_mean" ["ms", 0] "from question to answer, of lookups that found the responsible node";
+    LatencyMsP99 "latency_ms_p99" ["ms", 0] "the same, 99th percentile";
+    Stretch "stretch" ["times", 2] "mean latency by the mean round trip straight to the responsible node";
+    BytesPerNode "bytes_per_node" ["bytes", 0] "the core's state, a contact being four bytes";
+}
+
+/// One network, measured.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Row {
+    values: BTreeMap<Column, Value>,
+}
+
+impl Row {
+    pub(crate) fn with(mut self, column: Column, value: impl Into<Value>) -> Self {
+        self.values.insert(column, value.into());
+        self
+    }
+
+    /// Leaves the column out if there was nothing to measure.
+    pub(crate) fn with_some(self, column: Column, value: Option<impl Into<Value>>) -> Self {
+        match value {
+            Some(value) => self.with(column, value),
+            None => self,
+        }
+    }
+
+    pub fn value(&self, column: Column) -> Option<&Value> {
+        self.values.get(&column)
+    }
+
+    /// None if it was not measured, or is not a number.
+    pub fn number(&self, column: Column) -> Option<f64> {
+        self.value(column)?.number()
+    }
+
+    pub fn columns(&self) -> impl Iterator<Item = Column> {
+        self.values.keys().copied()
+    }
+
+    /// For people; a dash if it was not measured.
+    pub fn shown(&self, column: Column) -> String {
+        match self.value(column) {
+            Some(Value::Number(number)) => format!("{number:.*}", column.decimals()),
+            Some(value) => value.to_string(),
+            None => "-".to_owned(),
+        }
+    }
+}
+
+impl Serialize for Row {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.values.len()))?;
+        for (column, value) in &self.values {
+            map.serialize_entry(column.name(), value)?;
+        }
+        map.end()
+    }
+}
+
+/// The columns that any of the rows has, in order.
+pub fn columns_of(rows: &[Row]) -> Vec<Column> {
+    let has = |column: &Column| rows.iter().any(|row| row.value(*column).is_some());
+    Column::ALL.iter().copied().filter(has).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_tells_of_every_column_and_of_no_other() {
+        let documented = include_str!("../../../docs/lab.md");
+        let table: String = Column::ALL
+            .iter()
+            .map(|column| format!("| `{}` | {} | {} |\n", column.name(), column.unit(), column.meaning()))
+            .collect();
+        let table = format!("| column | unit | meaning |\n|---|---|---|\n{table}\n");
+        assert!(documented.contains(&table), "docs/lab.md needs this table of columns:\n\n{table}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_absent() {
+        let row = Row::default().with(Column::Nodes, 5_usize).with_some(Column::HopsMean, None::<f64>);
+        assert_eq!(row.columns().collect::<Vec<_>>(), [Column::Nodes]);
+        assert_eq!((row.shown(Column::Nodes), row.shown(Column::HopsMean)), ("5".into(), "-".into()));
+    }
+}

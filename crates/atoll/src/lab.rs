@@ -1,0 +1,220 @@
+//! `atoll lab`: experiments on overlays, in a simulator, from one seed; tables, JSON, a page.
+
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
+
+use atoll_lab::{EXPERIMENTS, Experiment, ParameterError, Report, columns_of};
+use atoll_runtime::Runtime;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rand::Rng;
+use serde::Serialize;
+
+use crate::{
+    failure::{Failure, Fault, Outcome},
+    output::{Output, table, table_of},
+};
+
+/// Before that, nobody needs to be told that it takes time.
+const PROGRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// In place of an experiment's name.
+const EVERY: &str = "all";
+
+#[derive(Debug, clap::Subcommand)]
+pub enum LabCommand {
+    List(List),
+    Run(Run),
+}
+
+/// List the experiments, or one's parameters.
+#[derive(Debug, clap::Args)]
+pub struct List {
+    /// An experiment, whose parameters are listed.
+    name: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Run an experiment on simulated networks, and show what it measured.
+///
+/// The nodes are the protocol code that runs over real connections. The same seed and
+/// parameters give the same rows, to the byte.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// An experiment's name, or "all"; `atoll lab list` names them.
+    name: String,
+    /// The kinds of overlay. [default: every kind]
+    #[arg(long, value_name = "KIND,…")]
+    overlay: Option<String>,
+    /// How many nodes; several for a row each.
+    #[arg(long, value_name = "N,…")]
+    nodes: Option<String>,
+    /// What the run is made from. Drawn if not given, and always shown.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Any parameter; may be repeated. `atoll lab list NAME` lists them.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+    #[command(flatten)]
+    output: Output,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        text.split_once('=').ok_or("it is a parameter's name, =, and a value, such as lookups=500")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[derive(Serialize)]
+struct ListedExperiment {
+    name: &'static str,
+    about: &'static str,
+}
+
+#[derive(Serialize)]
+struct ListedParameter {
+    name: &'static str,
+    default: String,
+    meaning: String,
+}
+
+impl LabCommand {
+    pub async fn run(self) -> Outcome {
+        match self {
+            LabCommand::List(list) => list.run(),
+            // Off the threads of tokio's tasks: it computes for minutes.
+            LabCommand::Run(run) => Runtime::tokio().blocking(move || run.run()).await,
+        }
+    }
+}
+
+fn named(name: &str) -> Result<&'static Experiment, Failure> {
+    Experiment::named(name).ok_or_else(|| {
+        let known: Vec<&str> = EXPERIMENTS.iter().map(|experiment| experiment.name).collect();
+        Failure::new(Fault::Request, format!("there is no experiment {name}"))
+            .hint(format!("atoll lab list shows them: {}, or {EVERY}", known.join(", ")))
+    })
+}
+
+impl List {
+    fn run(&self) -> Outcome {
+        let Some(name) = &self.name else {
+            let listed: Vec<ListedExperiment> = EXPERIMENTS
+                .iter()
+                .map(|experiment| ListedExperiment { name: experiment.name, about: experiment.about })
+                .collect();
+            self.output.show(&listed, |listed| {
+                let rows = listed.iter().map(|one| [one.name.to_owned(), one.about.to_owned()]);
+                println!("{}", table(["NAME", "MEASURES"], rows));
+            });
+            return Ok(());
+        };
+        let listed: Vec<ListedParameter> = named(name)?
+            .parameters()
+            .into_iter()
+            .map(|described| ListedParameter {
+                name: described.name,
+                default: described.default.to_string(),
+                meaning: described.meaning,
+            })
+            .collect();
+        self.output.show(&listed, |listed| {
+            let rows = listed
+                .iter()
+                .map(|parameter| [parameter.name, &parameter.default, &parameter.meaning].map(str::to_owned));
+            println!("{}", table(["NAME", "DEFAULT", "MEANING"], rows));
+        });
+        Ok(())
+    }
+}
+
+impl Run {
+    fn run(&self) -> Outcome {
+        let every = self.name == EVERY;
+        let experiments: Vec<&Experiment> =
+            if every { EXPERIMENTS.iter().collect() } else { vec![named(&self.name)?] };
+        let given = self.given();
+        // Before the first runs for minutes.
+        if every {
+            for (name, _) in &given {
+                let is_known = |experiment: &&Experiment| knows(experiment, name);
+                if !experiments.iter().any(is_known) {
+                    return Err(Failure::new(Fault::Request, format!("no experiment has a parameter {name}"))
+                        .hint("atoll lab list NAME shows an experiment's parameters"));
+                }
+            }
+        }
+        let seed = self.seed.unwrap_or_else(|| Runtime::tokio().rng().random());
+        eprintln!("seed {seed}");
+        let mut reports = Vec::new();
+        for experiment in experiments {
+            let mut given = given.clone();
+            if every {
+                given.retain(|(name, _)| knows(experiment, name));
+            }
+            reports.push(run_one(experiment, seed, &given)?);
+        }
+        match &reports[..] {
+            [report] if !every => self.output.show(report, print),
+            _ => self.output.show(&reports, |reports| reports.iter().for_each(print)),
+        }
+        Ok(())
+    }
+
+    /// The flags that are parameters by another name come first, so that --set may add to them.
+    fn given(&self) -> Vec<(String, String)> {
+        let flags = [("overlays", &self.overlay), ("nodes", &self.nodes)];
+        let flags = flags.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text.clone()?)));
+        flags.chain(self.set.iter().cloned()).collect()
+    }
+}
+
+fn knows(experiment: &Experiment, name: &str) -> bool {
+    experiment.parameters().iter().any(|described| described.name == name)
+}
+
+fn run_one(experiment: &Experiment, seed: u64, given: &[(String, String)]) -> Result<Report, Failure> {
+    let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::hidden());
+    bar.set_style(
+        ProgressStyle::with_template("{msg} {wide_bar} {percent} %").expect("our own template is valid"),
+    );
+    bar.set_message(experiment.name);
+    let began = Instant::now();
+    let on_terminal = std::io::stderr().is_terminal();
+    let report = experiment.run(seed, given, &mut |share| {
+        if on_terminal && bar.is_hidden() && began.elapsed() >= PROGRESS_AFTER {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        bar.set_position((share * 1000.0) as u64);
+    });
+    bar.finish_and_clear();
+    report.map_err(|error| {
+        let failure = Failure::from_error(Fault::Request, &error);
+        match &error {
+            ParameterError::Unknown { name, known, .. } => {
+                let list = format!("atoll lab list {}", experiment.name);
+                match nearest(name, known) {
+                    Some(near) => failure.hint(format!("did you mean {near}? {list} shows all")),
+                    None => failure.hint(format!("{list} shows all: {}", known.join(", "))),
+                }
+            }
+            ParameterError::Invalid { .. } => failure.hint(format!("atoll lab list {}", experiment.name)),
+        }
+    })
+}
+
+/// A known name that the given one may have been meant to be: one contains the other.
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    known.iter().copied().find(|known| !name.is_empty() && (known.contains(name) || name.contains(known)))
+}
+
+fn print(report: &Report) {
+    println!("{}, seed {}", report.experiment, report.seed);
+    let columns = columns_of(&report.rows);
+    let header = columns.iter().map(|column| column.name().to_uppercase());
+    let rows =
+        report.rows.iter().map(|row| columns.iter().map(|column| row.shown(*column)).collect::<Vec<_>>());
+    println!("{}\n", table_of(header.collect::<Vec<_>>(), rows));
+}
