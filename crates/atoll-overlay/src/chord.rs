@@ -31,7 +31,7 @@ mod tables;
 mod tests;
 mod upkeep;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use atoll_types::Instant;
 use rand::RngCore;
@@ -369,6 +369,12 @@ impl<C: Contact> Overlay for Chord<C> {
 
     fn freeze(&mut self) {
         self.frozen = true;
+    }
+
+    fn contacts(&self) -> Vec<C> {
+        let Tables { predecessor, successors, fingers, .. } = &self.tables;
+        let all = predecessor.iter().chain(successors).chain(fingers.iter().flatten());
+        all.collect::<BTreeSet<_>>().into_iter().cloned().collect()
     }
 
     fn state_bytes(&self) -> usize {

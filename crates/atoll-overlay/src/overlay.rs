@@ -213,6 +213,9 @@ pub trait Overlay {
     /// left it, as the papers do. There is no way back.
     fn freeze(&mut self);
 
+    /// Everyone in this node's tables, sorted, nobody twice: whom it would turn to.
+    fn contacts(&self) -> Vec<Self::Contact>;
+
     /// Bytes of this node's state, the struct and what it holds on the heap.
     fn state_bytes(&self) -> usize;
 }

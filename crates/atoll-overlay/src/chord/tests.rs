@@ -2,7 +2,7 @@
 //!
 //! The network here delivers at once and in order; time passes only when nothing is on its way.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use serde::{Deserialize, Serialize};
@@ -177,6 +177,7 @@ fn tables_and_path_are_those_of_the_papers_figures() {
     // 8+128 and 8+64 wrap to N1; then figure 4: 8+32 → N42, 8+16 → N32, 8+8 → N21, and 8+4, 8+2
     // and 8+1 → N14, which is the successor, so the table ends.
     assert_eq!(n8.fingers(), [1, 1, 42, 32, 21].map(|place| Some(At(place))));
+    assert_eq!(n8.contacts(), [1, 14, 21, 32, 42].map(At));
     // Figure 5: K54 asked at N8 goes by N42 and N51 to N56.
     net.freeze();
     let located = net.locate(8, 54);
