@@ -16,6 +16,7 @@ mod command_line;
 mod concurrency;
 mod durability;
 mod failure;
+mod lab;
 mod location;
 mod migration;
 mod operations;

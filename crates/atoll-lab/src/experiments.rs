@@ -4,6 +4,7 @@ use crate::{
     experiment::Report,
     failure::failure,
     lookup::lookup,
+    page::Plot,
     parameters::{Described, ParameterError, Parameters},
 };
 
@@ -12,6 +13,7 @@ pub struct Experiment {
     pub name: &'static str,
     /// What it measures, in one line.
     pub about: &'static str,
+    pub(crate) plots: &'static [Plot],
     described: fn() -> Vec<Described>,
     run: Run,
 }
@@ -23,12 +25,14 @@ pub static EXPERIMENTS: &[Experiment] = &[
     Experiment {
         name: "lookup",
         about: "hops, latency and messages of lookups as networks grow",
+        plots: crate::lookup::PLOTS,
         described: crate::LookupParameters::described,
         run: |name, seed, given, tell| Ok(lookup(seed, read(name, given)?, tell)),
     },
     Experiment {
         name: "failure",
         about: "lookups after a share of all nodes failed at once, before any repair and after",
+        plots: crate::failure::PLOTS,
         described: crate::FailureParameters::described,
         run: |name, seed, given, tell| Ok(failure(seed, read(name, given)?, tell)),
     },

@@ -8,7 +8,9 @@ use crate::{
     columns::{Column, Row},
     experiment::{Progress, Report, Setup, measure, network},
     kinds::{Kind, Recipe, Settings, Task},
+    page::Plot,
     parameters::{NodeCount, Share, parameters},
+    plot::Scale,
     world::{SimulatedContact, stream},
 };
 
@@ -29,6 +31,39 @@ parameters! {
         + pub settings: Settings,
     }
 }
+
+const LINES: &[Column] = &[Column::Overlay, Column::Nodes, Column::RepairS];
+
+pub(crate) const PLOTS: &[Plot] = &[
+    Plot {
+        title: "Lookups that fail",
+        x: (Column::FailedShare, Scale::Linear),
+        y: (Column::LookupsFailedShare, Scale::Linear),
+        by: LINES,
+        theory: &[],
+    },
+    Plot {
+        title: "Hops of those that do not",
+        x: (Column::FailedShare, Scale::Linear),
+        y: (Column::HopsMean, Scale::Linear),
+        by: LINES,
+        theory: &[],
+    },
+    Plot {
+        title: "Time-outs of a lookup",
+        x: (Column::FailedShare, Scale::Linear),
+        y: (Column::TimeoutsMean, Scale::Linear),
+        by: LINES,
+        theory: &[],
+    },
+    Plot {
+        title: "Messages for a lookup",
+        x: (Column::FailedShare, Scale::Linear),
+        y: (Column::MessagesMean, Scale::Linear),
+        by: LINES,
+        theory: &[],
+    },
+];
 
 /// Fails a share of a network at rest and looks evenly drawn keys up, asked at nodes that live.
 /// Nobody learns from what these lookups meet, so each meets the network as it was left.

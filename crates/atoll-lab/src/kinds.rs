@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use atoll_overlay::{Chord, ChordConfig, Id, LookupStyle, Overlay};
 
 use crate::{
-    parameters::{parameters, words},
+    parameters::{Within, parameters, words},
     world::SimulatedContact,
 };
 
@@ -24,7 +24,7 @@ parameters! {
     /// What the kinds can be told; each experiment takes them all.
     pub struct Settings {
         /// Chord's successor list.
-        pub chord_successors: usize = ChordConfig::default().successors,
+        pub chord_successors: Within<1, 64> = Within(20),
         /// Whether Chord routes by its successor list too. Off gives the papers' ½·log₂N to the
         /// predecessor, and one hop more to the responsible node.
         pub chord_route_by_successors: bool = true,
@@ -71,7 +71,7 @@ impl ChordRecipe {
     fn new(settings: &Settings) -> Self {
         let style = if settings.chord_recursive { LookupStyle::Recursive } else { LookupStyle::Iterative };
         Self(Arc::new(ChordConfig {
-            successors: settings.chord_successors,
+            successors: settings.chord_successors.0,
             route_by_successors: settings.chord_route_by_successors,
             style,
             ..ChordConfig::default()

@@ -15,7 +15,9 @@ mod experiments;
 mod failure;
 mod kinds;
 mod lookup;
+mod page;
 mod parameters;
+mod plot;
 mod value;
 mod world;
 
@@ -25,6 +27,7 @@ pub use experiments::{EXPERIMENTS, Experiment};
 pub use failure::{FailureParameters, failure};
 pub use kinds::{Kind, Settings};
 pub use lookup::{LookupParameters, lookup};
-pub use parameters::{Described, NodeCount, ParameterError, Share};
+pub use page::page;
+pub use parameters::{Described, NodeCount, ParameterError, Share, Within};
 pub use value::Value;
 pub use world::{Links, Reported, SimulatedContact, Traffic, World};

@@ -4,7 +4,9 @@ use crate::{
     columns::{Column, Row},
     experiment::{Progress, Report, Setup, measure, network},
     kinds::{Kind, Recipe, Settings, Task},
+    page::{Plot, Theory},
     parameters::{NodeCount, parameters},
+    plot::Scale,
 };
 
 parameters! {
@@ -20,6 +22,42 @@ parameters! {
         + pub settings: Settings,
     }
 }
+
+pub(crate) const PLOTS: &[Plot] = &[
+    Plot {
+        title: "Hops of a lookup",
+        x: (Column::Nodes, Scale::Logarithmic),
+        y: (Column::HopsMean, Scale::Linear),
+        by: &[Column::Overlay],
+        theory: &[Theory {
+            // Stoica et al., ToN 2003: to the predecessor; the hop from there is ours.
+            label: "½·log₂N + 1: Chord by fingers only (ToN 2003)",
+            when: (Column::Overlay, "chord"),
+            of: |nodes| nodes.log2() / 2.0 + 1.0,
+        }],
+    },
+    Plot {
+        title: "Latency of a lookup",
+        x: (Column::Nodes, Scale::Logarithmic),
+        y: (Column::LatencyMsMean, Scale::Linear),
+        by: &[Column::Overlay],
+        theory: &[],
+    },
+    Plot {
+        title: "Messages for a lookup",
+        x: (Column::Nodes, Scale::Logarithmic),
+        y: (Column::MessagesMean, Scale::Linear),
+        by: &[Column::Overlay],
+        theory: &[],
+    },
+    Plot {
+        title: "State of a node",
+        x: (Column::Nodes, Scale::Logarithmic),
+        y: (Column::BytesPerNode, Scale::Linear),
+        by: &[Column::Overlay],
+        theory: &[],
+    },
+];
 
 /// Looks evenly drawn keys up in networks at rest, without upkeep meanwhile. `tell` hears now
 /// and then what share of the work is done.

@@ -124,6 +124,24 @@ impl Parameter for NodeCount {
     }
 }
 
+/// A whole number with limits, which its default keeps too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Within<const MIN: usize, const MAX: usize>(pub usize);
+
+impl<const MIN: usize, const MAX: usize> Parameter for Within<MIN, MAX> {
+    fn from_text(text: &str) -> Result<Self, String> {
+        let number: Option<usize> = text.parse().ok();
+        number
+            .filter(|number| (MIN..=MAX).contains(number))
+            .map(Within)
+            .ok_or_else(|| format!("it is a whole number, {MIN} to {MAX}"))
+    }
+
+    fn to_value(&self) -> Value {
+        self.0.into()
+    }
+}
+
 impl<T: Parameter> Parameter for Vec<T> {
     fn from_text(text: &str) -> Result<Self, String> {
         text.split(',').map(|part| T::from_text(part.trim())).collect()

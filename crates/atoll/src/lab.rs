@@ -2,10 +2,11 @@
 
 use std::{
     io::IsTerminal,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
-use atoll_lab::{EXPERIMENTS, Experiment, ParameterError, Report, columns_of};
+use atoll_lab::{EXPERIMENTS, Experiment, ParameterError, Report, columns_of, page};
 use atoll_runtime::Runtime;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rand::Rng;
@@ -57,6 +58,9 @@ pub struct Run {
     /// Any parameter; may be repeated. `atoll lab list NAME` lists them.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
+    /// Also write everything as one HTML page with plots, which needs no network to view.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -141,12 +145,16 @@ impl Run {
             for (name, _) in &given {
                 let is_known = |experiment: &&Experiment| knows(experiment, name);
                 if !experiments.iter().any(is_known) {
-                    return Err(Failure::new(Fault::Request, format!("no experiment has a parameter {name}"))
-                        .hint("atoll lab list NAME shows an experiment's parameters"));
+                    return Err(Failure::new(
+                        Fault::Request,
+                        format!("no experiment has a parameter {name}"),
+                    )
+                    .hint("atoll lab list NAME shows an experiment's parameters"));
                 }
             }
         }
-        let seed = self.seed.unwrap_or_else(|| Runtime::tokio().rng().random());
+        // 32 bits are enough to draw from, and short enough to type.
+        let seed = self.seed.unwrap_or_else(|| Runtime::tokio().rng().random::<u32>().into());
         eprintln!("seed {seed}");
         let mut reports = Vec::new();
         for experiment in experiments {
@@ -155,6 +163,14 @@ impl Run {
                 given.retain(|(name, _)| knows(experiment, name));
             }
             reports.push(run_one(experiment, seed, &given)?);
+        }
+        if let Some(file) = &self.report {
+            std::fs::write(file, page(&reports)).map_err(|error| {
+                Failure::new(Fault::Configuration, format!("can't write {}", file.display()))
+                    .caused_by(&error)
+                    .hint("name a file in a folder that exists, with --report")
+            })?;
+            eprintln!("wrote {}", file.display());
         }
         match &reports[..] {
             [report] if !every => self.output.show(report, print),

@@ -1,7 +1,7 @@
 //! Atoll's command line: one binary that serves, and the commands that talk to it.
 //!
-//! The only crate that prints and reads flags. Every command but `up`, `dev`, `bench` and
-//! `recover` goes through the admin API, the same that anyone may use.
+//! The only crate that prints and reads flags. Commands on a cluster go through the admin API,
+//! the same that anyone may use.
 
 // The command line stands above the node: nothing here runs in the simulation, so it
 // uses tokio and the clocks directly.
@@ -13,6 +13,7 @@ mod cluster;
 mod dev;
 mod failure;
 mod kv;
+mod lab;
 mod lock;
 mod logs;
 mod node;
@@ -73,6 +74,9 @@ enum Command {
     /// Measure a store or a wire from outside.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Experiments on overlays: what each kind costs, measured on simulated networks.
+    #[command(subcommand)]
+    Lab(lab::LabCommand),
     Simulate(simulate::Simulate),
     Verify(verify::Verify),
 }
@@ -111,6 +115,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Recover(recover) => recover.run(cli.admin.data.clone()).await,
         Command::Bench(bench) => bench.run().await,
         Command::Cluster(cluster) => cluster.run(&client()).await,
+        Command::Lab(lab) => lab.run().await,
         Command::Verify(verify) => verify.run().await,
         Command::Simulate(simulate) => return simulate.run().await,
     };

@@ -1,6 +1,6 @@
 //! Data on stdout, as a table for people or as JSON for programs.
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{Cell, ContentArrangement, Row, Table, presets};
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -32,6 +32,11 @@ impl Output {
 
 /// A plain table, as `kubectl` prints them: no lines, columns in capitals.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    table_of(header.into(), rows)
+}
+
+/// The same for columns that are not known beforehand.
+pub fn table_of<H: Into<Cell>, R: Into<Row>>(header: Vec<H>, rows: impl IntoIterator<Item = R>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
