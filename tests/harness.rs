@@ -188,13 +188,19 @@ impl Cluster {
     }
 
     pub fn with_flags(count: usize, flags: impl Fn(usize) -> Vec<String>) -> Self {
+        let cluster = Self::serving(count, flags);
+        cluster.wait_settled();
+        cluster
+    }
+
+    /// `count` nodes that serve, while replicas and slots may still move.
+    pub fn serving(count: usize, flags: impl Fn(usize) -> Vec<String>) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let mut cluster = Self { nodes: Vec::new(), folder };
         for number in 0..count {
             let flags = flags(number);
             cluster.join(&flags.iter().map(String::as_str).collect::<Vec<_>>());
         }
-        cluster.wait_settled();
         cluster
     }
 

@@ -20,6 +20,7 @@ mod lab;
 mod location;
 mod migration;
 mod operations;
+mod overlay;
 mod parallelism;
 mod records;
 mod recovery;

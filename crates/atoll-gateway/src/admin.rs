@@ -12,7 +12,8 @@ use futures_util::stream::BoxStream;
 
 use api::{
     ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest, KvEvent, KvListRequest, KvPage,
-    KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, Status,
+    KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, OverlayTrace,
+    OverlayView, Status,
 };
 
 /// Why an administrative request failed. The code is stable.
@@ -76,4 +77,6 @@ pub trait Admin: Send + Sync + 'static {
     async fn release_lock(&self, request: LeaseRequest) -> Result<(), AdminError>;
     async fn settings(&self) -> Result<ClusterSettings, AdminError>;
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), AdminError>;
+    async fn overlay_show(&self) -> Result<OverlayView, AdminError>;
+    async fn overlay_trace(&self, key: &str) -> Result<OverlayTrace, AdminError>;
 }

@@ -8,7 +8,7 @@ use atoll_gateway::admin::{
     api::{
         ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest, KvEvent, KvListRequest, KvPage,
         KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, MoveStatus,
-        NodeStatus, ShardStatus, Status,
+        NodeStatus, OverlayTrace, OverlayView, ShardStatus, Status,
     },
 };
 use atoll_membership::{MemberState, View};
@@ -20,6 +20,7 @@ use crate::{
     editor::EditError,
     kv::Kv,
     node::Node,
+    overlay::OverlayAdmin,
     reports::{Reporter, ask_status},
     truths::TruthsError,
     wire::NodeReport,
@@ -42,6 +43,11 @@ impl NodeAdmin {
     pub fn new(node: Node) -> Self {
         let kv = Kv { runtime: node.inner.runtime.clone(), records: node.records().clone() };
         Self { node, kv }
+    }
+
+    fn overlay(&self) -> OverlayAdmin<'_> {
+        let inner = &self.node.inner;
+        OverlayAdmin { runtime: &inner.runtime, me: inner.me, overlays: inner.overlay.as_ref() }
     }
 
     fn find(&self, name: &str) -> Result<NodeId, AdminError> {
@@ -340,6 +346,14 @@ impl Admin for NodeAdmin {
                     .hint("atoll cluster settings shows them"))
             }
         }
+    }
+
+    async fn overlay_show(&self) -> Result<OverlayView, AdminError> {
+        self.overlay().show().await
+    }
+
+    async fn overlay_trace(&self, key: &str) -> Result<OverlayTrace, AdminError> {
+        self.overlay().trace(key).await
     }
 }
 

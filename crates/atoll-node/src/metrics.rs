@@ -37,7 +37,8 @@ impl Collector for NodeMetrics {
                 self.node.objects().chunk_bytes_served(),
             ),
         ];
-        for (name, help, value) in counters {
+        let overlay = self.node.inner.overlay.as_ref().map(|overlay| overlay.counters().numbers());
+        for (name, help, value) in counters.into_iter().chain(overlay.into_iter().flatten()) {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }

@@ -30,6 +30,7 @@ use crate::{
     identity::Identity,
     join::{self, JoinHandler, Welcome},
     link::Link,
+    overlay::{OverlayParts, OverlaySettings, Overlays},
     recover::{Adoption, keep_epoch},
     replicas::{ReplicaKeeper, has_reached},
     reports::{ClusterHandler, ReportBook, Reporter, report_loop},
@@ -56,6 +57,8 @@ pub struct NodeParts {
     pub founding: LayoutSettings,
     pub planning: PlanSettings,
     pub maintenance: MaintenanceSettings,
+    /// How this node plays the cluster's overlay; `None` is out of it.
+    pub overlay: Option<OverlaySettings>,
     /// Who watches the Raft groups; in production nobody.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -90,6 +93,7 @@ pub(crate) struct Inner {
     pub chunks: ChunkStore,
     pub access: Access,
     pub membership: Membership,
+    pub overlay: Option<Overlays>,
     pub editor: LayoutEditor,
     pub reporter: Arc<NodeReporter>,
     pub warnings: watch::Receiver<Vec<Warning>>,
@@ -131,6 +135,7 @@ impl Node {
             founding,
             planning,
             maintenance,
+            overlay,
             observer,
         } = parts;
         let me = transport.node_id();
@@ -297,6 +302,15 @@ impl Node {
             JoinHandler { editor: editor.clone(), cluster, admin_token: admin_token.clone() },
         );
 
+        let overlay = overlay.map(|settings| {
+            Overlays::start(OverlayParts {
+                runtime: runtime.clone(),
+                transport: transport.clone(),
+                layout: follower.subscribe(),
+                view: membership.view(),
+                settings,
+            })
+        });
         let (warnings_tx, warnings) = watch::channel(Vec::new());
         let controller = Controller {
             editor: editor.clone(),
@@ -338,6 +352,7 @@ impl Node {
             chunks,
             access,
             membership,
+            overlay,
             editor,
             reporter,
             warnings,
@@ -413,6 +428,9 @@ impl Node {
     /// notice. What it was asked to keep is on disk already.
     pub async fn stop(&self) {
         self.inner.records.hand_over(HAND_OVER_TIME).await;
+        if let Some(overlay) = &self.inner.overlay {
+            overlay.leave().await;
+        }
         self.inner.membership.leave().await;
     }
 

@@ -30,6 +30,7 @@ use crate::{
     identity::{Identity, IdentityError},
     metrics::NodeMetrics,
     node::{Node, NodeParts, NodeProperties},
+    overlay::OverlaySettings,
     settings::{RootKey, Settings},
     start::StartError,
     ticket::Ticket,
@@ -180,6 +181,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         founding: LayoutSettings::default(),
         planning: PlanSettings::default(),
         maintenance: MaintenanceSettings::default(),
+        overlay: Some(OverlaySettings::default()),
         observer: None,
     })
     .await?;

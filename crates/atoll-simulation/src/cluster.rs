@@ -296,6 +296,8 @@ async fn start(
         founding,
         planning: PlanSettings::default(),
         maintenance: hurried(),
+        // Nothing that is checked here depends on it; tests/overlay.rs runs it by itself.
+        overlay: None,
         observer: Some(raft),
     })
     .await

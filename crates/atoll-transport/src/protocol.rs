@@ -19,10 +19,12 @@ pub enum Protocol {
     Cluster = 6,
     /// Echo and bulk for `atoll bench transport`. `atoll-transport/src/bench.rs`
     Bench = 7,
+    /// Datagrams of the overlay's cores. `atoll-node/src/overlay/frame.rs`
+    Overlay = 8,
 }
 
 impl Protocol {
-    pub const ALL: [Protocol; 7] = [
+    pub const ALL: [Protocol; 8] = [
         Protocol::Join,
         Protocol::Membership,
         Protocol::Raft,
@@ -30,6 +32,7 @@ impl Protocol {
         Protocol::Chunks,
         Protocol::Cluster,
         Protocol::Bench,
+        Protocol::Overlay,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Protocol {
             Protocol::Chunks => "atoll/chunks/1",
             Protocol::Cluster => "atoll/cluster/1",
             Protocol::Bench => "atoll/bench/1",
+            Protocol::Overlay => "atoll/overlay/1",
         }
     }
 

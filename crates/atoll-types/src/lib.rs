@@ -7,6 +7,7 @@
 mod format;
 mod hash;
 mod ids;
+mod overlay;
 mod role;
 mod size;
 mod time;
@@ -16,6 +17,7 @@ pub use hash::{ChunkHash, Slot};
 pub use ids::{
     ClusterId, DiskId, Generation, NodeId, ParseIdError, ReplicaId, Revision, ShardId, TransactionId, Zone,
 };
+pub use overlay::{OverlayKind, ParseOverlayKindError};
 pub use role::{ParseRoleError, Role, Roles};
 pub use size::{ByteSize, ParseByteSizeError};
 pub use time::{Instant, WallTime};

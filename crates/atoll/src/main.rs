@@ -18,6 +18,7 @@ mod lock;
 mod logs;
 mod node;
 mod output;
+mod overlay;
 mod recover;
 mod simulate;
 mod status;
@@ -70,6 +71,9 @@ enum Command {
     /// What the whole cluster agrees on.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    /// How nodes find each other and content without asking a centre.
+    #[command(subcommand)]
+    Overlay(overlay::OverlayCommand),
     Recover(recover::Recover),
     /// Measure a store or a wire from outside.
     #[command(subcommand)]
@@ -116,6 +120,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Bench(bench) => bench.run().await,
         Command::Cluster(cluster) => cluster.run(&client()).await,
         Command::Lab(lab) => lab.run().await,
+        Command::Overlay(overlay) => overlay.run(&client()).await,
         Command::Verify(verify) => verify.run().await,
         Command::Simulate(simulate) => return simulate.run().await,
     };

@@ -1,10 +1,14 @@
 //! The admin API's nouns, as JSON: what the server sends and the CLI reads. Sizes are
 //! bytes, times milliseconds since 1970, durations seconds; names say so.
 
+mod overlay;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+
+pub use overlay::*;
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

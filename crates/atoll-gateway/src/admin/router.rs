@@ -1,6 +1,8 @@
 //! The admin API's paths. Everything under `/v1` asks for the token; `/health`, `/ready`
 //! and the description do not, so that load balancers and browsers can look.
 
+mod overlay;
+
 use std::{convert::Infallible, sync::Arc};
 
 use atoll_access::{Access, AdminToken, Decision, Resource};
@@ -50,6 +52,8 @@ pub fn router(admin: Arc<dyn Admin>, access: Access, metrics: Registry) -> Route
         .route("/locks/release", post(release_lock))
         .route("/settings", get(settings))
         .route("/settings/{name}", put(set_setting))
+        .route("/overlay", get(overlay::overlay_show))
+        .route("/overlay/trace", get(overlay::overlay_trace))
         .layer(middleware::from_fn_with_state(doors.clone(), sign_in));
     Router::new()
         .nest("/v1", signed_in)
@@ -360,7 +364,9 @@ async fn set_setting(
         keep_lock,
         release_lock,
         settings,
-        set_setting
+        set_setting,
+        overlay::overlay_show,
+        overlay::overlay_trace
     )
 )]
 struct Description;

@@ -100,6 +100,24 @@ impl Admin for Fixed {
     async fn set_setting(&self, _name: &str, _value: &str) -> Result<(), AdminError> {
         Ok(())
     }
+
+    async fn overlay_show(&self) -> Result<OverlayView, AdminError> {
+        Err(no())
+    }
+
+    async fn overlay_trace(&self, key: &str) -> Result<OverlayTrace, AdminError> {
+        Ok(OverlayTrace {
+            seen_by: "n".into(),
+            kind: "chord".into(),
+            key: key.into(),
+            identifier: "00".into(),
+            steps: Vec::new(),
+            responsible: Vec::new(),
+            hops: 0,
+            timeouts: 0,
+            micros: 0,
+        })
+    }
 }
 
 struct AdminDoor {

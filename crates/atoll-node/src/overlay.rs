@@ -1,0 +1,233 @@
+//! This node's part in the cluster's overlay: the core of the kind that the cluster agreed on,
+//! and its driver over the transport's datagrams.
+//!
+//! ```text
+//! admin API ─► Overlays ─ commands ─► driver ─► core ─► out ─► datagrams (atoll/overlay/1)
+//!                                       ▲
+//!               datagrams ─► inbox ─────┘
+//! ```
+//!
+//! The layout says which kind it is, and who may speak at all; a change of it makes the old
+//! core leave and the new one join, and what was asked meanwhile is asked again there. What a
+//! peer sends is cut off by size, queued by peer, decoded, counted if it is refused, and
+//! believed by the core no further than its paper needs.
+//!
+//! It keeps nothing on disk: an overlay is found anew at each start.
+
+mod ask;
+mod contact;
+mod driver;
+mod frame;
+mod inbox;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use atoll_membership::View;
+use atoll_overlay::{Chord, ChordConfig, Id, LocateError, Located};
+use atoll_placement::Layout;
+use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_transport::{Caller, Handler, Message, Protocol, Refusal, Transport};
+use atoll_types::OverlayKind;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use self::{ask::OverlayAdmin, contact::NodeContact, driver::Shown};
+use self::{
+    driver::{Command, Driver, Ended, Surroundings},
+    frame::{FRAME_BYTES_MAX, FrameError},
+    inbox::Inbox,
+};
+
+/// Of one node's callers; the admin API serves a handful.
+const COMMANDS_MAX: usize = 64;
+
+/// How this node plays each kind.
+#[derive(Debug, Clone)]
+pub struct OverlaySettings {
+    /// The paper's defaults suit millions of home computers, which answer within a second and
+    /// stay for an hour. Members of a cluster answer within a tenth of that and should find
+    /// each other right after a start, and there are hundreds of them; so they look sooner:
+    /// 0.5 s for an answer, 2 s between two rounds of upkeep, some five messages each.
+    pub chord: ChordConfig,
+}
+
+impl Default for OverlaySettings {
+    fn default() -> Self {
+        let answer_timeout = Duration::from_millis(500);
+        let upkeep_every = Duration::from_secs(2);
+        Self { chord: ChordConfig { answer_timeout, upkeep_every, ..ChordConfig::default() } }
+    }
+}
+
+/// Frames so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub sent: AtomicU64,
+    /// Given to the core.
+    pub received: AtomicU64,
+    pub malformed: AtomicU64,
+    /// Of another kind of overlay, while the cluster changes from one to the other.
+    pub other_kind: AtomicU64,
+    /// There was no room: the peer sends faster than this node reads.
+    pub dropped: AtomicU64,
+}
+
+impl Counters {
+    /// Their names and meanings for `/metrics`, and how much they are now.
+    pub fn numbers(&self) -> [(&'static str, &'static str, u64); 5] {
+        let now = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("atoll_overlay_frames_sent", "Overlay frames sent", now(&self.sent)),
+            ("atoll_overlay_frames_received", "Overlay frames given to the core", now(&self.received)),
+            (
+                "atoll_overlay_frames_malformed",
+                "Overlay frames refused: too large, or not what the protocol says",
+                now(&self.malformed),
+            ),
+            (
+                "atoll_overlay_frames_of_other_kind",
+                "Overlay frames refused: of another kind, while the cluster changes its kind",
+                now(&self.other_kind),
+            ),
+            (
+                "atoll_overlay_frames_dropped",
+                "Overlay frames refused for want of room: a peer sends faster than this node reads",
+                now(&self.dropped),
+            ),
+        ]
+    }
+
+    fn refused(&self, error: &FrameError) {
+        count(match error {
+            FrameError::OtherKind => &self.other_kind,
+            FrameError::TooLarge { .. } | FrameError::Format(_) => &self.malformed,
+        });
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The overlay does not answer: this node stops, or is busy with other questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    #[error("this node takes no part in an overlay")]
+    Gone,
+    #[error(transparent)]
+    Refused(#[from] LocateError),
+}
+
+/// What an overlay is made of.
+pub struct OverlayParts {
+    pub runtime: Runtime,
+    pub transport: Arc<dyn Transport>,
+    pub layout: watch::Receiver<Arc<Layout>>,
+    pub view: watch::Receiver<Arc<View>>,
+    pub settings: OverlaySettings,
+}
+
+/// This node's overlay, of whatever kind it is at the time.
+pub struct Overlays {
+    commands: mpsc::Sender<Command>,
+    counters: Arc<Counters>,
+    _task: AbortOnDrop,
+}
+
+/// The kind that the cluster agreed on.
+pub fn kind_of(_layout: &Layout) -> OverlayKind {
+    OverlayKind::Chord
+}
+
+impl Overlays {
+    pub fn start(parts: OverlayParts) -> Self {
+        let OverlayParts { runtime, transport, layout, view, settings } = parts;
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (inbox, counters) = (Arc::new(Inbox::default()), Arc::new(Counters::default()));
+        let handler = OverlayHandler { inbox: inbox.clone(), counters: counters.clone() };
+        transport.serve(Protocol::Overlay, Arc::new(handler));
+        let around = Surroundings {
+            runtime: runtime.clone(),
+            transport,
+            layout,
+            view,
+            inbox,
+            counters: counters.clone(),
+            commands: receiver,
+        };
+        let task = runtime.spawn_owned("overlay", play(around, settings));
+        Self { commands, counters, _task: task }
+    }
+
+    /// Who is responsible for the key, and who was asked on the way. While this node joins, or
+    /// changes to another kind, it waits.
+    pub async fn locate(&self, key: Id) -> Result<Located<NodeContact>, AskError> {
+        Ok(self.ask(|reply| Command::Locate { key, reply }).await??)
+    }
+
+    pub async fn show(&self) -> Result<Shown, AskError> {
+        self.ask(|reply| Command::Show { reply }).await
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Tells the neighbours that this node goes.
+    pub async fn leave(&self) {
+        // If nobody is there to leave, it has left.
+        let _ = self.ask(|done| Command::Leave { done }).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, AskError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| AskError::Gone)?;
+        answer.await.map_err(|_| AskError::Gone)
+    }
+}
+
+/// One core after the other, as the cluster changes its kind.
+async fn play(mut around: Surroundings, settings: OverlaySettings) {
+    let me = NodeContact::from(around.transport.node_id());
+    let chord = Arc::new(settings.chord);
+    let mut unanswered = VecDeque::new();
+    loop {
+        let kind = kind_of(&around.layout.borrow_and_update());
+        let core = Chord::new(me, chord.clone());
+        match Driver::new(&mut around, kind, core, unanswered).run().await {
+            Ended::Left => return,
+            Ended::KindChanged { unanswered: left } => unanswered = left,
+        }
+    }
+}
+
+struct OverlayHandler {
+    inbox: Arc<Inbox>,
+    counters: Arc<Counters>,
+}
+
+#[async_trait]
+impl Handler for OverlayHandler {
+    async fn call(&self, _from: Caller, _request: Message) -> Result<Message, Refusal> {
+        Err(Refusal { code: DATAGRAMS_ONLY, reason: "overlays speak by datagrams".into() })
+    }
+
+    fn datagram(&self, from: &Caller, payload: Bytes) {
+        if payload.len() > FRAME_BYTES_MAX {
+            count(&self.counters.malformed);
+        } else if !self.inbox.push(from.node, payload) {
+            count(&self.counters.dropped);
+        }
+    }
+}
+
+/// This protocol's only refusal.
+const DATAGRAMS_ONLY: u16 = 1;
