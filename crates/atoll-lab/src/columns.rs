@@ -43,7 +43,9 @@ macro_rules! columns {
 columns! {
     Overlay "overlay" ["", 0] "the kind of overlay";
     Nodes "nodes" ["nodes", 0] "how many, before any failed; under churn, at any time";
-    Lookups "lookups" ["lookups", 0] "how many were asked for, of evenly drawn keys at evenly drawn nodes that live";
+    Sessions "sessions" ["", 0] "how nodes' sessions are distributed; whoever goes is replaced at once by another";
+    SessionMedianS "session_median_s" ["s", 0] "the median session";
+    Lookups "lookups" ["lookups", 0] "of evenly drawn keys, asked at evenly drawn nodes that live until the answer";
     FailedShare "failed_share" ["share", 2] "of the nodes that failed, all at once";
     RepairS "repair_s" ["s", 0] "upkeep between the failure and the lookups";
     HopsMean "hops_mean" ["hops", 2] "remote nodes contacted one after the other that answered, the responsible one included; of lookups that found it";
@@ -54,10 +56,16 @@ columns! {
     TimeoutsP1 "timeouts_p1" ["nodes", 0] "the same, 1st percentile";
     TimeoutsP99 "timeouts_p99" ["nodes", 0] "the same, 99th percentile";
     LookupsFailedShare "lookups_failed_share" ["share", 4] "of lookups that ended without an answer, or with a node that is not responsible";
+    LookupsWrongShare "lookups_wrong_share" ["share", 4] "of lookups that ended with a node that is not responsible, when asked or when answered";
+    StaleShare "stale_share" ["share", 4] "of the contacts in nodes' tables that are gone";
     MessagesMean "messages_mean" ["messages", 1] "sent by anybody for a lookup, answers and repetitions included";
+    BytesMean "bytes_mean" ["bytes", 0] "on the wire for a lookup, by anybody: encoded messages, and 88 bytes of frame, TLS, TCP and IP for each";
     LatencyMsMean "latency_ms_mean" ["ms", 0] "from question to answer, of lookups that found the responsible node";
     LatencyMsP99 "latency_ms_p99" ["ms", 0] "the same, 99th percentile";
     Stretch "stretch" ["times", 2] "mean latency by the mean round trip straight to the responsible node";
+    UpkeepMessagesPerNodeS "upkeep_messages_per_node_s" ["messages/s", 2] "sent by a node while nobody looks anything up; joining and leaving included";
+    UpkeepBytesPerNodeS "upkeep_bytes_per_node_s" ["bytes/s", 0] "the same, on the wire";
+    JoinMsMean "join_ms_mean" ["ms", 0] "from a node's first message until it says that it is part of the overlay";
     BytesPerNode "bytes_per_node" ["bytes", 0] "the core's state, a contact being four bytes";
 }
 
@@ -133,6 +141,11 @@ mod tests {
             .collect();
         let table = format!("| column | unit | meaning |\n|---|---|---|\n{table}\n");
         assert!(documented.contains(&table), "docs/lab.md needs this table of columns:\n\n{table}");
+    }
+
+    #[test]
+    fn the_envelope_that_is_documented_is_the_one_that_is_counted() {
+        assert!(Column::BytesMean.meaning().contains(&format!("and {} bytes", crate::ENVELOPE_BYTES)));
     }
 
     #[test]

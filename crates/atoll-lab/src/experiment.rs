@@ -80,9 +80,19 @@ impl<'a> Progress<'a> {
     }
 }
 
-/// A network from a seed.
+/// A network from a seed, over links that lose nothing.
 pub(crate) fn network<R: Recipe>(recipe: &R, nodes: usize, seed: u64, setup: Setup) -> World<R::Core> {
-    let mut world = World::new(seed, Links::default());
+    network_over(recipe, nodes, seed, setup, Links::default())
+}
+
+pub(crate) fn network_over<R: Recipe>(
+    recipe: &R,
+    nodes: usize,
+    seed: u64,
+    setup: Setup,
+    links: Links,
+) -> World<R::Core> {
+    let mut world = World::new(seed, links);
     match setup {
         Setup::Converged => world.set_up(nodes, |contact, ring| recipe.converged(contact, ring)),
         Setup::Grown => {
@@ -109,7 +119,7 @@ pub(crate) fn measure<R: Recipe>(
     let mut rng = stream(seed, "lookups");
     let bytes_per_node = world.bytes_per_node();
     let ring = ring(world.living().map(|(contact, _)| contact));
-    let sent_before = world.traffic().sent;
+    let traffic_before = world.traffic();
     let mut begun: BTreeMap<(SimulatedContact, LookupId), Instant> = BTreeMap::new();
     let mut made = Lookups::default();
     let mut take_ends = |world: &mut World<R::Core>, begun: &mut BTreeMap<_, Instant>| {
@@ -142,9 +152,10 @@ pub(crate) fn measure<R: Recipe>(
         world.run(LOOKUP_EVERY);
         take_ends(world, &mut begun);
     }
-    let messages = (world.traffic().sent - sent_before) as f64;
+    let traffic = world.traffic() - traffic_before;
     made.into_row(row)
-        .with_some(Column::MessagesMean, share(messages, lookups))
+        .with_some(Column::MessagesMean, share(traffic.sent as f64, lookups))
+        .with_some(Column::BytesMean, share(traffic.sent_bytes as f64, lookups))
         .with(Column::BytesPerNode, bytes_per_node)
 }
 
@@ -237,7 +248,7 @@ mod tests {
     #[test]
     fn the_same_seed_is_the_same_run_and_another_seed_another() {
         let run = |seed| {
-            let mut world = World::new(seed, Links { loss: 0.05 });
+            let mut world = World::new(seed, Links { loss: 0.05, cut_one_way: 0.01 });
             let config = Arc::new(ChordConfig::default());
             for _ in 0..200 {
                 world.join(|contact| Chord::new(contact, config.clone()));

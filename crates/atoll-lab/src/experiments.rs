@@ -1,6 +1,7 @@
 //! The experiments by name, for whoever gets names and texts from a user.
 
 use crate::{
+    churn::churn,
     experiment::Report,
     failure::failure,
     lookup::lookup,
@@ -35,6 +36,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::failure::PLOTS,
         described: crate::FailureParameters::described,
         run: |name, seed, given, tell| Ok(failure(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "churn",
+        about: "success, staleness and upkeep while nodes come and go, against how long they stay",
+        plots: crate::churn::PLOTS,
+        described: crate::ChurnParameters::described,
+        run: |name, seed, given, tell| Ok(churn(seed, read(name, given)?, tell)),
     },
 ];
 

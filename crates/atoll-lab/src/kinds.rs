@@ -7,6 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::{Chord, ChordConfig, Id, LookupStyle, Overlay};
 
+use serde::Serialize;
+
 use crate::{
     parameters::{Within, parameters, words},
     world::SimulatedContact,
@@ -35,7 +37,7 @@ parameters! {
 
 /// Makes the cores of one kind.
 pub(crate) trait Recipe {
-    type Core: Overlay<Contact = SimulatedContact>;
+    type Core: Overlay<Contact = SimulatedContact, Message: Serialize> + Clone;
 
     /// A node outside of any overlay.
     fn outside(&self, me: SimulatedContact) -> Self::Core;

@@ -9,6 +9,7 @@
 //!   `experiments`; each has its place there and nowhere else.
 //! - Tests in `tests/` hold the rows against what the papers published; `docs/lab.md` shows both.
 
+mod churn;
 mod columns;
 mod experiment;
 mod experiments;
@@ -18,9 +19,11 @@ mod lookup;
 mod page;
 mod parameters;
 mod plot;
+mod sessions;
 mod value;
 mod world;
 
+pub use churn::{ChurnParameters, churn};
 pub use columns::{Column, Row, columns_of};
 pub use experiment::{Report, Setup};
 pub use experiments::{EXPERIMENTS, Experiment};
@@ -29,5 +32,6 @@ pub use kinds::{Kind, Settings};
 pub use lookup::{LookupParameters, lookup};
 pub use page::page;
 pub use parameters::{Described, NodeCount, ParameterError, Share, Within};
+pub use sessions::Sessions;
 pub use value::Value;
-pub use world::{Links, Reported, SimulatedContact, Traffic, World};
+pub use world::{CONTACT_BYTES, ENVELOPE_BYTES, Links, Reported, SimulatedContact, Traffic, World};

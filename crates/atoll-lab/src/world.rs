@@ -17,21 +17,30 @@
 
 mod contact;
 mod places;
+mod wire;
 
-use std::{cmp::Ordering, collections::BinaryHeap, time::Duration};
+use std::{cmp::Ordering, collections::BinaryHeap, ops::Sub, time::Duration};
 
 use atoll_overlay::{Id, Notification, Out, Overlay};
 use atoll_types::Instant;
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use serde::Serialize;
 
-pub use self::contact::SimulatedContact;
-use self::places::Place;
+pub use self::{
+    contact::SimulatedContact,
+    wire::{CONTACT_BYTES, ENVELOPE_BYTES},
+};
+use self::{places::Place, wire::message_bytes};
 
 /// What passages between nodes suffer, besides the way's length.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Links {
     /// The chance of a message to be lost, 0 to 1.
     pub loss: f64,
+    /// The share of ordered pairs of nodes, 0 to 1, of which the first never reaches the second;
+    /// the way back is another pair. Freedman, Lakshminarayanan, Rhea, Stoica, *Non-transitive
+    /// connectivity and DHTs*, WORLDS 2005, found such pairs on the internet.
+    pub cut_one_way: f64,
 }
 
 /// Messages so far.
@@ -39,9 +48,25 @@ pub struct Links {
 pub struct Traffic {
     /// Sent, whatever became of them.
     pub sent: u64,
+    /// What they took on the wire.
+    pub sent_bytes: u64,
+    /// On the way, or because the way is cut.
     pub lost: u64,
     /// Arrived where nobody was any more.
     pub to_failed: u64,
+}
+
+impl Sub for Traffic {
+    type Output = Traffic;
+
+    fn sub(self, earlier: Traffic) -> Traffic {
+        Traffic {
+            sent: self.sent - earlier.sent,
+            sent_bytes: self.sent_bytes - earlier.sent_bytes,
+            lost: self.lost - earlier.lost,
+            to_failed: self.to_failed - earlier.to_failed,
+        }
+    }
 }
 
 /// What a node reported.
@@ -91,6 +116,8 @@ struct Node<O> {
     /// None: failed, or left.
     core: Option<O>,
     place: Place,
+    /// Where it stands in `World::living`, while it lives.
+    place_among_living: u32,
     /// When its next timeout event is due; other ones for it are stale.
     timeout_at: Option<Instant>,
 }
@@ -101,6 +128,8 @@ pub struct World<O: Overlay> {
     links: Links,
     contacts_from: SimulatedContact,
     nodes: Vec<Node<O>>,
+    /// The indices of those that live, in no order: to draw one at once, however many are gone.
+    living: Vec<u32>,
     events: BinaryHeap<Event<O::Message>>,
     /// Events that came up so far.
     ordered: u64,
@@ -122,13 +151,14 @@ pub(crate) fn stream(seed: u64, purpose: &str) -> StdRng {
     StdRng::from_seed(*hasher.finalize().as_bytes())
 }
 
-impl<O: Overlay<Contact = SimulatedContact>> World<O> {
+impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
     pub fn new(seed: u64, links: Links) -> Self {
         World {
             now: Instant::ORIGIN,
             links,
             contacts_from: SimulatedContact::first_of(seed),
             nodes: Vec::new(),
+            living: Vec::new(),
             events: BinaryHeap::new(),
             ordered: 0,
             traffic: Traffic::default(),
@@ -167,36 +197,73 @@ impl<O: Overlay<Contact = SimulatedContact>> World<O> {
             (0..count).map(|index| self.contacts_from.plus(index)).collect();
         let ring = ring(contacts.iter().copied());
         for contact in contacts {
-            let place = Place::drawn(&mut self.places_rng);
-            self.nodes.push(Node { core: Some(make(contact, &ring)), place, timeout_at: None });
+            self.add(make(contact, &ring));
             self.plan_timeout(self.nodes.len() - 1);
         }
     }
 
     /// Adds a node that knows one living member, drawn; the first one founds the overlay.
     pub fn join(&mut self, make: impl Fn(SimulatedContact) -> O) -> SimulatedContact {
-        let living: Vec<SimulatedContact> = match self.nodes.len() {
-            0 => Vec::new(),
-            // By trial, not from a list of all: that would cost N² for a network that grows.
-            count => (0..)
-                .map(|_| self.nodes_rng.random_range(0..count))
-                .find(|index| self.nodes[*index].core.is_some())
-                .map(|index| self.contacts_from.plus(index))
-                .into_iter()
-                .collect(),
-        };
+        let known = self.draw_living();
         let contact = self.contacts_from.plus(self.nodes.len());
-        let place = Place::drawn(&mut self.places_rng);
-        self.nodes.push(Node { core: Some(make(contact)), place, timeout_at: None });
-        self.with(contact, |core, now, rng, out| core.join(now, rng, &living, out));
+        self.add(make(contact));
+        self.with(contact, |core, now, rng, out| core.join(now, rng, known.as_slice(), out));
         contact
+    }
+
+    fn add(&mut self, core: O) {
+        let place = Place::drawn(&mut self.places_rng);
+        let place_among_living = small(self.living.len());
+        self.living.push(small(self.nodes.len()));
+        self.nodes.push(Node { core: Some(core), place, place_among_living, timeout_at: None });
+    }
+
+    /// A node that lives, each as likely; none if there is none.
+    fn draw_living(&mut self) -> Option<SimulatedContact> {
+        let count = self.living.len();
+        (count > 0).then(|| {
+            let drawn = self.living[self.nodes_rng.random_range(0..count)];
+            self.contacts_from.plus(drawn as usize)
+        })
     }
 
     /// Takes a node out, without a word to anybody.
     pub fn fail(&mut self, contact: SimulatedContact) {
         let index = self.index(contact);
-        self.nodes[index].core = None;
-        self.nodes[index].timeout_at = None;
+        let node = &mut self.nodes[index];
+        node.timeout_at = None;
+        if node.core.take().is_some() {
+            let place = node.place_among_living as usize;
+            self.living.swap_remove(place);
+            if let Some(moved) = self.living.get(place) {
+                self.nodes[*moved as usize].place_among_living = small(place);
+            }
+        }
+    }
+
+    /// A node says goodbye and is gone.
+    ///
+    /// # Panics
+    /// If the node is not there any more.
+    pub fn leave(&mut self, contact: SimulatedContact) {
+        self.with(contact, |core, now, _, out| core.leave(now, out));
+        self.fail(contact);
+    }
+
+    pub fn is_living(&self, contact: SimulatedContact) -> bool {
+        self.nodes[self.index(contact)].core.is_some()
+    }
+
+    /// Of all contacts in living nodes' tables, the share of nodes that are gone; none if there
+    /// are no contacts.
+    pub fn stale_share(&self) -> Option<f64> {
+        let (mut all, mut stale) = (0_usize, 0_usize);
+        for (_, core) in self.living() {
+            let contacts = core.contacts();
+            all += contacts.len();
+            stale += contacts.iter().filter(|contact| !self.is_living(**contact)).count();
+        }
+        (all > 0).then(|| stale as f64 / all as f64)
     }
 
     /// All cores stop upkeep.
@@ -299,7 +366,9 @@ impl<O: Overlay<Contact = SimulatedContact>> World<O> {
             let node = to.minus(self.contacts_from);
             assert!(node < self.nodes.len(), "a core made a contact up");
             self.traffic.sent += 1;
-            if self.links.loss > 0.0 && self.links_rng.random_bool(self.links.loss) {
+            self.traffic.sent_bytes += message_bytes(&message);
+            let is_cut = from.is_cut_from(to, self.links.cut_one_way);
+            if is_cut || self.links.loss > 0.0 && self.links_rng.random_bool(self.links.loss) {
                 self.traffic.lost += 1;
                 continue;
             }
@@ -325,14 +394,17 @@ impl<O: Overlay<Contact = SimulatedContact>> World<O> {
 
     fn push(&mut self, at: Instant, index: usize, what: What<O::Message>) {
         self.ordered += 1;
-        let node = u32::try_from(index).expect("at most 2^31 nodes");
-        self.events.push(Event { at, order: self.ordered, node, what });
+        self.events.push(Event { at, order: self.ordered, node: small(index), what });
     }
 
     fn note(&mut self, number: u64) {
         // FNV's prime: any odd multiplier spreads; nobody attacks this.
         self.trace = (self.trace ^ number).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
     }
+}
+
+fn small(index: usize) -> u32 {
+    u32::try_from(index).expect("at most 2^31 nodes")
 }
 
 /// Contacts in the order of their identifiers.

@@ -111,7 +111,7 @@ enum Phase {
 }
 
 /// One node's side of Chord.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Chord<C> {
     config: Arc<ChordConfig>,
     phase: Phase,

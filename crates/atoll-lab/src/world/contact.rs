@@ -29,18 +29,28 @@ impl SimulatedContact {
     pub(super) fn minus(self, first: Self) -> usize {
         (self.0.get() - first.0.get()) as usize
     }
+
+    /// Whether this one is of those that never reach the other: such a share of all ordered
+    /// pairs, always the same ones. Worked out, not kept, for there are N² of them.
+    pub(super) fn is_cut_from(self, to: Self, share: f64) -> bool {
+        let pair = u64::from(self.0.get()) << 32 | u64::from(to.0.get());
+        // Twice, for neighbouring pairs differ in few bits only. 2⁶⁴ as a number.
+        share > 0.0 && (mixed(mixed(pair)) as f64) < share * 18_446_744_073_709_551_616.0
+    }
+}
+
+/// A step of SplitMix64 (Steele, Lea, Flood 2014): spread like a hash, and a few nanoseconds.
+fn mixed(number: u64) -> u64 {
+    let mut word = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
 }
 
 impl Contact for SimulatedContact {
-    /// Four steps of SplitMix64 (Steele, Lea, Flood 2014), each from a number of its own: spread
-    /// like a hash, and a few nanoseconds.
+    /// Four words, each from a number of its own.
     fn id(&self) -> Id {
-        let word = |index: u64| {
-            let mut word = (u64::from(self.0.get()) * 4 + index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            u128::from(word ^ (word >> 31))
-        };
+        let word = |index: u64| u128::from(mixed(u64::from(self.0.get()) * 4 + index));
         Id::from_halves(word(0) << 64 | word(1), word(2) << 64 | word(3))
     }
 }
@@ -65,6 +75,20 @@ mod tests {
         }
         let chi: f64 = parts.iter().map(|count| (count - 1000.0).powi(2) / 1000.0).sum();
         assert!((7.0..119.0).contains(&chi), "{chi}");
+    }
+
+    #[test]
+    fn cuts_are_of_one_direction_and_as_many_as_asked_for() {
+        let first = SimulatedContact::first_of(1);
+        let (mut there, mut both) = (0, 0);
+        for index in 0..10_000 {
+            let (one, other) = (first.plus(index), first.plus(index + 1));
+            there += u32::from(one.is_cut_from(other, 0.2));
+            both += u32::from(one.is_cut_from(other, 0.2) && other.is_cut_from(one, 0.2));
+        }
+        // σ = 40 and 20.
+        assert!((1800..2200).contains(&there) && (300..500).contains(&both), "{there} {both}");
+        assert!(!first.is_cut_from(first.plus(1), 0.0));
     }
 
     #[test]

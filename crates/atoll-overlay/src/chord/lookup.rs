@@ -27,7 +27,7 @@ pub(super) enum Purpose {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Lookup<C> {
     pub(super) number: u32,
     pub(super) purpose: Purpose,
@@ -58,7 +58,7 @@ pub(super) enum Question {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Call<C> {
     request: u32,
     to: C,

@@ -16,7 +16,7 @@ pub(super) const CANDIDATES_MAX: usize = 64;
 /// four failures each; a liar who names ever nearer nodes that do not exist gets no further.
 pub(super) const CONTACTS_ASKED_MAX: usize = 100;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Search<C> {
     pub(super) key: Id,
     /// Sorted by the way to the key, the nearest first.
