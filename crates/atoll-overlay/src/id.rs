@@ -5,7 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// A point in the space of 256-bit identifiers: where a node stands, or a key belongs. For
-/// Chord it is a ring, counted modulo 2²⁵⁶.
+/// Chord it is a ring, counted modulo 2²⁵⁶; for Kademlia a tree, in which each bit from the
+/// first on says which way to go.
 ///
 /// Two words, not 32 bytes: distances are worked out for every contact of every step.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,6 +44,48 @@ impl Id {
         }
         let (low, carry) = self.low.overflowing_add(1 << exponent);
         Id { high: self.high.wrapping_add(u128::from(carry)), low }
+    }
+
+    /// Kademlia's distance: zero only between equals, the same both ways, and for each point and
+    /// distance there is one other point.
+    pub fn xor(self, other: Id) -> Id {
+        Id { high: self.high ^ other.high, low: self.low ^ other.low }
+    }
+
+    /// How many bits from the first on are zero; of the distance between two points, how many
+    /// they have in common.
+    pub fn leading_zeros(self) -> usize {
+        let zeros = if self.high == 0 { 128 + self.low.leading_zeros() } else { self.high.leading_zeros() };
+        zeros as usize
+    }
+
+    /// The number written by `bits` bits from bit `place · bits` on, the first bit being the
+    /// highest. `bits` is 1, 2, 4 or 8, so that no digit lies across the two halves.
+    pub(crate) fn digit(self, place: usize, bits: usize) -> usize {
+        debug_assert!(matches!(bits, 1 | 2 | 4 | 8) && place < Self::BITS / bits);
+        let (half, place) =
+            if place * bits < 128 { (self.high, place) } else { (self.low, place - 128 / bits) };
+        (half >> (128 - (place + 1) * bits)) as usize & ((1 << bits) - 1)
+    }
+
+    /// Its first `count` bits, and zeros.
+    pub(crate) fn first_bits(self, count: usize) -> Id {
+        let mask = |count: usize| if count == 0 { 0 } else { u128::MAX << (128 - count) };
+        Id {
+            high: self.high & mask(count.min(128)),
+            low: self.low & mask(count.saturating_sub(128).min(128)),
+        }
+    }
+
+    /// A `digit` at its place (see [`Id::digit`]), and zeros.
+    pub(crate) fn from_digit(digit: usize, place: usize, bits: usize) -> Id {
+        debug_assert!(digit < 1 << bits && place < Self::BITS / bits);
+        let digit = digit as u128;
+        if place * bits < 128 {
+            Id { high: digit << (128 - (place + 1) * bits), low: 0 }
+        } else {
+            Id { high: 0, low: digit << (256 - (place + 1) * bits) }
+        }
     }
 
     /// `self ∈ (after, upto]` on the ring; everything, if the two are one point.
@@ -122,6 +165,31 @@ mod tests {
         assert_eq!(LAST.plus_power_of_two(0), low(0));
         assert_eq!(low(0).clockwise_from(LAST), low(1));
         assert_eq!(low(7).plus_power_of_two(255).plus_power_of_two(255), low(7));
+    }
+
+    #[test]
+    fn digits_are_read_and_written_at_their_places() {
+        let id = Id::from_halves(0x1234_5678_9abc_def0_1122_3344_5566_7788, 0xfedc << 112 | 7);
+        for (place, bits, digit) in [(0, 4, 1), (3, 4, 4), (32, 4, 15), (63, 4, 7), (1, 8, 0x34), (3, 1, 1)] {
+            assert_eq!(id.digit(place, bits), digit, "digit {place} of {bits} bits");
+        }
+        for bits in [1, 2, 4, 8] {
+            let places = 0..Id::BITS / bits;
+            let sum =
+                places.fold(low(0), |sum, place| sum.xor(Id::from_digit(id.digit(place, bits), place, bits)));
+            assert_eq!(sum, id, "from digits of {bits} bits");
+        }
+    }
+
+    #[test]
+    fn first_bits_and_leading_zeros_count_over_the_middle() {
+        for count in [0, 1, 127, 128, 129, 255, 256] {
+            let first = LAST.first_bits(count);
+            assert_eq!(first.xor(LAST).leading_zeros(), count);
+            assert_eq!(LAST.first_bits(count).first_bits(count), first);
+        }
+        assert_eq!(low(0).leading_zeros(), 256);
+        assert_eq!(low(1).leading_zeros(), 255);
     }
 
     #[test]

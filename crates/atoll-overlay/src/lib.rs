@@ -2,7 +2,7 @@
 //!
 //! Every kind of overlay is a core behind one interface, [`Overlay`]: a state machine that
 //! takes messages, timeouts and commands, and gives what follows from them as values in
-//! [`Out`]. One kind is here so far, [`Chord`]. The same code runs over real connections and,
+//! [`Out`]. Here so far: [`Chord`] and [`Kademlia`]. The same code runs over real connections and,
 //! a million times over, in the simulator of `atoll-lab`; so a core is generic over its
 //! [`Contact`], which is four bytes there, and a node's key with its addresses on the wire.
 //!
@@ -15,10 +15,12 @@
 
 mod chord;
 mod id;
+mod kademlia;
 mod overlay;
 
 pub use chord::{Chord, ChordConfig, ChordMessage, LookupStyle};
 pub use id::Id;
+pub use kademlia::{Kademlia, KademliaConfig, KademliaMessage};
 pub use overlay::{
     Contact, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay, Row, Step, Table,
 };
