@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_overlay::{Chord, ChordConfig, Id, LookupStyle, Overlay};
+use atoll_overlay::{Chord, ChordConfig, Id, Kademlia, KademliaConfig, LookupStyle, Overlay};
 
 use serde::Serialize;
 
@@ -18,9 +18,10 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Chord,
+    Kademlia,
 }
 
-words!(Kind { Chord "chord" });
+words!(Kind { Chord "chord", Kademlia "kademlia" });
 
 parameters! {
     /// What the kinds can be told; each experiment takes them all.
@@ -32,6 +33,14 @@ parameters! {
         pub chord_route_by_successors: bool = true,
         /// Whether Chord's nodes pass a lookup on, instead of the asker asking each by itself.
         pub chord_recursive: bool = false,
+        /// Kademlia's k: contacts in a bucket, and nodes that are responsible for a key.
+        pub kademlia_k: usize = KademliaConfig::default().k,
+        /// Kademlia's α: questions of one lookup under way at once.
+        pub kademlia_alpha: usize = KademliaConfig::default().alpha,
+        /// Kademlia's b, 1, 2 or 4: bits of the key that each step settles.
+        pub kademlia_bits_per_step: usize = KademliaConfig::default().bits_per_step,
+        /// S/Kademlia's d: paths of one lookup that have no node in common.
+        pub kademlia_disjoint_paths: usize = KademliaConfig::default().disjoint_paths,
     }
 }
 
@@ -63,6 +72,7 @@ impl Kind {
     pub(crate) fn run<T: Task>(self, settings: &Settings, task: T) -> T::Output {
         match self {
             Kind::Chord => task.run(&ChordRecipe::new(settings)),
+            Kind::Kademlia => task.run(&KademliaRecipe::new(settings)),
         }
     }
 }
@@ -104,10 +114,76 @@ impl Recipe for ChordRecipe {
     }
 }
 
+struct KademliaRecipe(Arc<KademliaConfig>);
+
+impl KademliaRecipe {
+    fn new(settings: &Settings) -> Self {
+        Self(Arc::new(KademliaConfig {
+            k: settings.kademlia_k,
+            alpha: settings.kademlia_alpha,
+            bits_per_step: settings.kademlia_bits_per_step,
+            disjoint_paths: settings.kademlia_disjoint_paths,
+            ..KademliaConfig::default()
+        }))
+    }
+}
+
+impl Recipe for KademliaRecipe {
+    type Core = Kademlia<SimulatedContact>;
+
+    fn outside(&self, me: SimulatedContact) -> Self::Core {
+        Kademlia::new(me, self.0.clone())
+    }
+
+    fn converged(&self, me: SimulatedContact, ring: &[(Id, SimulatedContact)]) -> Self::Core {
+        Kademlia::converged(me, self.0.clone(), ring)
+    }
+
+    /// The nearest by XOR.
+    fn responsible(&self, key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact {
+        nearest_by_xor(key, ring)
+    }
+
+    /// Every bucket is refreshed after 15 min on average, 22.5 min at most: twice each.
+    fn rest(&self) -> Duration {
+        Duration::from_secs(45 * 60)
+    }
+}
+
+/// Those who have the most first bits in common with the key stand together in the ring, on one
+/// side of it or on both; among these it goes on with the next bit.
+fn nearest_by_xor(key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact {
+    let mut near = ring;
+    while near.len() > 1 {
+        // The bits that all of them share do not matter: the first at which they part does.
+        let (first, last) = (near[0].0, near[near.len() - 1].0);
+        let parts = first.xor(last).leading_zeros();
+        let has_one = |id: Id| id.xor(first).leading_zeros() == parts;
+        let (zeros, ones) = near.split_at(near.partition_point(|(id, _)| !has_one(*id)));
+        near = if key.xor(zeros[0].0) < key.xor(ones[0].0) { zeros } else { ones };
+    }
+    near[0].1
+}
+
 #[cfg(test)]
 mod tests {
+    use rand::Rng;
+
     use super::*;
     use crate::experiment::{Setup, network};
+
+    #[test]
+    fn the_nearest_by_xor_is_found_without_asking_all() {
+        let recipe = KademliaRecipe::new(&Settings::default());
+        let world = network(&recipe, 500, 3, Setup::Converged);
+        let ring = crate::world::ring(world.living().map(|(contact, _)| contact));
+        let mut rng = crate::world::stream(3, "keys");
+        for _ in 0..1000 {
+            let key = Id::from_halves(rng.random(), rng.random());
+            let nearest = ring.iter().min_by_key(|(id, _)| id.xor(key)).expect("some").1;
+            assert_eq!(nearest_by_xor(key, &ring), nearest, "{key}");
+        }
+    }
 
     /// The grown network's every table, against the converged one's of the same seed.
     #[test]

@@ -2,7 +2,8 @@
 //! above its test.
 
 use atoll_lab::{
-    Column, FailureParameters, LookupParameters, NodeCount, Report, Row, Settings, Share, failure, lookup,
+    Column, FailureParameters, Kind, LookupParameters, NodeCount, Report, Row, Settings, Share, failure,
+    lookup,
 };
 
 const SEEDS: u64 = 10;
@@ -33,6 +34,7 @@ fn check(what: &str, measured: f64, published: f64, tolerance: f64) {
 fn chord_by_fingers(nodes: usize) -> Vec<Row> {
     over_seeds(|seed| {
         let parameters = LookupParameters {
+            overlays: vec![Kind::Chord],
             nodes: vec![NodeCount(nodes)],
             settings: Settings { chord_route_by_successors: false, ..Settings::default() },
             ..LookupParameters::default()
@@ -56,6 +58,7 @@ fn chord_takes_half_of_log_n_hops_to_the_predecessor() {
 fn chord_after_failure(failed_share: f64, repair_s: u64) -> Vec<Row> {
     over_seeds(|seed| {
         let parameters = FailureParameters {
+            overlays: vec![Kind::Chord],
             failed_shares: vec![Share(failed_share)],
             repairs_s: vec![repair_s],
             lookups: 2_000,
@@ -89,6 +92,52 @@ fn chord_is_whole_again_after_half_of_the_nodes_failed() {
     let rows = chord_after_failure(0.5, 600);
     assert_eq!(mean(&rows, Column::TimeoutsMean), 0.0, "somebody still knows a failed node");
     assert_eq!(mean(&rows, Column::LookupsFailedShare), 0.0);
+}
+
+fn kademlia(nodes: usize, bits_per_step: usize, k: usize, alpha: usize) -> Vec<Row> {
+    over_seeds(|seed| {
+        let parameters = LookupParameters {
+            overlays: vec![Kind::Kademlia],
+            nodes: vec![NodeCount(nodes)],
+            settings: Settings {
+                kademlia_bits_per_step: bits_per_step,
+                kademlia_k: k,
+                kademlia_alpha: alpha,
+                ..Settings::default()
+            },
+            lookups: 300,
+            ..LookupParameters::default()
+        };
+        lookup(seed, parameters, &mut |_| ())
+    })
+}
+
+/// Maymounkov, Mazières 2002: each step settles at least the next b bits, so ⌈log₂ᵇN⌉ steps are
+/// the most that is expected. With one contact a bucket and one question at a time the digits
+/// that agree by chance, one in 2^b, are all that is spared.
+#[test]
+fn kademlia_with_one_contact_a_bucket_takes_a_hop_for_each_digit_that_differs() {
+    for bits in [1, 2, 4] {
+        for nodes in [256_usize, 1_000, 4_096] {
+            let rows = kademlia(nodes, bits, 1, 1);
+            let digits = (nodes as f64).log2() / bits as f64;
+            let differ = digits * (1.0 - 1.0 / f64::from(1 << bits));
+            check(&format!("{nodes} nodes, b = {bits}"), mean(&rows, Column::HopsMean), differ, HOPS);
+            check("failed lookups", mean(&rows, Column::LookupsFailedShare), 0.0, 0.0);
+        }
+    }
+}
+
+/// The same with k = 20 and α = 3: no more than ⌈log₂ᵇN⌉ hops.
+#[test]
+fn kademlia_as_published_stays_below_the_logarithm() {
+    for (bits, nodes) in [(1, 256_usize), (1, 4_096), (2, 4_096), (4, 4_096)] {
+        let rows = kademlia(nodes, bits, 20, 3);
+        let bound = ((nodes as f64).log2() / bits as f64).ceil();
+        let most = rows.iter().filter_map(|row| row.number(Column::HopsP99)).fold(0.0, f64::max);
+        assert!(most <= bound, "{nodes} nodes, b = {bits}: {most} hops");
+        check("failed lookups", mean(&rows, Column::LookupsFailedShare), 0.0, 0.0);
+    }
 }
 
 #[test]

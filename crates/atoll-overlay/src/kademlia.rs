@@ -117,7 +117,8 @@ pub struct Kademlia<C> {
     known: Vec<C>,
     /// At most `LOOKUPS_MAX`, and one each of this node's place and a bucket.
     lookups: Vec<Lookup<C>>,
-    /// At most k for each path of each lookup, and those that are asked again; one probe.
+    /// At most k for each path of each lookup, and those that are asked again; probes, at most
+    /// one for each contact.
     calls: Vec<Call<C>>,
     /// The number of the last call or lookup.
     numbered: u32,
@@ -271,7 +272,8 @@ impl<C: Contact> Overlay for Kademlia<C> {
             return;
         }
         if message == KademliaMessage::Leaving {
-            return self.tables.forget(&from);
+            let promoted = self.tables.forget(&from);
+            return self.probe(now, promoted, out);
         }
         self.seen(now, rng, from.clone(), out);
         match message {

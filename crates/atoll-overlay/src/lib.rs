@@ -17,6 +17,8 @@ mod chord;
 mod id;
 mod kademlia;
 mod overlay;
+#[cfg(test)]
+mod testing;
 
 pub use chord::{Chord, ChordConfig, ChordMessage, LookupStyle};
 pub use id::Id;

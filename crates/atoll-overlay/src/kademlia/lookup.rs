@@ -5,6 +5,11 @@ use super::{
     *,
 };
 
+/// A probe often has nobody else's answers beside it. Whoever was heard of so shortly before it
+/// ended is enough: if the connection was cut in between, five probes of 2 s each cost five
+/// contacts.
+const HEARD_LATELY: Duration = Duration::from_secs(10);
+
 /// Who wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -25,7 +30,7 @@ pub(super) struct Lookup<C> {
 /// A question that was sent to one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Question {
-    /// Is the oldest of a full bucket still there?
+    /// Is the oldest of a full bucket, or who took a place, still there?
     Probe,
     Find {
         lookup: u32,
@@ -79,6 +84,10 @@ impl<C: Contact> Kademlia<C> {
         number
     }
 
+    pub(super) fn is_probing(&self) -> bool {
+        self.calls.iter().any(|call| call.question == Question::Probe)
+    }
+
     pub(super) fn is_looking(&self, wanted: impl Fn(Purpose) -> bool) -> bool {
         self.lookups.iter().any(|lookup| wanted(lookup.purpose))
     }
@@ -106,8 +115,14 @@ impl<C: Contact> Kademlia<C> {
         out: &mut KademliaOut<C>,
     ) {
         let Lookup { number, purpose, search } = lookup;
-        // Of those that a path has passed by; their answers are no longer needed.
-        self.calls.retain(|call| !matches!(call.question, Question::Find { lookup, .. } if lookup == number));
+        // Of those that a path has passed by; their answers are no longer needed. Whoever let the
+        // first deadline go by counts as silent now, lest the dead are passed by for ever.
+        let is_of_it =
+            |call: &mut Call<C>| matches!(call.question, Question::Find { lookup, .. } if lookup == number);
+        let passed_by: Vec<Call<C>> = self.calls.extract_if(.., is_of_it).collect();
+        let attempts_left = self.config.attempts.saturating_sub(1);
+        let silent = passed_by.iter().filter(|call| call.attempts_left < attempts_left);
+        silent.for_each(|call| self.unanswered(now, call, out));
         self.give_room_back();
         let key = search.key;
         let Found { mut nearest, timeouts, path } = search.found();
@@ -193,7 +208,7 @@ impl<C: Contact> Kademlia<C> {
             let is_over = call.attempts_left == 0;
             if is_over {
                 let call = self.calls.swap_remove(place);
-                self.unanswered(&call);
+                self.unanswered(now, &call, out);
                 self.give_room_back();
             } else {
                 call.attempts_left -= 1;
@@ -216,12 +231,20 @@ impl<C: Contact> Kademlia<C> {
     /// Section 4.1 keeps unresponsive contacts as long as nobody waits for their place, lest a
     /// node whose own connection was cut empties its table. We ask what is meant: whether
     /// anybody was heard of meanwhile.
-    fn unanswered(&mut self, call: &Call<C>) {
-        let is_connected = self.heard_at > call.asked_at;
-        match call.question {
-            _ if self.frozen || !is_connected => {}
-            Question::Probe => self.tables.forget(&call.to),
-            Question::Find { .. } => self.tables.failed(&call.to),
+    fn unanswered(&mut self, now: Instant, call: &Call<C>, out: &mut KademliaOut<C>) {
+        let promoted = match call.question {
+            _ if self.frozen => None,
+            Question::Probe if self.heard_at + HEARD_LATELY > now => self.tables.forget(&call.to),
+            Question::Find { .. } if self.heard_at > call.asked_at => self.tables.failed(&call.to),
+            _ => None,
+        };
+        self.probe(now, promoted, out);
+    }
+
+    /// Who waited for a place was seen some time ago, and may be dead itself.
+    pub(super) fn probe(&mut self, now: Instant, promoted: Option<C>, out: &mut KademliaOut<C>) {
+        if let Some(promoted) = promoted {
+            self.call(now, promoted, Question::Probe, out);
         }
     }
 }

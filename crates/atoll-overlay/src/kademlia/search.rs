@@ -1,8 +1,8 @@
 //! Whom one lookup asks next: section 2.3's node lookup, on disjoint paths as in S/Kademlia.
 //! Knows no messages and no time.
 //!
-//! A path asks the nearest contacts that it was told of, α at a time; when α answers in a row
-//! name nobody nearer, up to k at a time. It is at its end when the k nearest have answered; who
+//! A path asks the nearest contacts that it was told of, α at a time; when α of them in a
+//! row have led no nearer, up to k at a time. It is at its end when the k nearest have answered; who
 //! fails is passed over. With several paths each node is asked by one of them only, and what
 //! it names is told to that path only, so that a liar leads one path astray and not all. The
 //! answer is the nearest of all that answered: nobody is believed to exist because somebody
@@ -35,7 +35,7 @@ struct Path<C> {
     candidates: Vec<Candidate<C>>,
     /// Asked, and neither answered nor slow.
     in_flight: usize,
-    /// Answers in a row that named nobody nearer.
+    /// Questions in a row that were answered with nobody nearer, or not in time.
     stalled: usize,
 }
 
@@ -103,8 +103,8 @@ impl<C: Contact> Search<C> {
         for path in 0..self.paths.len() {
             let Path { candidates, in_flight, stalled } = &mut self.paths[path];
             let limit = if *stalled >= self.alpha { self.k } else { self.alpha };
-            let living = candidates.iter_mut().filter(|candidate| candidate.state != State::Failed);
-            for candidate in living.take(self.k) {
+            let mut window = self.k;
+            for candidate in candidates {
                 match candidate.state {
                     State::Unasked if *in_flight < limit => {
                         if self.asked.len() >= CONTACTS_ASKED_MAX {
@@ -117,8 +117,17 @@ impl<C: Contact> Search<C> {
                         self.tell_others(path, distance, State::Elsewhere);
                         return Next::Ask { to, path: u8::try_from(path).expect("at most PATHS_MAX") };
                     }
-                    State::Unasked | State::Asked | State::Slow => waits = true,
-                    State::Answered | State::Failed | State::Elsewhere => {}
+                    State::Unasked | State::Asked => waits = true,
+                    State::Slow => {
+                        waits = true;
+                        continue;
+                    }
+                    State::Answered | State::Elsewhere => {}
+                    State::Failed => continue,
+                }
+                window -= 1;
+                if window == 0 {
+                    break;
                 }
             }
         }
@@ -127,6 +136,14 @@ impl<C: Contact> Search<C> {
 
     /// A question to somebody was left without an answer once, and is asked again.
     pub(super) fn slow(&mut self, path: u8, contact: &C) {
+        self.land(path, contact);
+        if let Some(path) = self.paths.get_mut(usize::from(path)) {
+            path.stalled += 1;
+        }
+    }
+
+    /// A question is no longer in flight.
+    fn land(&mut self, path: u8, contact: &C) {
         if let Some(candidate) = self.candidate(path, contact)
             && candidate.state == State::Asked
         {
@@ -136,7 +153,7 @@ impl<C: Contact> Search<C> {
     }
 
     pub(super) fn failed(&mut self, path: u8, contact: &C) {
-        self.slow(path, contact);
+        self.land(path, contact);
         if let Some(candidate) = self.candidate(path, contact) {
             candidate.state = State::Failed;
             let distance = candidate.distance;
@@ -145,7 +162,7 @@ impl<C: Contact> Search<C> {
     }
 
     pub(super) fn answered(&mut self, path: u8, from: &C, me: &C, contacts: Vec<C>) {
-        self.slow(path, from);
+        self.land(path, from);
         let Some(candidate) = self.candidate(path, from) else { return };
         candidate.state = State::Answered;
         let depth = candidate.depth.saturating_add(1);

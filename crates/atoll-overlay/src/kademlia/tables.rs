@@ -230,8 +230,8 @@ impl<C: Contact> Tables<C> {
     }
 
     /// A contact left a question without an answer. The second time in a row somebody who waits
-    /// takes its place; if nobody does, the place is free.
-    pub(super) fn failed(&mut self, contact: &C) {
+    /// takes its place, and is given back; if nobody does, the place is free.
+    pub(super) fn failed(&mut self, contact: &C) -> Option<C> {
         let failures = match self.suspects.iter().position(|(suspect, _)| suspect == contact) {
             Some(place) => {
                 self.suspects[place].1 += 1;
@@ -243,9 +243,7 @@ impl<C: Contact> Tables<C> {
             }
             None => 0,
         };
-        if failures >= FAILURES_MAX {
-            self.forget(contact);
-        }
+        if failures >= FAILURES_MAX { self.forget(contact) } else { None }
     }
 
     fn has(&self, contact: &C) -> bool {
@@ -254,25 +252,26 @@ impl<C: Contact> Tables<C> {
             .is_some_and(|bucket| self.contacts[self.contacts_range(bucket)].contains(contact))
     }
 
-    /// Nobody is there any more.
-    pub(super) fn forget(&mut self, contact: &C) {
+    /// Nobody is there any more. Gives back who has taken its place.
+    pub(super) fn forget(&mut self, contact: &C) -> Option<C> {
         self.suspects.retain(|(suspect, _)| suspect != contact);
-        let Some(bucket) = self.bucket_of(contact.id()).filter(|bucket| *bucket < self.buckets.len()) else {
-            return;
-        };
+        let bucket = self.bucket_of(contact.id()).filter(|bucket| *bucket < self.buckets.len())?;
         self.remove_spare(bucket, contact);
         let range = self.contacts_range(bucket);
-        if let Some(place) = self.contacts[range.clone()].iter().position(|other| other == contact) {
-            self.contacts.remove(range.start + place);
-            self.buckets[bucket].contacts -= 1;
-            self.changes(bucket);
-            let spares = self.spares_range(bucket);
-            if !spares.is_empty() {
-                let spare = self.spares.remove(spares.end - 1);
-                self.buckets[bucket].spares -= 1;
-                self.insert(bucket, spare);
-            }
+        let place = self.contacts[range.clone()].iter().position(|other| other == contact)?;
+        self.contacts.remove(range.start + place);
+        self.buckets[bucket].contacts -= 1;
+        self.changes(bucket);
+        let spares = self.spares_range(bucket);
+        if spares.is_empty() {
+            return None;
         }
+        let spare = self.spares.remove(spares.end - 1);
+        self.buckets[bucket].spares -= 1;
+        self.insert(bucket, spare.clone());
+        // It was seen some time ago, and the next silence is one too many.
+        self.suspects.push((spare.clone(), FAILURES_MAX - 1));
+        Some(spare)
     }
 
     /// The contacts nearest to a key, the nearest first, at most `count`. Suspects only if they

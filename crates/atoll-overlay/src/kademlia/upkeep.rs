@@ -75,6 +75,7 @@ impl<C: Contact> Kademlia<C> {
         let refresh_at = self.next_refresh(now, rng);
         if let Seen::Full { oldest } = self.tables.seen(from, refresh_at)
             && self.probe_after <= now
+            && !self.is_probing()
         {
             self.probe_after = now + PROBE_EVERY;
             self.call(now, oldest, Question::Probe, out);
