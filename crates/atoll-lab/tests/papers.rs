@@ -131,7 +131,7 @@ fn kademlia_with_one_contact_a_bucket_takes_a_hop_for_each_digit_that_differs() 
 /// The same with k = 20 and α = 3: no more than ⌈log₂ᵇN⌉ hops.
 #[test]
 fn kademlia_as_published_stays_below_the_logarithm() {
-    for (bits, nodes) in [(1, 256_usize), (1, 4_096), (2, 4_096), (4, 4_096)] {
+    for (bits, nodes) in [(1, 256_usize), (2, 1_000), (4, 4_096)] {
         let rows = kademlia(nodes, bits, 20, 3);
         let bound = ((nodes as f64).log2() / bits as f64).ceil();
         let most = rows.iter().filter_map(|row| row.number(Column::HopsP99)).fold(0.0, f64::max);
