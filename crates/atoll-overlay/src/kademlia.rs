@@ -107,7 +107,7 @@ enum Phase {
 }
 
 /// One node's side of Kademlia.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Kademlia<C> {
     config: Arc<KademliaConfig>,
     phase: Phase,

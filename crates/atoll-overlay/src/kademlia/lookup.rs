@@ -20,7 +20,7 @@ pub(super) enum Purpose {
     Refresh,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Lookup<C> {
     number: u32,
     pub(super) purpose: Purpose,
@@ -39,7 +39,7 @@ pub(super) enum Question {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Call<C> {
     request: u32,
     to: C,

@@ -19,7 +19,7 @@ const CANDIDATES_MAX: usize = 256;
 pub(super) const CONTACTS_ASKED_MAX: usize = 512;
 const _: () = assert!(K_MAX < CANDIDATES_MAX);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Search<C> {
     pub(super) key: Id,
     k: usize,
@@ -29,7 +29,7 @@ pub(super) struct Search<C> {
     asked: Vec<(C, bool)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Path<C> {
     /// Sorted by distance, none twice.
     candidates: Vec<Candidate<C>>,
