@@ -310,7 +310,7 @@ impl<'a, R: Recipe> Town<'a, R> {
                     self.made.latencies_micros.push(micros(at.saturating_since(begun.at)));
                     self.made.direct_micros += 2 * micros(self.world.latency(by, found));
                 }
-                Notification::JoinFailed => {}
+                Notification::JoinFailed | Notification::OperationFinished(_) => {}
             }
         }
     }

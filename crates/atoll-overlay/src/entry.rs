@@ -51,7 +51,10 @@ pub enum Body {
     /// The author has the content that the key names.
     Provider,
     /// The author has this content, whose name has the keyword that the key is of.
-    Posting { content: Id, name: String },
+    Posting {
+        content: Id,
+        name: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,7 +74,7 @@ pub struct Entry {
     pub expires: WallTime,
     pub body: Body,
     /// Ed25519, over all of the above; its two halves.
-    signature: ([u8; 32], [u8; 32]),
+    pub(crate) signature: ([u8; 32], [u8; 32]),
 }
 
 /// Which entry under a key replaces which: an author has one value, is one provider, and posts

@@ -6,6 +6,11 @@
 //! a million times over, in the simulator of `atoll-lab`; so a core is generic over its
 //! [`Contact`], which is four bytes there, and a node's key with its addresses on the wire.
 //!
+//! A core says who is responsible for a key. What is kept there, [`Content`], is written once for
+//! all cores that can say so: [`Dht`] is a core with content over it, and a core in its turn.
+//! Kinds that cannot locate implement [`Content`] by themselves, and refuse what they have no
+//! honest way to do.
+//!
 //! It has no socket, no clock, no thread and no randomness of its own: `now` and `rng` come in
 //! as arguments. It knows nothing of chunks, objects or buckets, only of [`Id`]s; and it
 //! believes no message further than its paper needs: whatever a peer sends, a core does not
@@ -14,6 +19,9 @@
 //! Tests are beside the code; networks of thousands are held against the papers in `atoll-lab`.
 
 mod chord;
+mod content;
+mod dht;
+mod entry;
 mod id;
 mod kademlia;
 mod overlay;
@@ -21,6 +29,12 @@ mod overlay;
 mod testing;
 
 pub use chord::{Chord, ChordConfig, ChordMessage, LookupStyle};
+pub use content::{Answer, Content, ContentError, Finished, Kept, Offered, OperationId, Shelf};
+pub use dht::{ContentMessage, Dht, DhtConfig, DhtMessage, Refused};
+pub use entry::{
+    AuthorKey, Body, Class, Entry, KEYWORDS_MAX, LIFETIME_MAX, NAME_BYTES_MAX, Unsound, VALUE_BYTES_MAX,
+    keywords_of,
+};
 pub use id::Id;
 pub use kademlia::{Kademlia, KademliaConfig, KademliaMessage};
 pub use overlay::{

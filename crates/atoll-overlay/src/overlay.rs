@@ -69,6 +69,7 @@ pub enum Notification<C> {
     /// itself.
     JoinFailed,
     LookupFinished(Located<C>),
+    OperationFinished(crate::Finished<C>),
 }
 
 /// How a lookup ended.
@@ -133,6 +134,9 @@ pub enum LocateError {
     /// Ask again when one has ended.
     #[error("{limit} lookups are under way")]
     TooManyLookups { limit: usize },
+    /// In a kind without structure nobody is responsible for a key.
+    #[error("this kind of overlay has nobody responsible for a key")]
+    NotOffered,
 }
 
 /// A kind of overlay as a state machine.

@@ -11,7 +11,7 @@ use atoll_types::Instant;
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use crate::{Contact, Id, Located, Notification, Out, Overlay};
+use crate::{Contact, Finished, Id, Located, Notification, Out, Overlay};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct At(pub(crate) u8);
@@ -36,6 +36,7 @@ pub(crate) struct Net<O: Overlay> {
     /// What was sent, in order.
     pub(crate) sent: Vec<(u8, u8, O::Message)>,
     pub(crate) finished: Vec<(u8, Located<At>)>,
+    pub(crate) operations: Vec<(u8, Finished<At>)>,
     pub(crate) joined: Vec<u8>,
 }
 
@@ -49,6 +50,7 @@ impl<O: Overlay<Contact = At>> Net<O> {
             wire: VecDeque::new(),
             sent: Vec::new(),
             finished: Vec::new(),
+            operations: Vec::new(),
             joined: Vec::new(),
         }
     }
@@ -94,6 +96,7 @@ impl<O: Overlay<Contact = At>> Net<O> {
         for notification in out.notifications {
             match notification {
                 Notification::LookupFinished(located) => self.finished.push((place, located)),
+                Notification::OperationFinished(finished) => self.operations.push((place, finished)),
                 Notification::Joined => self.joined.push(place),
                 Notification::JoinFailed => {}
             }

@@ -291,6 +291,8 @@ where
                 }
             }
             Notification::JoinFailed => self.join_again(),
+            // Nothing was begun.
+            Notification::OperationFinished(_) => {}
             Notification::LookupFinished(located) => {
                 if let Some(lookup) = self.lookups.remove(&located.lookup) {
                     let _ = lookup.reply.send(Ok(located));

@@ -1,0 +1,460 @@
+//! This node's own stores and reads. An operation has a part for each key that it concerns;
+//! upkeep has parts of its own.
+//!
+//! ```text
+//! a part: locating ─► asking up to r nodes, those that locate found and those that they name
+//!         ─► finished: the operation, if it was its last part
+//! ```
+
+use std::collections::BTreeMap;
+
+use atoll_types::{Instant, WallTime};
+use rand::RngCore;
+
+use super::{
+    Dht, DhtOut,
+    exchange::Purpose,
+    message::{ContentMessage, KEEP_BYTES_MAX, Named, REPLICAS_MAX, Refused, Wish},
+};
+use crate::{
+    Answer, ContentError, Entry, Finished, Id, LocateError, Located, LookupId, Notification, OperationId,
+    Overlay,
+    entry::{Class, Slot},
+};
+
+/// Operations of its callers that a node has under way.
+pub(super) const OPERATIONS_MAX: usize = 64;
+/// Nodes that a read waits for, of those that have something: two do not lie alike by accident,
+/// and the third may be the one that is down.
+const READ_QUORUM: usize = 2;
+
+#[derive(Debug)]
+pub(super) struct Operation<C> {
+    number: u32,
+    what: What,
+    parts_left: usize,
+    /// What each part of a read found.
+    found: Vec<Vec<Entry>>,
+    by: Vec<C>,
+    error: Option<ContentError>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    Store,
+    Fetch,
+    Providers,
+    Search,
+}
+
+#[derive(Debug)]
+pub(super) struct Part<C> {
+    number: u32,
+    /// None: upkeep's.
+    pub(super) operation: Option<u32>,
+    pub(super) key: Id,
+    pub(super) job: Job,
+    /// While it locates.
+    lookup: Option<LookupId>,
+    /// Not asked yet, the best first; at most `REPLICAS_MAX`.
+    candidates: Vec<C>,
+    pub(super) asked: Vec<Asked<C>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Job {
+    /// All of one key, and together at most `KEEP_BYTES_MAX`.
+    Store(Vec<Entry>),
+    Read {
+        class: Class,
+        found: BTreeMap<Slot, Entry>,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Asked<C> {
+    pub(super) contact: C,
+    pub(super) state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Waiting,
+    /// It keeps all, or answered.
+    Yes,
+    /// It answered, and has nothing.
+    Empty,
+    No(Refused),
+    Silent,
+}
+
+impl Job {
+    pub(super) fn read(class: Class) -> Self {
+        Job::Read { class, found: BTreeMap::new() }
+    }
+}
+
+impl<C> Part<C> {
+    pub(super) fn bytes(&self) -> usize {
+        let entries = match &self.job {
+            Job::Store(entries) => entries.iter().map(Entry::bytes).sum(),
+            Job::Read { found, .. } => found.values().map(Entry::bytes).sum::<usize>(),
+        };
+        size_of::<Self>()
+            + entries
+            + self.candidates.capacity() * size_of::<C>()
+            + self.asked.capacity() * size_of::<Asked<C>>()
+    }
+
+    fn count(&self, wanted: impl Fn(State) -> bool) -> usize {
+        self.asked.iter().filter(|asked| wanted(asked.state)).count()
+    }
+}
+
+/// As many entries, from the first on, as one message takes.
+pub(super) fn fitting(entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
+    let mut bytes = 0;
+    let fits = |entry: &Entry| {
+        bytes += entry.bytes();
+        bytes <= KEEP_BYTES_MAX
+    };
+    entries.into_iter().take_while(fits).collect()
+}
+
+/// Takes an entry in place of an older one of the same slot.
+fn merge(found: &mut BTreeMap<Slot, Entry>, entry: Entry) {
+    let slot = entry.slot();
+    let order = |entry: &Entry| (entry.sequence, entry.tag());
+    if found.get(&slot).is_none_or(|known| order(known) < order(&entry)) {
+        found.insert(slot, entry);
+    }
+}
+
+impl<O: Overlay> Dht<O> {
+    /// Begins an operation with these parts.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        what: What,
+        parts: Vec<(Id, Job)>,
+        out: &mut DhtOut<O>,
+    ) -> Result<OperationId, ContentError> {
+        if !self.is_member {
+            return Err(ContentError::NotLocated(LocateError::NotJoined));
+        }
+        if self.operations.len() >= OPERATIONS_MAX {
+            return Err(ContentError::TooMany { limit: OPERATIONS_MAX });
+        }
+        let number = self.number();
+        let (parts_left, found, by) = (parts.len(), Vec::new(), Vec::new());
+        self.operations.push(Operation { number, what, parts_left, found, by, error: None });
+        for (key, job) in parts {
+            self.start_part(now, rng, Some(number), key, job, out);
+        }
+        Ok(OperationId(number))
+    }
+
+    pub(super) fn start_part(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        operation: Option<u32>,
+        key: Id,
+        job: Job,
+        out: &mut DhtOut<O>,
+    ) {
+        let number = self.number();
+        let mut part =
+            Part { number, operation, key, job, lookup: None, candidates: Vec::new(), asked: Vec::new() };
+        match self.core.locate(now, rng, key, &mut self.core_out) {
+            Ok(lookup) => {
+                part.lookup = Some(lookup);
+                self.parts.push(part);
+                // It may have ended already.
+                self.absorb(now, rng, out);
+            }
+            Err(error) => self.finish(part, Err(ContentError::NotLocated(error)), out),
+        }
+    }
+
+    pub(super) fn is_part(&self, lookup: LookupId) -> bool {
+        self.parts.iter().any(|part| part.lookup == Some(lookup))
+    }
+
+    fn take_part(&mut self, wanted: impl Fn(&Part<O::Contact>) -> bool) -> Option<Part<O::Contact>> {
+        let place = self.parts.iter().position(wanted)?;
+        let part = self.parts.swap_remove(place);
+        if self.parts.is_empty() {
+            self.parts = Vec::new();
+        }
+        Some(part)
+    }
+
+    /// Whom to ask is known.
+    pub(super) fn located(&mut self, now: Instant, located: Located<O::Contact>, out: &mut DhtOut<O>) {
+        let Some(mut part) = self.take_part(|part| part.lookup == Some(located.lookup)) else { return };
+        part.lookup = None;
+        let owners = match located.outcome {
+            Ok(owners) => owners,
+            Err(error) => return self.finish(part, Err(ContentError::NotFound(error)), out),
+        };
+        part.candidates.extend(owners);
+        part.candidates.truncate(REPLICAS_MAX);
+        self.go_on(now, part, out);
+    }
+
+    /// Asks until there are as many as are wanted, or nobody is left; then it is finished.
+    fn go_on(&mut self, now: Instant, mut part: Part<O::Contact>, out: &mut DhtOut<O>) {
+        let replicas = self.config.replicas;
+        loop {
+            let good = part.count(|state| matches!(state, State::Waiting | State::Yes | State::Empty));
+            if good >= replicas || part.candidates.is_empty() {
+                break;
+            }
+            let contact = part.candidates.remove(0);
+            if part.asked.iter().any(|asked| asked.contact == contact) {
+                continue;
+            }
+            let state = if contact == *self.core.contact() {
+                self.ask_myself(now, &mut part)
+            } else {
+                self.ask(now, &part, contact.clone(), out);
+                State::Waiting
+            };
+            part.asked.push(Asked { contact, state });
+        }
+        let is_quorum = matches!(part.job, Job::Read { .. })
+            && part.count(|state| state == State::Yes) >= READ_QUORUM.min(replicas);
+        if is_quorum || part.count(|state| state == State::Waiting) == 0 {
+            self.conclude(part, out);
+        } else {
+            self.parts.push(part);
+        }
+    }
+
+    fn ask(&mut self, now: Instant, part: &Part<O::Contact>, to: O::Contact, out: &mut DhtOut<O>) {
+        let (key, purpose) = (part.key, Purpose::Part(part.number));
+        match &part.job {
+            Job::Store(entries) => {
+                let offered = entries.iter().map(|entry| Named { key, tag: entry.tag() }).collect();
+                self.call(now, to, purpose, |request| ContentMessage::Offer { request, offered }, out);
+            }
+            Job::Read { class, .. } => {
+                let class = *class;
+                self.call(now, to, purpose, |request| ContentMessage::Get { request, key, class }, out);
+            }
+        }
+    }
+
+    fn ask_myself(&mut self, now: Instant, part: &mut Part<O::Contact>) -> State {
+        self.add_candidates(part.key, &mut part.candidates, Vec::new());
+        match &mut part.job {
+            Job::Store(entries) => {
+                let kept = entries.iter().map(|entry| self.cellar.put(entry.clone(), None));
+                match kept.collect::<Result<Vec<()>, Refused>>() {
+                    Ok(_) => State::Yes,
+                    Err(refused) => State::No(refused),
+                }
+            }
+            Job::Read { class, found } => {
+                let entries = self.cellar.get(part.key, *class, self.wall(now));
+                let state = if entries.is_empty() { State::Empty } else { State::Yes };
+                entries.into_iter().for_each(|entry| merge(found, entry));
+                state
+            }
+        }
+    }
+
+    /// Others that are said to be responsible too: behind those that the lookup found.
+    fn add_candidates(&self, key: Id, candidates: &mut Vec<O::Contact>, named: Vec<O::Contact>) {
+        let own = if named.is_empty() { self.replicas(key) } else { named };
+        for contact in own.into_iter().take(REPLICAS_MAX) {
+            if candidates.len() < REPLICAS_MAX && !candidates.contains(&contact) {
+                candidates.push(contact);
+            }
+        }
+    }
+
+    /// The part that asked this node and waits for its answer.
+    fn asking(&mut self, number: u32, from: &O::Contact) -> Option<Part<O::Contact>> {
+        self.take_part(|part| {
+            let waits = |asked: &Asked<O::Contact>| asked.contact == *from && asked.state == State::Waiting;
+            part.number == number && part.asked.iter().any(waits)
+        })
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        mut part: Part<O::Contact>,
+        from: &O::Contact,
+        state: State,
+        out: &mut DhtOut<O>,
+    ) {
+        if let Some(asked) = part.asked.iter_mut().find(|asked| asked.contact == *from) {
+            asked.state = state;
+        }
+        self.go_on(now, part, out);
+    }
+
+    pub(super) fn was_silent(&mut self, now: Instant, number: u32, to: &O::Contact, out: &mut DhtOut<O>) {
+        if let Some(part) = self.asking(number, to) {
+            self.answer(now, part, to, State::Silent, out);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "an answer's fields, and who says so when")]
+    pub(super) fn part_wanted(
+        &mut self,
+        now: Instant,
+        number: u32,
+        from: &O::Contact,
+        token: u64,
+        wishes: &[Wish],
+        replicas: Vec<O::Contact>,
+        out: &mut DhtOut<O>,
+    ) {
+        let Some(mut part) = self.asking(number, from) else { return };
+        let Job::Store(entries) = &part.job else { return self.parts.push(part) };
+        let wanted: Vec<Entry> = entries
+            .iter()
+            .zip(wishes)
+            .filter(|(_, wish)| **wish == Wish::Want)
+            .map(|(entry, _)| entry.clone())
+            .collect();
+        let is_refused = wishes.len() < entries.len() || wishes.contains(&Wish::NotMine);
+        if !replicas.is_empty() {
+            self.add_candidates(part.key, &mut part.candidates, replicas);
+        }
+        if is_refused {
+            self.answer(now, part, from, State::No(Refused::NotMine), out);
+        } else if wanted.is_empty() {
+            self.answer(now, part, from, State::Yes, out);
+        } else {
+            let message = |request| ContentMessage::Keep { request, token, entries: wanted };
+            self.call(now, from.clone(), Purpose::Part(number), message, out);
+            self.go_on(now, part, out);
+        }
+    }
+
+    pub(super) fn part_kept(
+        &mut self,
+        now: Instant,
+        number: u32,
+        from: &O::Contact,
+        outcomes: &[Result<(), Refused>],
+        out: &mut DhtOut<O>,
+    ) {
+        let Some(part) = self.asking(number, from) else { return };
+        let refused = outcomes.iter().find_map(|outcome| outcome.err());
+        let state = match refused {
+            None if outcomes.is_empty() => State::No(Refused::Full),
+            None => State::Yes,
+            Some(refused) => State::No(refused),
+        };
+        self.answer(now, part, from, state, out);
+    }
+
+    pub(super) fn part_got(
+        &mut self,
+        now: Instant,
+        number: u32,
+        from: &O::Contact,
+        entries: Vec<Entry>,
+        replicas: Vec<O::Contact>,
+        out: &mut DhtOut<O>,
+    ) {
+        let wall = self.wall(now);
+        let Some(mut part) = self.asking(number, from) else { return };
+        let Job::Read { class, found } = &mut part.job else { return self.parts.push(part) };
+        let sound = sound(entries, part.key, *class, wall);
+        let state = if sound.is_empty() { State::Empty } else { State::Yes };
+        sound.into_iter().for_each(|entry| merge(found, entry));
+        if !replicas.is_empty() {
+            self.add_candidates(part.key, &mut part.candidates, replicas);
+        }
+        self.answer(now, part, from, state, out);
+    }
+
+    fn conclude(&mut self, part: Part<O::Contact>, out: &mut DhtOut<O>) {
+        let refused = part.asked.iter().find_map(|asked| match asked.state {
+            State::No(refused) => Some(refused),
+            _ => None,
+        });
+        let answered = part.count(|state| matches!(state, State::Yes | State::Empty));
+        let outcome = match (answered, refused) {
+            (1.., _) => Ok(()),
+            (0, Some(refused)) => Err(ContentError::Refused(refused)),
+            (0, None) => Err(ContentError::Silent),
+        };
+        self.finish(part, outcome, out);
+    }
+
+    /// Counts the part off its operation, and ends that if it was the last.
+    pub(super) fn finish(
+        &mut self,
+        part: Part<O::Contact>,
+        outcome: Result<(), ContentError>,
+        out: &mut DhtOut<O>,
+    ) {
+        let Some(number) = part.operation else { return self.stored_in_background(part) };
+        let Some(place) = self.operations.iter().position(|operation| operation.number == number) else {
+            return;
+        };
+        let operation = &mut self.operations[place];
+        operation.parts_left -= 1;
+        operation.error = operation.error.or(outcome.err());
+        for asked in part.asked.into_iter().filter(|asked| asked.state == State::Yes) {
+            if !operation.by.contains(&asked.contact) {
+                operation.by.push(asked.contact);
+            }
+        }
+        if let Job::Read { found, .. } = part.job {
+            operation.found.push(found.into_values().collect());
+        }
+        if operation.parts_left > 0 {
+            return;
+        }
+        let operation = self.operations.swap_remove(place);
+        if self.operations.is_empty() {
+            self.operations = Vec::new();
+        }
+        let outcome = match operation.error {
+            Some(error) => Err(error),
+            None => Ok(answer(operation.what, operation.found)),
+        };
+        let (operation, by) = (OperationId(number), operation.by);
+        out.notify(Notification::OperationFinished(Finished { operation, outcome, by }));
+    }
+}
+
+/// What may be believed of what a peer says is under a key.
+fn sound(entries: Vec<Entry>, key: Id, class: Class, wall: WallTime) -> Vec<Entry> {
+    let asked = |entry: &Entry| entry.key == key && entry.class() == class;
+    let limit = crate::entry::per_key_max(class);
+    let entries = entries.into_iter().take(limit);
+    entries.filter(|entry| asked(entry) && entry.check(wall).is_ok()).collect()
+}
+
+fn answer(what: What, mut found: Vec<Vec<Entry>>) -> Answer {
+    // The part with the fewest is what all others must agree with.
+    found.sort_by_key(Vec::len);
+    let mut found = found.into_iter();
+    let mut first = found.next().unwrap_or_default();
+    match what {
+        What::Store => Answer::Stored,
+        What::Fetch => {
+            first.sort_by_key(|entry| std::cmp::Reverse(entry.sequence));
+            Answer::Values(first)
+        }
+        What::Providers => Answer::Providers(first),
+        What::Search => {
+            for others in found {
+                let slots: std::collections::BTreeSet<Slot> = others.iter().map(Entry::slot).collect();
+                first.retain(|entry| slots.contains(&entry.slot()));
+            }
+            Answer::Hits(first)
+        }
+    }
+}
