@@ -147,7 +147,7 @@ impl<C: Contact> Chord<C> {
     /// Takes a lookup's next step; it is put back among those under way, or ends.
     fn advance(&mut self, now: Instant, mut lookup: Lookup<C>, out: &mut ChordOut<C>) {
         let (number, key) = (lookup.number, lookup.search.key);
-        match lookup.search.next(&self.tables.me) {
+        match lookup.search.next(&self.tables.me, self.tables.nearer(key)) {
             Step::Ask { to, as_owner } => {
                 let question = if as_owner {
                     Question::Claim { lookup: number, key }

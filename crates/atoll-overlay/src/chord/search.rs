@@ -61,14 +61,25 @@ impl<C: Contact> Search<C> {
         search
     }
 
-    pub(super) fn next(&mut self, me: &C) -> Step<C> {
+    /// `nearer`: whom this node itself knows to be responsible rather than itself, if the key is
+    /// not its own.
+    pub(super) fn next(&mut self, me: &C, nearer: Option<C>) -> Step<C> {
         while !self.owners.is_empty() {
             let owner = self.owners.remove(0);
             if owner == *me {
-                if self.may_be_me {
-                    return Step::Found(owner);
+                if !self.may_be_me {
+                    continue;
                 }
-                continue;
+                // Others that call this node responsible may not have heard of who joined
+                // before it; this node would tell them, and asks by itself.
+                match nearer.filter(|nearer| !self.was_asked(nearer)) {
+                    None => return Step::Found(owner),
+                    Some(nearer) => {
+                        self.owners.clear();
+                        self.answered = Some(owner);
+                        return self.ask(nearer, true);
+                    }
+                }
             }
             match self.asked.iter().find(|(asked, _)| *asked == owner) {
                 Some((_, true)) => return Step::Found(owner),

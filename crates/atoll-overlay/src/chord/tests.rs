@@ -293,6 +293,11 @@ fn a_node_that_just_joined_is_found_through_its_successor() {
     net.with(48, |node, now, rng, out| node.handle_message(now, rng, At(45), Message::Notify, out));
     net.freeze();
     assert_eq!(net.locate(1, 44).outcome, Ok(vec![At(45)]));
+    // 48 itself is told by others that the key is its own.
+    assert_eq!(net.locate(48, 44).outcome, Ok(vec![At(45)]));
+    net.dead.insert(45);
+    assert_eq!(net.locate(48, 44).outcome, Ok(vec![At(48)]));
+    net.dead.clear();
     assert_eq!(net.locate(1, 46).outcome, Ok(vec![At(48)]));
 }
 
@@ -348,7 +353,7 @@ fn a_liar_who_names_ever_nearer_nodes_ends_a_lookup_and_no_more() {
     let mut search = Search::new(at(100), vec![At(1)], vec![], true);
     let mut asked = 0;
     let end = loop {
-        match search.next(&At(0)) {
+        match search.next(&At(0), None) {
             Step::Ask { to, .. } => {
                 asked += 1;
                 search.answered_by(&to);
