@@ -45,6 +45,11 @@ columns! {
     Nodes "nodes" ["nodes", 0] "how many, before any failed; under churn, at any time";
     Sessions "sessions" ["", 0] "how nodes' sessions are distributed; whoever goes is replaced at once by another";
     SessionMedianS "session_median_s" ["s", 0] "the median session";
+    Change "change" ["", 0] "what befalls one node: it joins, it leaves with a goodbye, or it fails";
+    ChangeMessagesMean "change_messages_mean" ["messages", 1] "sent by or to that node for 20 s, and on until lookups are clean again, at most 10 min";
+    ChangeBytesMean "change_bytes_mean" ["bytes", 0] "the same, on the wire";
+    RightAfterSMean "right_after_s_mean" ["s", 1] "from the change until lookups of that node's keys end at the responsible node; absent if not within 10 min each time";
+    CleanAfterSMean "clean_after_s_mean" ["s", 1] "the same, and until none of them meets a node that does not answer";
     Lookups "lookups" ["lookups", 0] "of evenly drawn keys, asked at evenly drawn nodes that live until the answer";
     FailedShare "failed_share" ["share", 2] "of the nodes that failed, all at once";
     RepairS "repair_s" ["s", 0] "upkeep between the failure and the lookups";
@@ -66,6 +71,7 @@ columns! {
     UpkeepMessagesPerNodeS "upkeep_messages_per_node_s" ["messages/s", 2] "sent by a node while nobody looks anything up; joining and leaving included";
     UpkeepBytesPerNodeS "upkeep_bytes_per_node_s" ["bytes/s", 0] "the same, on the wire";
     JoinMsMean "join_ms_mean" ["ms", 0] "from a node's first message until it says that it is part of the overlay";
+    ContactsMean "contacts_mean" ["nodes", 1] "in a node's tables";
     BytesPerNode "bytes_per_node" ["bytes", 0] "the core's state, a contact being four bytes";
 }
 

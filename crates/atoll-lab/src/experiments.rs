@@ -4,6 +4,7 @@ use crate::{
     churn::churn,
     experiment::Report,
     failure::failure,
+    grow::grow,
     lookup::lookup,
     page::Plot,
     parameters::{Described, ParameterError, Parameters},
@@ -43,6 +44,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::churn::PLOTS,
         described: crate::ChurnParameters::described,
         run: |name, seed, given, tell| Ok(churn(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "grow",
+        about: "what a join, a leave and a failure cost as networks grow, and until when",
+        plots: crate::grow::PLOTS,
+        described: crate::GrowParameters::described,
+        run: |name, seed, given, tell| Ok(grow(seed, read(name, given)?, tell)),
     },
 ];
 

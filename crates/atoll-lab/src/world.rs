@@ -19,7 +19,12 @@ mod contact;
 mod places;
 mod wire;
 
-use std::{cmp::Ordering, collections::BinaryHeap, ops::Sub, time::Duration};
+use std::{
+    cmp::Ordering,
+    collections::BinaryHeap,
+    ops::{AddAssign, Sub},
+    time::Duration,
+};
 
 use atoll_overlay::{Id, Notification, Out, Overlay};
 use atoll_types::Instant;
@@ -56,6 +61,15 @@ pub struct Traffic {
     pub to_failed: u64,
 }
 
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, more: Traffic) {
+        self.sent += more.sent;
+        self.sent_bytes += more.sent_bytes;
+        self.lost += more.lost;
+        self.to_failed += more.to_failed;
+    }
+}
+
 impl Sub for Traffic {
     type Output = Traffic;
 
@@ -77,6 +91,7 @@ pub struct Reported {
     pub notification: Notification<SimulatedContact>,
 }
 
+#[derive(Clone)]
 struct Event<M> {
     at: Instant,
     /// The how-manieth event it is: breaks ties.
@@ -86,6 +101,7 @@ struct Event<M> {
     what: What<M>,
 }
 
+#[derive(Clone)]
 enum What<M> {
     Message { from: SimulatedContact, message: M },
     Timeout,
@@ -112,6 +128,7 @@ impl<M> Ord for Event<M> {
     }
 }
 
+#[derive(Clone)]
 struct Node<O> {
     /// None: failed, or left.
     core: Option<O>,
@@ -122,7 +139,9 @@ struct Node<O> {
     timeout_at: Option<Instant>,
 }
 
-/// Nodes of one kind of overlay and the links between them.
+/// Nodes of one kind of overlay and the links between them. A copy goes on by itself, as this
+/// one would have.
+#[derive(Clone)]
 pub struct World<O: Overlay> {
     now: Instant,
     links: Links,
@@ -134,6 +153,8 @@ pub struct World<O: Overlay> {
     /// Events that came up so far.
     ordered: u64,
     traffic: Traffic,
+    /// Whose messages are counted besides, and theirs so far.
+    watched: Option<(usize, Traffic)>,
     trace: u64,
     places_rng: StdRng,
     links_rng: StdRng,
@@ -162,6 +183,7 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
             events: BinaryHeap::new(),
             ordered: 0,
             traffic: Traffic::default(),
+            watched: None,
             trace: 0,
             places_rng: stream(seed, "places"),
             links_rng: stream(seed, "links"),
@@ -177,6 +199,21 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
 
     pub fn traffic(&self) -> Traffic {
         self.traffic
+    }
+
+    /// From now on counts what is sent by this node, and what others send to it, besides.
+    pub fn watch(&mut self, contact: SimulatedContact) {
+        self.watched = Some((self.index(contact), Traffic::default()));
+    }
+
+    /// The same for the node that joins next, from its first message on.
+    pub fn watch_next(&mut self) {
+        self.watched = Some((self.nodes.len(), Traffic::default()));
+    }
+
+    /// What was counted since; nothing if nobody is watched.
+    pub fn watched(&self) -> Traffic {
+        self.watched.map(|(_, traffic)| traffic).unwrap_or_default()
     }
 
     /// Equal for equal runs.
@@ -365,8 +402,13 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
         for (to, message) in sends.drain(..) {
             let node = to.minus(self.contacts_from);
             assert!(node < self.nodes.len(), "a core made a contact up");
-            self.traffic.sent += 1;
-            self.traffic.sent_bytes += message_bytes(&message);
+            let sent = Traffic { sent: 1, sent_bytes: message_bytes(&message), ..Traffic::default() };
+            self.traffic += sent;
+            if let Some((_, traffic)) =
+                self.watched.as_mut().filter(|(watched, _)| [index, node].contains(watched))
+            {
+                *traffic += sent;
+            }
             let is_cut = from.is_cut_from(to, self.links.cut_one_way);
             if is_cut || self.links.loss > 0.0 && self.links_rng.random_bool(self.links.loss) {
                 self.traffic.lost += 1;
