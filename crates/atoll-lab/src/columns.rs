@@ -52,6 +52,8 @@ columns! {
     CleanAfterSMean "clean_after_s_mean" ["s", 1] "the same, and until none of them meets a node that does not answer";
     Lookups "lookups" ["lookups", 0] "of evenly drawn keys, asked at evenly drawn nodes that live until the answer";
     FailedShare "failed_share" ["share", 2] "of the nodes that failed, all at once";
+    LyingShare "lying_share" ["share", 2] "of the nodes that lie; keys are then of honest nodes, asked at honest nodes";
+    DisjointPaths "disjoint_paths" ["paths", 0] "of a lookup, with no node in common";
     RepairS "repair_s" ["s", 0] "upkeep between the failure and the lookups";
     HopsMean "hops_mean" ["hops", 2] "remote nodes contacted one after the other that answered, the responsible one included; of lookups that found it";
     HopsP1 "hops_p1" ["hops", 0] "the same, 1st percentile";

@@ -116,6 +116,18 @@ pub(crate) fn measure<R: Recipe>(
     lookups: usize,
     row: Row,
 ) -> Row {
+    measure_among(recipe, world, seed, lookups, |_| true, row)
+}
+
+/// The same with askers, and keys of nodes, that are wanted; at least one node must be.
+pub(crate) fn measure_among<R: Recipe>(
+    recipe: &R,
+    world: &mut World<R::Core>,
+    seed: u64,
+    lookups: usize,
+    is_wanted: impl Fn(SimulatedContact) -> bool,
+    row: Row,
+) -> Row {
     let mut rng = stream(seed, "lookups");
     let bytes_per_node = world.bytes_per_node();
     let ring = ring(world.living().map(|(contact, _)| contact));
@@ -137,8 +149,18 @@ pub(crate) fn measure<R: Recipe>(
         }
     };
     for _ in 0..lookups {
-        let (_, asker) = ring[rng.random_range(0..ring.len())];
-        let key = Id::from_halves(rng.random(), rng.random());
+        let asker = loop {
+            let (_, drawn) = ring[rng.random_range(0..ring.len())];
+            if is_wanted(drawn) {
+                break drawn;
+            }
+        };
+        let key = loop {
+            let drawn = Id::from_halves(rng.random(), rng.random());
+            if is_wanted(recipe.responsible(drawn, &ring)) {
+                break drawn;
+            }
+        };
         let began = world.now();
         let lookup = world
             .with(asker, |core, now, rng, out| core.locate(now, rng, key, out))

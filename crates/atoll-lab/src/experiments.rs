@@ -5,6 +5,7 @@ use crate::{
     experiment::Report,
     failure::failure,
     grow::grow,
+    lie::lie,
     lookup::lookup,
     page::Plot,
     parameters::{Described, ParameterError, Parameters},
@@ -51,6 +52,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::grow::PLOTS,
         described: crate::GrowParameters::described,
         run: |name, seed, given, tell| Ok(grow(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "lie",
+        about: "lookups while a share of the nodes lies, all of them together",
+        plots: crate::lie::PLOTS,
+        described: crate::LieParameters::described,
+        run: |name, seed, given, tell| Ok(lie(seed, read(name, given)?, tell)),
     },
 ];
 

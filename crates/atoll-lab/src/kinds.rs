@@ -5,7 +5,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_overlay::{Chord, ChordConfig, Id, Kademlia, KademliaConfig, LookupStyle, Overlay};
+use atoll_overlay::{
+    Chord, ChordConfig, ChordMessage, Id, Kademlia, KademliaConfig, KademliaMessage, LookupStyle, Overlay,
+};
 
 use serde::Serialize;
 
@@ -21,6 +23,16 @@ pub enum Kind {
     Kademlia,
 }
 
+/// Those of which 256 bits are a whole number of steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BitsPerStep {
+    One = 1,
+    Two = 2,
+    Four = 4,
+}
+
+words!(BitsPerStep { One "1", Two "2", Four "4" });
+
 words!(Kind { Chord "chord", Kademlia "kademlia" });
 
 parameters! {
@@ -34,13 +46,13 @@ parameters! {
         /// Whether Chord's nodes pass a lookup on, instead of the asker asking each by itself.
         pub chord_recursive: bool = false,
         /// Kademlia's k: contacts in a bucket, and nodes that are responsible for a key.
-        pub kademlia_k: usize = KademliaConfig::default().k,
-        /// Kademlia's α: questions of one lookup under way at once.
-        pub kademlia_alpha: usize = KademliaConfig::default().alpha,
-        /// Kademlia's b, 1, 2 or 4: bits of the key that each step settles.
-        pub kademlia_bits_per_step: usize = KademliaConfig::default().bits_per_step,
+        pub kademlia_k: Within<1, 64> = Within(20),
+        /// Kademlia's α: questions of one lookup under way at once; no more than k count.
+        pub kademlia_alpha: Within<1, 64> = Within(3),
+        /// Kademlia's b: bits of the key that each step settles.
+        pub kademlia_bits_per_step: BitsPerStep = BitsPerStep::One,
         /// S/Kademlia's d: paths of one lookup that have no node in common.
-        pub kademlia_disjoint_paths: usize = KademliaConfig::default().disjoint_paths,
+        pub kademlia_disjoint_paths: Within<1, 16> = Within(1),
     }
 }
 
@@ -57,9 +69,15 @@ pub(crate) trait Recipe {
     /// The node that a key belongs to; `ring` is all that live, sorted by id, and not empty.
     fn responsible(&self, key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact;
 
+    /// What a lying node answers to a question, so that the asker goes on to, and ends with,
+    /// those who lie together with it; none where it does as all do. `liars` are sorted by id.
+    fn lie(&self, question: &MessageOf<Self>, liars: &[(Id, SimulatedContact)]) -> Option<MessageOf<Self>>;
+
     /// How long a network that grew needs to come to rest.
     fn rest(&self) -> Duration;
 }
+
+pub(crate) type MessageOf<R> = <<R as Recipe>::Core as Overlay>::Message;
 
 /// What is done with one network of any kind.
 pub(crate) trait Task {
@@ -107,6 +125,32 @@ impl Recipe for ChordRecipe {
         ring[ring.partition_point(|(id, _)| *id < key) % ring.len()].1
     }
 
+    /// "The key is my fellow's", and the fellow says the same.
+    fn lie(
+        &self,
+        question: &ChordMessage<SimulatedContact>,
+        liars: &[(Id, SimulatedContact)],
+    ) -> Option<ChordMessage<SimulatedContact>> {
+        let following = |key: &Id| {
+            let (before, after) = liars.split_at(liars.partition_point(|(id, _)| id < key));
+            after.iter().chain(before).map(|(_, contact)| *contact)
+        };
+        match question {
+            ChordMessage::Find { request, key } => {
+                let successors = following(key).take(self.0.successors).collect();
+                Some(ChordMessage::Closer { request: *request, preceding: Vec::new(), successors })
+            }
+            ChordMessage::Claim { request, .. } => {
+                Some(ChordMessage::Claimed { request: *request, nearer: None })
+            }
+            ChordMessage::Relay { request, key, .. } => {
+                let owner = following(key).next();
+                Some(ChordMessage::Relayed { request: *request, owner, hops: 1, timeouts: 0 })
+            }
+            _ => None,
+        }
+    }
+
     /// One finger is looked up every 30 s, and there are about log₂N + 3: twice round at a
     /// million nodes is 23 min.
     fn rest(&self) -> Duration {
@@ -119,10 +163,10 @@ struct KademliaRecipe(Arc<KademliaConfig>);
 impl KademliaRecipe {
     fn new(settings: &Settings) -> Self {
         Self(Arc::new(KademliaConfig {
-            k: settings.kademlia_k,
-            alpha: settings.kademlia_alpha,
-            bits_per_step: settings.kademlia_bits_per_step,
-            disjoint_paths: settings.kademlia_disjoint_paths,
+            k: settings.kademlia_k.0,
+            alpha: settings.kademlia_alpha.0.min(settings.kademlia_k.0),
+            bits_per_step: settings.kademlia_bits_per_step as usize,
+            disjoint_paths: settings.kademlia_disjoint_paths.0,
             ..KademliaConfig::default()
         }))
     }
@@ -144,9 +188,27 @@ impl Recipe for KademliaRecipe {
         nearest_by_xor(key, ring)
     }
 
-    /// Every bucket is refreshed after 15 min on average, 22.5 min at most: twice each.
+    /// The liars nearest to the key.
+    fn lie(
+        &self,
+        question: &KademliaMessage<SimulatedContact>,
+        liars: &[(Id, SimulatedContact)],
+    ) -> Option<KademliaMessage<SimulatedContact>> {
+        let KademliaMessage::FindNode { request, key } = question else { return None };
+        let mut nearest: Vec<(Id, SimulatedContact)> =
+            liars.iter().map(|(id, contact)| (id.xor(*key), *contact)).collect();
+        let k = self.0.k.min(nearest.len());
+        if k < nearest.len() {
+            nearest.select_nth_unstable(k);
+        }
+        let contacts = nearest[..k].iter().map(|(_, contact)| *contact).collect();
+        Some(KademliaMessage::Nodes { request: *request, contacts })
+    }
+
+    /// A node that joins refreshes all its buckets one after the other, some twenty lookups of
+    /// two seconds at most; those who are asked learn of it, and so does whom it has to know.
     fn rest(&self) -> Duration {
-        Duration::from_secs(45 * 60)
+        Duration::from_secs(5 * 60)
     }
 }
 
@@ -170,6 +232,7 @@ mod tests {
     use rand::Rng;
 
     use super::*;
+    use crate::columns::{Column, Row};
     use crate::experiment::{Setup, network};
 
     #[test]
@@ -199,5 +262,69 @@ mod tests {
             compared += 1;
         }
         assert_eq!(compared, 2000);
+    }
+
+    /// How many of the places in buckets are taken, and how many could be: k of a bucket's range,
+    /// or all nodes there are in it. Every contact is in its range, and lives.
+    fn places_taken(world: &crate::world::World<Kademlia<SimulatedContact>>) -> (usize, usize) {
+        let ring = crate::world::ring(world.living().map(|(contact, _)| contact));
+        let (mut taken, mut all) = (0, 0);
+        for (me, node) in world.living() {
+            let mut buckets = node.buckets();
+            // Those who have the first bits in common with this node, and not the next.
+            let mut near = &ring[..];
+            let me = atoll_overlay::Contact::id(&me);
+            for bits in 0.. {
+                if near.len() == 1 {
+                    break;
+                }
+                let shared = |id: &Id| me.xor(*id).leading_zeros() > bits;
+                let first = near.partition_point(|(id, _)| !shared(id) && *id < me);
+                let last = near.partition_point(|(id, _)| shared(id) || *id < me);
+                let range = near.len() - (last - first);
+                near = &near[first..last];
+                let contacts = buckets.next().unwrap_or_default();
+                for contact in contacts {
+                    assert!(world.is_living(*contact), "{contact:?} is gone");
+                    let in_common = atoll_overlay::Contact::id(contact).xor(me).leading_zeros();
+                    assert_eq!(in_common, bits, "{contact:?} is in another's place");
+                }
+                taken += contacts.len();
+                all += range.min(20);
+            }
+        }
+        (taken, all)
+    }
+
+    /// Which nodes of a far range are in a bucket is chance in both networks, so no table is like
+    /// the other's. What is the same: each bucket is as full as its range allows (of the grown
+    /// one's places 1 in 1,000 may be free yet), with nodes of its range that live; and lookups
+    /// take as many hops (mean ± 0.1, the 1st, 50th and 99th percentile the same), as many
+    /// messages, and all find their node.
+    #[test]
+    fn a_kademlia_network_set_up_converged_equals_one_that_grew_by_joining() {
+        let recipe = KademliaRecipe::new(&Settings::default());
+        let [grown, converged] = [Setup::Grown, Setup::Converged].map(|setup| {
+            let mut world = network(&recipe, 10_000, 5, setup);
+            let (taken, all) = places_taken(&world);
+            world.freeze();
+            let row = crate::experiment::measure(&recipe, &mut world, 5, 3_000, Row::default());
+            (taken, all, row)
+        });
+        assert_eq!((converged.0, grown.1), (converged.1, converged.1));
+        assert!(grown.1 - grown.0 <= grown.1 / 1_000, "{} of {} places are taken", grown.0, grown.1);
+        let number = |row: &Row, column| row.number(column).expect("it was measured");
+        for (column, tolerance) in [
+            (Column::HopsMean, 0.1),
+            (Column::HopsP1, 0.0),
+            (Column::HopsP50, 0.0),
+            (Column::HopsP99, 0.0),
+            (Column::MessagesMean, 2.0),
+            (Column::LookupsFailedShare, 0.0),
+        ] {
+            let (grown, converged) = (number(&grown.2, column), number(&converged.2, column));
+            let name = column.name();
+            assert!((grown - converged).abs() <= tolerance, "{name}: grown {grown}, set up {converged}");
+        }
     }
 }

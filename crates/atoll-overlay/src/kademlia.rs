@@ -153,13 +153,13 @@ impl<C: Contact> Kademlia<C> {
         }
     }
 
-    /// A node of a network that has come to rest: each bucket has k nodes drawn from its range,
-    /// or all that there are. It begins at `Instant::ORIGIN`. `ring` is sorted by id, has `me` in
-    /// it, and no id twice.
+    /// A node of a network that has come to rest: each bucket has k nodes of its range, or all
+    /// that there are, as joining and refreshing would have found them. It begins at
+    /// `Instant::ORIGIN`. `ring` is sorted by id, has `me` in it, and no id twice.
     pub fn converged(me: C, config: Arc<KademliaConfig>, ring: &[(Id, C)]) -> Self {
         let mut node = Self::new(me, config);
         let KademliaConfig { k, bits_per_step, .. } = *node.config;
-        // Drawn by the node's id alone: the same for the same network, whoever is made first.
+        // By the node's id alone: the same for the same network, whoever is made first.
         let mut rng = StdRng::from_seed(node.tables.me.id().into());
         let first_at = node.next_refresh(Instant::ORIGIN, &mut rng);
         let draw = |below: usize| rand::Rng::random_range(&mut rng, 0..below);

@@ -1,0 +1,161 @@
+//! Any kind of overlay with liars among its nodes.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use atoll_overlay::{Contact, Id, LocateError, LookupId, Out, Overlay, Table};
+use atoll_types::Instant;
+use rand::RngCore;
+
+use crate::{
+    kinds::{MessageOf, Recipe},
+    world::SimulatedContact,
+};
+
+/// A kind whose nodes are honest or lie.
+pub(super) struct WithLiars<'a, R> {
+    honest: &'a R,
+    lying_share: f64,
+    /// Sorted by id. They know each other, as if by another way than the overlay.
+    liars: Rc<RefCell<Vec<(Id, SimulatedContact)>>>,
+}
+
+impl<'a, R: Recipe> WithLiars<'a, R> {
+    pub(super) fn new(honest: &'a R, lying_share: f64) -> Self {
+        Self { honest, lying_share, liars: Rc::default() }
+    }
+
+    /// By the end of its identifier, of which its place does not depend.
+    pub(super) fn is_liar(&self, contact: SimulatedContact) -> bool {
+        let [.., a, b, c, d] = <[u8; 32]>::from(contact.id());
+        f64::from(u32::from_be_bytes([a, b, c, d])) < self.lying_share * 2_f64.powi(32)
+    }
+
+    fn node(&self, core: R::Core) -> Node<'a, R> {
+        let me = *core.contact();
+        let liars = self.is_liar(me).then(|| {
+            let mut liars = self.liars.borrow_mut();
+            let place = liars.partition_point(|(id, _)| *id < me.id());
+            liars.insert(place, (me.id(), me));
+            self.liars.clone()
+        });
+        Node { core, recipe: self.honest, liars }
+    }
+}
+
+impl<'a, R: Recipe> Recipe for WithLiars<'a, R> {
+    type Core = Node<'a, R>;
+
+    fn outside(&self, me: SimulatedContact) -> Node<'a, R> {
+        self.node(self.honest.outside(me))
+    }
+
+    fn converged(&self, me: SimulatedContact, ring: &[(Id, SimulatedContact)]) -> Node<'a, R> {
+        self.node(self.honest.converged(me, ring))
+    }
+
+    fn responsible(&self, key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact {
+        self.honest.responsible(key, ring)
+    }
+
+    fn lie(&self, question: &MessageOf<R>, liars: &[(Id, SimulatedContact)]) -> Option<MessageOf<R>> {
+        self.honest.lie(question, liars)
+    }
+
+    fn rest(&self) -> Duration {
+        self.honest.rest()
+    }
+}
+
+/// One node of such a kind.
+pub(super) struct Node<'a, R: Recipe> {
+    core: R::Core,
+    recipe: &'a R,
+    /// Of a liar.
+    liars: Option<Rc<RefCell<Vec<(Id, SimulatedContact)>>>>,
+}
+
+impl<R: Recipe> Clone for Node<'_, R> {
+    fn clone(&self) -> Self {
+        Self { core: self.core.clone(), recipe: self.recipe, liars: self.liars.clone() }
+    }
+}
+
+type OutOf<R> = Out<SimulatedContact, MessageOf<R>>;
+
+impl<R: Recipe> Overlay for Node<'_, R> {
+    type Contact = SimulatedContact;
+    type Message = MessageOf<R>;
+
+    fn contact(&self) -> &SimulatedContact {
+        self.core.contact()
+    }
+
+    fn join(&mut self, now: Instant, rng: &mut dyn RngCore, known: &[SimulatedContact], out: &mut OutOf<R>) {
+        self.core.join(now, rng, known, out);
+    }
+
+    fn leave(&mut self, now: Instant, out: &mut OutOf<R>) {
+        self.core.leave(now, out);
+    }
+
+    fn locate(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        key: Id,
+        out: &mut OutOf<R>,
+    ) -> Result<LookupId, LocateError> {
+        self.core.locate(now, rng, key, out)
+    }
+
+    fn responsible(&self, key: Id, count: usize) -> Vec<SimulatedContact> {
+        self.core.responsible(key, count)
+    }
+
+    fn neighbourhood(&self) -> u32 {
+        self.core.neighbourhood()
+    }
+
+    fn meet(&mut self, now: Instant, rng: &mut dyn RngCore, others: &[SimulatedContact], out: &mut OutOf<R>) {
+        self.core.meet(now, rng, others, out);
+    }
+
+    fn tables(&self) -> Vec<Table<SimulatedContact>> {
+        self.core.tables()
+    }
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        from: SimulatedContact,
+        message: MessageOf<R>,
+        out: &mut OutOf<R>,
+    ) {
+        let lie = self.liars.as_ref().and_then(|liars| self.recipe.lie(&message, &liars.borrow()));
+        match lie {
+            Some(lie) => out.sends.push((from, lie)),
+            None => self.core.handle_message(now, rng, from, message, out),
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant, rng: &mut dyn RngCore, out: &mut OutOf<R>) {
+        self.core.handle_timeout(now, rng, out);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.core.poll_timeout()
+    }
+
+    fn freeze(&mut self) {
+        self.core.freeze();
+    }
+
+    fn contacts(&self) -> Vec<SimulatedContact> {
+        self.core.contacts()
+    }
+
+    fn state_bytes(&self) -> usize {
+        self.core.state_bytes()
+    }
+}
