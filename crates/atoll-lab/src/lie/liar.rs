@@ -11,12 +11,15 @@ use crate::{
     world::SimulatedContact,
 };
 
+/// Sorted by id.
+type Ring = Vec<(Id, SimulatedContact)>;
+
 /// A kind whose nodes are honest or lie.
 pub(super) struct WithLiars<'a, R> {
     honest: &'a R,
     lying_share: f64,
-    /// Sorted by id. They know each other, as if by another way than the overlay.
-    liars: Rc<RefCell<Vec<(Id, SimulatedContact)>>>,
+    /// They know each other, as if by another way than the overlay.
+    liars: Rc<RefCell<Ring>>,
 }
 
 impl<'a, R: Recipe> WithLiars<'a, R> {
@@ -71,7 +74,7 @@ pub(super) struct Node<'a, R: Recipe> {
     core: R::Core,
     recipe: &'a R,
     /// Of a liar.
-    liars: Option<Rc<RefCell<Vec<(Id, SimulatedContact)>>>>,
+    liars: Option<Rc<RefCell<Ring>>>,
 }
 
 impl<R: Recipe> Clone for Node<'_, R> {
