@@ -6,11 +6,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use atoll_access::{Access, AccessError, STALENESS_MAX, Secret};
 use atoll_disk::{LogSettings, MemoryDisk, MemoryStore, SharedLog};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_simulation::{Network, Schedule, Seed, Simulation};
 use atoll_transport::{Admission, Protocol};
 use atoll_types::{NodeId, ReplicaId, ShardId};
-use tokio::sync::watch;
 
 const KEEPER: NodeId = NodeId([1; 32]);
 const OTHER: NodeId = NodeId([2; 32]);

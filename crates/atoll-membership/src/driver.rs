@@ -7,12 +7,12 @@ use std::{
     time::Duration,
 };
 
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Instant, NodeId};
 use foca::{Foca, Notification, Timer};
 use rand::{Rng, RngCore, rngs::StdRng, seq::IndexedRandom};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     MembershipSettings,

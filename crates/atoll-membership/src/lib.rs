@@ -36,10 +36,10 @@ use std::{
     time::Duration,
 };
 
-use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_runtime::{AbortOnDrop, Runtime, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::NodeId;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 pub use info::{InfoError, MemberInfo};
 pub use view::{Member, MemberState, View};

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use atoll_membership::{Counts, Member, MemberInfo, MemberState, Membership, MembershipSettings, View};
+use atoll_runtime::watch;
 use atoll_simulation::{NodeIndex, Schedule, Seed, Simulation};
 use atoll_transport::{
     Admission, Message, Protocol, Transport,
@@ -10,7 +11,6 @@ use atoll_transport::{
 };
 use atoll_types::{ByteSize, DiskId, Generation, NodeId, Roles, Zone};
 use bytes::Bytes;
-use tokio::sync::watch;
 
 fn id(number: u16) -> NodeId {
     let mut bytes = [7; 32];

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration}
 use atoll_membership::View;
 use atoll_placement::{Layout, MoveReports, ObservedMember, PlanSettings, Reason, Warning, plan};
 use atoll_records::Records;
+use atoll_runtime::watch;
 use atoll_types::{ByteSize, Instant, NodeId, ShardId, Slot};
-use tokio::sync::watch;
 
 use crate::{
     editor::LayoutEditor,

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use atoll_disk::{Files, WholeFileError, read_whole, replace_whole};
 use atoll_placement::{Layout, Replica};
 use atoll_records::{ReplicaAddress, ShardMap, ShardReplicas};
+use atoll_runtime::watch;
 use atoll_transport::{Admission, Protocol, Transport};
 use atoll_types::{Format, FormatError, NodeId};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 pub(crate) const LAYOUT_FILE: &str = "layout";
 

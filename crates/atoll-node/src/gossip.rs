@@ -5,10 +5,9 @@
 use std::{sync::Arc, time::Duration};
 
 use atoll_membership::{MemberInfo, Membership};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::Transport;
 use atoll_types::{NodeId, ShardId};
-use tokio::sync::watch;
 
 use crate::{follower::LayoutFollower, reports::fetch_layout};
 

@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use atoll_objects::{LayoutLink, ReportError};
 use atoll_placement::Layout;
+use atoll_runtime::watch;
 use atoll_types::{NodeId, Slot};
-use tokio::sync::watch;
 
 pub struct Link {
     me: NodeId,

@@ -15,12 +15,11 @@ use atoll_membership::{MemberInfo, Membership};
 use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts};
 use atoll_placement::{Layout, LayoutSettings, PlanSettings, SlotsOf, Warning};
 use atoll_records::{Observer, Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
-use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_runtime::{AbortOnDrop, Runtime, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{ByteSize, ClusterId, Format, Instant, NodeId, ReplicaId, Roles, Zone};
 use futures_util::future::{self, Either};
 use rand::Rng;
-use tokio::sync::watch;
 
 use crate::{
     controller::Controller,

@@ -10,9 +10,8 @@ use std::{
 
 use atoll_placement::{Layout, ReplicaSet};
 use atoll_records::{Records, ReplicaStatus, Role};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_types::{DiskId, Instant, NodeId, ReplicaId, ShardId};
-use tokio::sync::watch;
 
 use crate::follower::shard_replicas;
 

@@ -15,7 +15,7 @@ use atoll_gateway::{
 };
 use atoll_objects::MaintenanceSettings;
 use atoll_placement::{LayoutSettings, PlanSettings};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{
     NodeKey,
     tls::{BindError, TlsTransport},
@@ -23,7 +23,7 @@ use atoll_transport::{
 use atoll_types::{ClusterId, DiskId, Generation, NodeId, Role, Roles};
 use prometheus_client::registry::Registry;
 use rand::Rng;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 
 use crate::{
     admin::NodeAdmin,
@@ -241,7 +241,7 @@ impl RunningNode {
     pub async fn stop(self) {
         self.node.stop().await;
         // Nobody may be listening any more.
-        let _ = self.shutdown.send(true);
+        self.shutdown.send_replace(true);
         for door in self.doors {
             let _ = self.runtime.timeout(DOORS_TIME, door).await;
         }

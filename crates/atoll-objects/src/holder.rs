@@ -9,11 +9,11 @@ use std::sync::{
 use async_trait::async_trait;
 use atoll_disk::{ChunkError, ChunkStore};
 use atoll_placement::{Layout, WriteRefused};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{Caller, Handler, Message, Refusal};
 use atoll_types::{ChunkHash, Format, NodeId, Slot};
 use bytes::Bytes;
-use tokio::sync::{Mutex, RwLock, mpsc, watch};
+use tokio::sync::{Mutex, RwLock, mpsc};
 
 use crate::{
     layout_link::{LAYOUT_WAIT, LayoutLink},

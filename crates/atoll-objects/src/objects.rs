@@ -9,12 +9,12 @@ use std::{
 use atoll_disk::ChunkStore;
 use atoll_placement::Layout;
 use atoll_records::Records;
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{ChunkHash, Format, Instant, NodeId, ShardId, TransactionId};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     error::Unavailable,

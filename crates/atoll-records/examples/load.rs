@@ -21,11 +21,10 @@ use atoll_records::{
     Command, Procedures, Query, ReadView, Records, RecordsParts, ReplicaAddress, Role, ShardMap,
     ShardReplicas, Verdict, WriteView,
 };
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{Admission, Protocol, memory::MemoryNetwork};
 use atoll_types::{NodeId, ReplicaId, ShardId};
 use bytes::Bytes;
-use tokio::sync::watch;
 
 struct AdmitAll;
 

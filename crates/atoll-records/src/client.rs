@@ -9,11 +9,11 @@ use std::{
 
 use async_trait::async_trait;
 use atoll_disk::{OrderedStore, StoreError};
-use atoll_runtime::{Broken, Runtime, is_broken};
+use atoll_runtime::{Broken, Runtime, is_broken, watch};
 use atoll_transport::{CallError, Caller, Handler, Message, Protocol, Refusal, Transport};
 use atoll_types::{Format, Instant, NodeId, Revision, ShardId, TransactionId};
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Executed, Procedures, RecordsError, ShardMap,

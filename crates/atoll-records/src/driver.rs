@@ -13,7 +13,7 @@ use std::{
 };
 
 use atoll_disk::{LogError, SharedLog};
-use atoll_runtime::{Broken, Runtime, is_broken};
+use atoll_runtime::{Broken, Runtime, is_broken, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use raft::{
     GetEntriesContext,
     eraftpb::{Entry, Message},
 };
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     ShardMap, ShardReplicas,

@@ -11,14 +11,14 @@ use std::{
     },
 };
 
-use atoll_runtime::{AbortOnDrop, Broken, is_broken};
+use atoll_runtime::{AbortOnDrop, Broken, is_broken, watch};
 use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId, TransactionId, WallTime};
 use bytes::Bytes;
 use raft::{
     Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole,
     eraftpb::{Entry, EntryType, HardState, Message, MessageType},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use crate::{
     Executed, ShardReplicas,

@@ -9,12 +9,12 @@ use std::{
 use atoll_disk::{
     LogError, LogVerdict, OrderedStore, RecoveredReplica, Recovery, SharedLog, StoreError, Table, WriteBatch,
 };
-use atoll_runtime::{AbortOnDrop, Broken, Runtime, is_broken};
+use atoll_runtime::{AbortOnDrop, Broken, Runtime, is_broken, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Instant, ReplicaId, Revision, ShardId, TransactionId};
 use bytes::Bytes;
 use rand::Rng;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     Executed, Procedures, RecordsError, ReplicaAddress, ShardMap, ShardReplicas,

@@ -3,14 +3,15 @@
 //!
 //! In production a `Runtime` is tokio ([`Runtime::tokio`]). In `atoll-simulation` it is
 //! one thread with virtual time and a seed, so the same code runs to the byte the same.
-//! `tokio::sync` needs no executor and is used freely above the seam; `tokio::time`,
-//! `tokio::spawn`, `std::time::Instant::now` and thread-local randomness are not
+//! `tokio::sync` needs no executor and is used freely above the seam, but for its `watch`, in
+//! whose place stands [`watch`]; `tokio::time`, `tokio::spawn`, `std::time::Instant::now` and thread-local randomness are not
 //! (clippy.toml names them).
 //!
 //! It knows nothing of sockets or files: those are `atoll-transport` and `atoll-disk`.
 
 pub mod broken;
 mod production;
+pub mod watch;
 
 use std::{
     future::Future,

@@ -18,7 +18,7 @@ use atoll_gateway::admin::Admin;
 use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, PROGRAM_VERSION, StartError};
 use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::memory::MemoryNetwork;
 use atoll_types::{ByteSize, DiskId, Generation, Role, Roles};
 use futures_util::{
@@ -26,7 +26,6 @@ use futures_util::{
     future::{self, BoxFuture},
 };
 use rand::Rng;
-use tokio::sync::watch;
 
 use crate::{
     checkers::RaftWatch,

@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_simulation::{FaultPoints, NodeIndex, Schedule, Seed, Simulation, StopReason, Strike, TraceHash};
 use atoll_types::Instant;
 use rand::Rng;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);

@@ -26,11 +26,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_runtime::{AbortOnDrop, Runtime, watch};
 use atoll_types::{Instant, NodeId};
 use bytes::Bytes;
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
 use crate::{
     Admission, CallError, Caller, Handler, Message, Protocol, Refusal, Transport,

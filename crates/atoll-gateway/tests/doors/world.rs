@@ -10,14 +10,14 @@ use atoll_gateway::s3::{S3Gateway, S3Metrics, S3Parts, serve_s3};
 use atoll_objects::{LayoutLink, Objects, ObjectsParts, ObjectsSettings, ReportError};
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
-use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_runtime::{AbortOnDrop, Runtime, watch};
 use atoll_transport::{
     Admission, Protocol,
     memory::{LinkProfile, Links, MemoryNetwork},
 };
 use atoll_types::{ByteSize, DiskId, NodeId, ReplicaId, Roles, ShardId, Slot, Zone};
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 
 use crate::client::Client;
 

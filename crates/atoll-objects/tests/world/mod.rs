@@ -20,7 +20,7 @@ use atoll_objects::{
 };
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, PlanSettings};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{
     Admission, Protocol,
     memory::{LinkProfile, Links, MemoryNetwork},
@@ -29,7 +29,6 @@ use atoll_types::{ByteSize, ChunkHash, DiskId, NodeId, ReplicaId, Roles, ShardId
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
-use tokio::sync::watch;
 
 /// Bounds every wait in tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);

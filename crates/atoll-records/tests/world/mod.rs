@@ -15,7 +15,7 @@ use atoll_records::{
     Command, Executed, Procedures, Query, ReadView, Records, RecordsError, RecordsParts, ReplicaAddress,
     ReplicaStatus, Role, ShardMap, ShardReplicas, Verdict, WriteView,
 };
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{
     Admission, Protocol,
     memory::{LinkProfile, Links, MemoryNetwork},
@@ -23,7 +23,6 @@ use atoll_transport::{
 use atoll_types::{NodeId, ReplicaId, ShardId, TransactionId};
 use bytes::Bytes;
 use rand::{SeedableRng, rngs::StdRng};
-use tokio::sync::watch;
 
 pub const SHARD: ShardId = ShardId(7);
 /// Bounds every wait: far above an election, far below a test runner's patience.

@@ -13,7 +13,7 @@ use atoll_records::{
     Command, LeaseError, LeaseId, Procedures, Query, ReadView, Records, RecordsError, RecordsParts,
     ReplicaAddress, ShardMap, ShardReplicas, Verdict, WriteView,
 };
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_simulation::{
     checkers::RaftWatch,
     linearizability::register::{Action, Input, Output, Value},
@@ -24,7 +24,6 @@ use atoll_transport::{Admission, Protocol};
 use atoll_types::{Instant, NodeId, ReplicaId, ShardId, TransactionId};
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::sync::watch;
 
 pub const SHARD: ShardId = ShardId(7);
 

@@ -17,10 +17,11 @@ use std::{
     },
 };
 
+use atoll_runtime::watch;
 use atoll_types::Instant;
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{
     Node,

@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 
+use atoll_runtime::watch;
 use atoll_types::{Instant, NodeId};
 use bytes::Bytes;
 use rand::{Rng, rngs::StdRng};
-use tokio::sync::watch;
 
 use super::{
     Node,

@@ -13,10 +13,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use atoll_runtime::watch;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp},
-    sync::watch,
     task::JoinSet,
 };
 
