@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use crate::tidy::{House, untidy};
@@ -48,8 +48,8 @@ const SEEDS: &str = "crates/atoll-simulation/seeds.txt";
 /// Fresh seeds are begun for 90 s of real time, in hours; the last one has its time.
 const FRESH_HOURS: &str = "0.025";
 
-/// Whole clusters under faults: the seeds that ever found something, then fresh ones,
-/// which are drawn anew each time and printed.
+/// Whole clusters under faults: the seeds that ever found something, each in two processes
+/// whose traces must be equal, then fresh ones, which are drawn anew each time and printed.
 pub(crate) fn simulate() -> Result<(), String> {
     cargo(&["build", "--package", "atoll"])?;
     let kept = std::fs::read_to_string(root().join(SEEDS)).map_err(|error| format!("{SEEDS}: {error}"))?;
@@ -60,15 +60,13 @@ pub(crate) fn simulate() -> Result<(), String> {
                 "{SEEDS}: {line:?} does not begin with seed, minutes and nodes, and a colon"
             ));
         };
-        run(Command::new(binary("debug")).args([
-            "simulate",
-            "--seed",
-            seed,
-            "--minutes",
-            minutes,
-            "--nodes",
-            nodes,
-        ]))?;
+        let begin = || Simulated::begin("debug", &["--seed", seed, "--minutes", minutes, "--nodes", nodes]);
+        let (first, second) = (begin()?, begin()?);
+        let (first, second) = (first.trace()?, second.trace()?);
+        if first != second {
+            return Err(format!("seed {seed} is two runs: {first} and {second}"));
+        }
+        eprintln!("seed {seed} is sound, and the same twice: {first}");
     }
     run(Command::new(binary("debug")).args(["simulate", "--minutes", "1", "--soak", FRESH_HOURS]))
 }
@@ -79,7 +77,9 @@ pub(crate) fn traces() -> Result<(), String> {
     cargo(&["build", "--package", "atoll"])?;
     cargo(&["build", "--package", "atoll", "--release"])?;
     for seed in ["1", "2"] {
-        let (debug, release) = (trace("debug", seed)?, trace("release", seed)?);
+        let begin = |profile| Simulated::begin(profile, &["--seed", seed, "--minutes", "1"]);
+        let (debug, release) = (begin("debug")?, begin("release")?);
+        let (debug, release) = (debug.trace()?, release.trace()?);
         if debug != release {
             return Err(format!("seed {seed} is {debug} in a debug build, and {release} in a release build"));
         }
@@ -88,13 +88,31 @@ pub(crate) fn traces() -> Result<(), String> {
     Ok(())
 }
 
-fn trace(profile: &str, seed: &str) -> Result<String, String> {
-    let mut command = Command::new(binary(profile));
-    let output = command.args(["simulate", "--seed", seed, "--minutes", "1"]).output();
-    let output = output.map_err(|error| format!("{:?}: {error}", command.get_program()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let last = text.lines().last().unwrap_or_default();
-    last.strip_prefix("trace ").map(str::to_owned).ok_or_else(|| format!("no trace in: {text}"))
+/// A process that simulates one seed.
+struct Simulated {
+    described: String,
+    process: Child,
+}
+
+impl Simulated {
+    fn begin(profile: &str, options: &[&str]) -> Result<Self, String> {
+        let mut command = Command::new(binary(profile));
+        command.arg("simulate").args(options).stdout(Stdio::piped());
+        let described = format!("{command:?}");
+        let process = command.spawn().map_err(|error| format!("{described}: {error}"))?;
+        Ok(Self { described, process })
+    }
+
+    fn trace(self) -> Result<String, String> {
+        let described = self.described;
+        let output = self.process.wait_with_output().map_err(|error| format!("{described}: {error}"))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let last = text.lines().last().unwrap_or_default();
+        match last.strip_prefix("trace ").filter(|_| output.status.success()) {
+            Some(trace) => Ok(trace.to_owned()),
+            None => Err(format!("{described} ended with {}:\n{text}", output.status)),
+        }
+    }
 }
 
 /// The atoll that cargo built.

@@ -312,6 +312,12 @@ enum Work {
 }
 
 impl SharedLog {
+    /// How far the log is durable, counted in batches since it was begun; where it left off
+    /// when it was opened. It never falls, unless the disk forgot what it had flushed.
+    pub fn flushed(&self) -> u64 {
+        self.shared.lock().flushed_sequence
+    }
+
     /// Opens the log in `files`, or begins one. Reads all of it.
     pub async fn open(
         files: Arc<dyn Files>,

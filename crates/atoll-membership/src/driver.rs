@@ -97,6 +97,9 @@ pub(crate) struct Driver {
     view: watch::Sender<Arc<View>>,
 }
 
+/// More news than a node has of itself in one life.
+const REVISIONS_PER_RESURRECTION: u64 = 1 << 32;
+
 impl Driver {
     pub(crate) fn new(
         runtime: Runtime,
@@ -190,12 +193,8 @@ impl Driver {
                 self.search();
             }
             Command::Update { me } => {
-                let Fact { revision, info } = &self.me;
-                let info = Arc::new(MemberInfo { node: info.node, generation: info.generation, ..*me });
-                self.me = Fact { revision: revision + 1, info };
-                self.facts.set_own(self.me.clone());
-                self.spread(&self.me.clone());
-                self.is_view_stale = true;
+                let MemberInfo { node, generation, .. } = *self.me.info;
+                self.tell(MemberInfo { node, generation, ..*me });
             }
             Command::Forget { node } => {
                 if self.states.get(&node).is_some_and(|(_, state, _)| *state == MemberState::Dead) {
@@ -368,9 +367,15 @@ impl Driver {
             match event {
                 Event::Active => self.is_connected = true,
                 Event::Idle => self.is_connected = false,
-                Event::Rejoined => {
+                Event::Rejoined(life) => {
                     count(&self.counters.resurrections);
                     self.is_connected = false;
+                    if life.generation != self.me.info.generation {
+                        // They may hold news of this very generation, from before.
+                        self.me.revision += REVISIONS_PER_RESURRECTION;
+                        let info = MemberInfo { generation: life.generation, ..(*self.me.info).clone() };
+                        self.tell(info);
+                    }
                     tracing::info!("others held this node for dead; it joins them again");
                 }
                 Event::Up(life) => {
@@ -381,6 +386,14 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// What this node says of itself from here on.
+    fn tell(&mut self, info: MemberInfo) {
+        self.me = Fact { revision: self.me.revision + 1, info: Arc::new(info) };
+        self.facts.set_own(self.me.clone());
+        self.spread(&self.me.clone());
+        self.is_view_stale = true;
     }
 
     /// After every step: what was learned is told to the transport and to the view.
@@ -462,7 +475,7 @@ fn state_of(member: &foca::Member<Life>) -> MemberState {
 enum Event {
     Active,
     Idle,
-    Rejoined,
+    Rejoined(Life),
     Up(Life),
 }
 
@@ -479,7 +492,7 @@ impl foca::Runtime<Life> for Out {
         let event = match notification {
             Notification::Active => Event::Active,
             Notification::Idle | Notification::Defunct => Event::Idle,
-            Notification::Rejoin(_) => Event::Rejoined,
+            Notification::Rejoin(life) => Event::Rejoined(*life),
             Notification::MemberUp(life) | Notification::Rename(_, life) => Event::Up(*life),
             Notification::MemberDown(_) => return,
         };

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Life {
     pub(crate) node: NodeId,
-    /// Raised by each start.
+    /// Raised by each start, and where others know a later one.
     pub(crate) generation: Generation,
     /// Raised each time the others held this life for dead while it was not: SWIM cannot
     /// take a death back, so the node goes on as another.
@@ -18,7 +18,15 @@ impl foca::Identity for Life {
     type Addr = NodeId;
 
     fn renew(&self) -> Option<Self> {
-        Some(Self { resurrections: self.resurrections.checked_add(1)?, ..*self })
+        let resurrections = self.resurrections.checked_add(1)?;
+        // Once is a false alarm. More may mean that the others know a later life, since this
+        // disk was set back; nobody says which, so it is looked for in steps that double.
+        let raised = match self.resurrections {
+            0 => 0,
+            again => 1 << again.min(40),
+        };
+        let generation = Generation(self.generation.0.checked_add(raised)?);
+        Some(Self { generation, resurrections, ..*self })
     }
 
     fn addr(&self) -> NodeId {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     StartError,
+    lives::Lives,
     log::{self, OpenError},
     records::{delete, read_replicas},
     state::{Area, Descriptor, Members, Meta, decode},
@@ -67,6 +68,15 @@ pub async fn go_on_alone(
 ) -> Result<(), StartError> {
     let reading = store.clone();
     let found = runtime.blocking(move || read_replicas(&*reading)).await?;
+    let (store_of_lives, going_on) = (store.clone(), replicas.to_vec());
+    let remember = move || {
+        let mut lives = Lives::read(&*store_of_lives)?;
+        let marked = lives.forgotten.len();
+        lives.forgotten.retain(|replica| !going_on.contains(replica));
+        if lives.forgotten.len() < marked { lives.keep(&*store_of_lives) } else { Ok(()) }
+    };
+    // Nobody is left who remembers better than a disk that was set back.
+    runtime.blocking(remember).await?;
     for (descriptor, meta) in found.into_iter().filter(|(found, _)| replicas.contains(&found.replica)) {
         let replica = descriptor.replica;
         let Some(mut meta) = meta else {

@@ -30,12 +30,13 @@ use crate::{
     client::Outcome,
     group::{Committed, Group, Proposal, ReplicaShared},
     group_log::{FETCH_BYTES_MAX, Fetch},
+    lives::{SET_BACK, Verdict, Witness},
     log::{self, OpenError, Wish},
     metrics::Metrics,
     observe::{Observed, Observer},
     reads::ReadReply,
     snapshot::{FillError, Filling, Snapshots},
-    state::{Life, Lives, Meta, Place},
+    state::{Meta, Place},
     status::{ReplicaStatus, Role},
     timing::TICK,
     wire::{Frame, Kind, PeerMessage},
@@ -55,6 +56,9 @@ pub(crate) const FILLS_MAX: usize = 2;
 const CHECKPOINT_BYTES: usize = 32 << 20;
 /// 60 s: and what was written long ago does not stay in the log for its own sake.
 const CHECKPOINT_TICKS: u64 = 600;
+/// 1 s: what a peer has shown is durable here soon after, at the price of one small flush,
+/// and none while nobody writes.
+const LIVES_TICKS: u64 = 10;
 /// 5 s.
 const SWEEP_TICKS: u64 = 50;
 
@@ -150,8 +154,7 @@ pub(crate) type Directory = Arc<Mutex<BTreeMap<ShardId, Local>>>;
 pub(crate) struct Driver {
     pub runtime: Runtime,
     pub transport: Arc<dyn Transport>,
-    /// This node's life, shown to peers with every frame, and theirs.
-    pub lives: Lives,
+    pub witness: Witness,
     pub directory: Directory,
     pub log: mpsc::UnboundedSender<Wish>,
     pub apply: mpsc::UnboundedSender<Job>,
@@ -165,7 +168,6 @@ pub(crate) struct Driver {
     /// Why nothing here can go on.
     pub failed: watch::Sender<Option<String>>,
     pub metrics: Arc<Metrics>,
-    pub keeping_lives: Arc<tokio::sync::Mutex<()>>,
     pub shared_log: SharedLog,
     /// For tests that check Raft's invariants.
     pub observer: Option<Arc<dyn Observer>>,
@@ -345,45 +347,26 @@ impl Driver {
         }
     }
 
-    /// Whether the sender of a frame, and this node, are who they were.
-    fn check_lives(&mut self, from: NodeId, frame: &Frame) -> bool {
-        let Life { disk, count } = frame.life;
-        let known = self.lives.peers.get(&(from, disk)).copied().unwrap_or_default();
-        if count < known && !is_broken(Broken::OldDiskVotes) {
-            tracing::warn!(?from, life = %count, %known, "a peer was set back to an old state of its disk");
-            let seen = Life { disk, count: known };
-            let answer = Frame { life: self.lives.own, seen, messages: Vec::new() };
-            self.transport.send(from, Protocol::Raft, answer.encode().into());
-            return false;
+    /// A peer has seen newer of this disk than it holds (rule 4).
+    fn was_set_back(&mut self, found_by: NodeId) {
+        tracing::error!(?found_by, "this disk was set back to an old state");
+        for replica in self.groups.keys().copied().collect::<Vec<_>>() {
+            self.stop_group(replica, Role::Forgotten { reason: SET_BACK.into() });
         }
-        if count > known || self.lives.disks.get(&from) != Some(&disk) {
-            self.lives.peers.insert((from, disk), count);
-            self.lives.disks.insert(from, disk);
-            let (store, runtime, lives) =
-                (self.snapshots.store.clone(), self.runtime.clone(), self.lives.clone());
-            let turn = self.keeping_lives.clone();
-            drop(self.runtime.spawn("records-lives", async move {
-                // In the order of their making.
-                let _turn = turn.lock().await;
-                if let Err(error) = runtime.blocking(move || lives.keep(&*store)).await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "a peer's life was not kept");
-                }
-            }));
-        }
-        let outlived = frame.seen.disk == self.lives.own.disk && frame.seen.count > self.lives.own.count;
-        if outlived && !is_broken(Broken::OldDiskVotes) {
-            let reason = "this disk is older than what peers have seen of it";
-            for replica in self.groups.keys().copied().collect::<Vec<_>>() {
-                self.stop_group(replica, Role::Forgotten { reason: reason.into() });
-            }
-            return false;
-        }
-        true
+        self.witness.forget(self.absent.keys().copied());
     }
 
     fn take_frame(&mut self, from: NodeId, frame: Frame) {
-        if !self.check_lives(from, &frame) {
-            return;
+        match self.witness.check(from, &frame) {
+            Verdict::Take => {}
+            Verdict::Refuse(answer) => {
+                self.transport.send(from, Protocol::Raft, answer.encode().into());
+                return;
+            }
+            Verdict::WeWereSetBack => {
+                self.was_set_back(from);
+                return;
+            }
         }
         for message in frame.messages {
             let replica = message.to;
@@ -545,6 +528,9 @@ impl Driver {
         {
             self.checkpoint(None);
         }
+        if self.ticks.is_multiple_of(LIVES_TICKS) {
+            self.witness.keep_news();
+        }
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
             self.snapshots.sweep(now);
         }
@@ -669,8 +655,7 @@ impl Outgoing {
 
     fn send(self, driver: &Driver) {
         for (node, messages) in self.by_node {
-            let seen = driver.lives.of(node);
-            let mut frame = Frame { life: driver.lives.own, seen, messages: Vec::new() };
+            let mut frame = driver.witness.frame(node);
             let mut bytes = 0;
             for message in messages {
                 let more = message.bytes();

@@ -20,6 +20,7 @@ mod driver;
 mod group;
 mod group_log;
 mod lease;
+mod lives;
 mod log;
 mod logger;
 mod map;

@@ -25,12 +25,13 @@ use crate::{
     group::{Group, ReplicaShared},
     group_log::GroupLog,
     lease,
+    lives::{Lives, SET_BACK, Witness},
     log::{self, OpenError, Writer},
     logger::logger,
     metrics::{Metrics, RecordsMetrics},
     observe::Observer,
     snapshot::{Snapshots, delete_leftovers, delete_range},
-    state::{Area, Descriptor, Lives, Members, Meta, Place},
+    state::{Area, Descriptor, Members, Meta, Place},
     status::{ReplicaStatus, Role},
     transaction,
     watch::News,
@@ -108,9 +109,13 @@ impl Records {
         let (apply_tx, apply_rx) = mpsc::unbounded_channel();
 
         let found = {
-            let (store, random) = (store.clone(), runtime.rng().random());
+            let mut rng = runtime.rng();
+            let (store, log_end) = (store.clone(), log.flushed());
+            let random = [rng.random(), rng.random()];
             runtime.blocking(move || {
-                Ok::<_, StoreError>((Lives::begin(&*store, random)?, read_replicas(&*store)?))
+                let found = read_replicas(&*store)?;
+                let replicas = found.iter().map(|(descriptor, _)| descriptor.replica).collect();
+                Ok::<_, StoreError>((Lives::begin(&*store, log_end, &replicas, random)?, found))
             })
         };
         let (lives, found) = found.await?;
@@ -129,6 +134,8 @@ impl Records {
             known.insert(replica);
             let opened = if forgotten.contains(&replica) && !is_broken(Broken::DamagedVotes) {
                 Err(OpenError::Forgotten("its log is damaged"))
+            } else if lives.forgotten.contains(&replica) {
+                Err(OpenError::Forgotten(SET_BACK))
             } else {
                 log::open(&log, &descriptor, recovery.replicas.get(&replica), meta.as_ref()).await
             };
@@ -187,7 +194,7 @@ impl Records {
         let driver = Driver {
             runtime: runtime.clone(),
             transport: transport.clone(),
-            lives,
+            witness: Witness::new(runtime.clone(), store.clone(), log.clone(), lives),
             directory,
             log: log_tx,
             apply: apply_tx.clone(),
@@ -198,7 +205,6 @@ impl Records {
             ticks: 0,
             failed: failed.clone(),
             metrics: metrics.clone(),
-            keeping_lives: Arc::default(),
             shared_log: log.clone(),
             observer: observer.clone(),
             unflushed_bytes: 0,

@@ -2,7 +2,7 @@
 //! a replica keeps about itself.
 //!
 //! ```text
-//! Local    "records/lives"                               → Lives
+//! Local    "records/lives"                               → lives::Lives
 //!          "records/replica/" replica(8)                 → Descriptor
 //! Records  replica(8) generation(4) area(1) …
 //!            area 0                                      → Meta
@@ -18,8 +18,8 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
-use atoll_disk::{OrderedStore, Snapshot, StoreError, Table, WriteBatch};
-use atoll_types::{Format, Generation, NodeId, ReplicaId, Revision, ShardId, WallTime};
+use atoll_disk::{OrderedStore, Snapshot, StoreError, Table};
+use atoll_types::{Format, NodeId, ReplicaId, Revision, ShardId, WallTime};
 use bytes::Bytes;
 use raft::eraftpb::ConfState;
 use serde::{Deserialize, Serialize};
@@ -29,9 +29,6 @@ use serde::{Deserialize, Serialize};
 /// entries alone (they lack the founding configuration) and is always sent a snapshot.
 pub(crate) const FOUNDING_INDEX: u64 = 1;
 pub(crate) const FOUNDING_TERM: u64 = 1;
-
-/// This node's life, and the newest seen of each peer (`Table::Local`).
-const LIVES_KEY: &[u8] = b"records/lives";
 
 const DESCRIPTOR_PREFIX: &[u8] = b"records/replica/";
 
@@ -293,57 +290,4 @@ impl Meta {
 /// Decodes what this crate itself wrote to the store.
 pub(crate) fn decode<T: Format>(bytes: &[u8]) -> Result<T, StoreError> {
     T::decode(bytes).map_err(|source| StoreError { operation: "decode", source: Box::new(source) })
-}
-
-/// One start of a node on one disk.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Life {
-    /// Drawn at random when the disk is first used: an empty one in place of a lost one is
-    /// another, and counts its lives anew.
-    pub disk: u64,
-    /// Raised at each start.
-    pub count: Generation,
-}
-
-/// Which life each node is in, so that one that was set back to an old image of its disk
-/// shows: it counts lives that its peers have seen already (rule 4).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Lives {
-    pub own: Life,
-    /// The disk that each peer was last seen with.
-    pub disks: BTreeMap<NodeId, u64>,
-    /// The newest life seen of each peer on each of its disks.
-    pub peers: BTreeMap<(NodeId, u64), Generation>,
-}
-
-impl Format for Lives {
-    const NAME: &'static str = "lives";
-    const VERSION: u8 = 1;
-}
-
-impl Lives {
-    /// Begins a new life, durably.
-    pub fn begin(store: &dyn OrderedStore, random: u64) -> Result<Self, StoreError> {
-        let mut lives: Lives =
-            store.get(Table::Local, LIVES_KEY)?.map(|bytes| decode(&bytes)).transpose()?.unwrap_or_default();
-        if lives.own.count == Generation(0) {
-            lives.own.disk = random;
-        }
-        lives.own.count.0 += 1;
-        lives.keep(store)?;
-        Ok(lives)
-    }
-
-    /// The newest life seen of a peer, on the disk that it was last seen with.
-    pub fn of(&self, node: NodeId) -> Life {
-        let disk = self.disks.get(&node).copied().unwrap_or_default();
-        Life { disk, count: self.peers.get(&(node, disk)).copied().unwrap_or_default() }
-    }
-
-    pub fn keep(&self, store: &dyn OrderedStore) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
-        batch.put(Table::Local, LIVES_KEY, self.encode());
-        store.write(batch)?;
-        store.flush()
-    }
 }

@@ -9,16 +9,21 @@ use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 use serde::{Deserialize, Serialize};
 
-use crate::state::{Life, Meta};
+use crate::{
+    lives::{Life, Shown},
+    state::Meta,
+};
 
 /// Many groups' messages on their way to one peer.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Frame {
-    /// The sender's life: a peer that shows an older one than was seen before has been
-    /// set back to an old image of its disk, and has forgotten (rule 4).
-    pub life: Life,
-    /// The newest life of the receiver that the sender has seen: so it learns of it.
+    /// Which of its starts the sender is in: nothing is taken from one that was set back to
+    /// an old image of its disk (rule 4).
+    pub shown: Shown,
+    /// The newest start of the receiver that the sender has seen.
     pub seen: Life,
+    /// The sender found that the receiver, in this start, was set back.
+    pub set_back: Option<Life>,
     pub messages: Vec<PeerMessage>,
 }
 
@@ -328,6 +333,7 @@ mod tests {
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
     use super::*;
+    use crate::lives::Lives;
 
     fn frame() -> Frame {
         let entry = |index| PeerEntry {
@@ -354,8 +360,9 @@ mod tests {
             context: Bytes::from_static(b"round 17"),
             entries: vec![entry(901), entry(902)],
         };
-        let life = Life { disk: 1, count: atoll_types::Generation(4) };
-        Frame { life, seen: life, messages: vec![message(Kind::Append), message(Kind::Heartbeat)] }
+        let seen = Life { disk: 1, count: atoll_types::Generation(4), nonce: 9 };
+        let messages = vec![message(Kind::Append), message(Kind::Heartbeat)];
+        Frame { shown: Lives::default().show(seen, 17), seen, set_back: Some(seen), messages }
     }
 
     #[test]

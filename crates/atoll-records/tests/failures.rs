@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_records::{RecordsError, Role};
+use atoll_records::{RecordsError, ReplicaStatus, Role};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use world::{PATIENCE, SHARD, World, node_id};
@@ -245,24 +245,32 @@ async fn a_log_older_than_the_state_means_that_the_replica_has_forgotten() {
     assert_eq!(world.append(1, "c").await, "abbbc");
 }
 
-#[tokio::test]
-async fn a_node_set_back_to_an_old_image_of_its_disk_is_found_out_by_its_peers() {
+async fn set_back_after(starts_since: u32) {
     let mut world = World::founded(3).await;
     world.append(1, "a").await;
-    world.kill(3);
+    world.all_equal([1, 2, 3]).await;
     let old = world::Disk::of(world.disks[&3].store.image(), world.disks[&3].files.image());
-    for _ in 0..2 {
-        world.start(3).await;
-        world.append(3, "b").await;
-        world.all_equal([1, 2, 3]).await;
+    for _ in 0..starts_since {
         world.kill(3);
+        world.start(3).await;
     }
+    world.append(3, "b").await;
+    world.all_equal([1, 2, 3]).await;
+    world.kill(3);
     world.disks.insert(3, old);
+    let has_forgotten = |status: &[ReplicaStatus]| matches!(status[0].role, Role::Forgotten { .. });
     world.start(3).await;
-    world
-        .until(3, "replica 3 is known to have forgotten", |status| {
-            matches!(status[0].role, Role::Forgotten { .. })
-        })
-        .await;
-    assert_eq!(world.append(1, "c").await, "abbc");
+    world.until(3, "replica 3 is known to have forgotten", has_forgotten).await;
+    assert_eq!(world.append(1, "c").await, "abc");
+    // Nor does it remember after another start.
+    world.kill(3);
+    world.start(3).await;
+    assert!(has_forgotten(&world.nodes[&3].status().await));
+}
+
+#[tokio::test]
+async fn a_node_set_back_to_an_old_image_of_its_disk_is_found_out_by_its_peers() {
+    for starts_since in 0..3 {
+        set_back_after(starts_since).await;
+    }
 }

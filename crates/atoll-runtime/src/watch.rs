@@ -6,9 +6,10 @@
 //! they are woken in the order in which they began to wait. The value, its versions and its
 //! lock are tokio's; the waking is `Notify`'s.
 
+#![expect(clippy::disallowed_types, reason = "wrapped here, so that nobody waits through it")]
+
 use std::sync::Arc;
 
-#[expect(clippy::disallowed_types, reason = "wrapped here, so that nobody waits through it")]
 use tokio::sync::{Notify, watch};
 
 pub use tokio::sync::watch::Ref;

@@ -18,6 +18,7 @@ use atoll_gateway::admin::Admin;
 use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, PROGRAM_VERSION, StartError};
 use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
+use atoll_records::Observer;
 use atoll_runtime::{Runtime, watch};
 use atoll_transport::memory::MemoryNetwork;
 use atoll_types::{ByteSize, DiskId, Generation, Role, Roles};
@@ -210,7 +211,7 @@ impl Program for Cluster {
     fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>> {
         let (settings, view) = (self.settings.clone(), self.view.clone());
         let ticket = view.ticket.clone();
-        let raft = self.raft.clone();
+        let raft = self.raft.of(place.index);
         let program = lock(&view.programs).get(&place.index).copied().unwrap_or(PROGRAM_VERSION);
         async move {
             let node = loop {
@@ -244,6 +245,10 @@ impl Program for Cluster {
         .boxed()
     }
 
+    fn was_set_back(&self, index: usize) {
+        self.raft.was_set_back(index);
+    }
+
     fn inspect(&self, runtime: Runtime) -> BoxFuture<'static, Inspection> {
         let (view, raft, sweeps) = (self.view.clone(), self.raft.clone(), self.sweeps);
         async move {
@@ -258,7 +263,7 @@ async fn start(
     place: &Place,
     founding: LayoutSettings,
     ticket: &watch::Sender<Option<atoll_node::ticket::Ticket>>,
-    raft: Arc<RaftWatch>,
+    raft: Arc<dyn Observer>,
     program_version: u32,
 ) -> Result<Node, StartError> {
     let mut rng = place.runtime.rng();

@@ -221,12 +221,27 @@ impl<'a> Story<'a> {
         }
         let half = lasting / 2;
         self.weather(half)?;
-        self.change_disk(change, rng);
+        if change == Some(Change::EmptyDisk) {
+            self.exchange_disk(|world, victim| world.replace_disk(victim));
+        }
         self.weather(lasting - half)?;
         if !self.asks_for_liveness() {
             return Ok(());
         }
         self.be_lively()?;
+        if change == Some(Change::OldDisk)
+            && let Some(image) = self.images.choose(rng)
+        {
+            // What nobody is left to have seen can't be noticed (ADR 8): all have spoken with
+            // each other since, and kept what they heard.
+            let image = image.again();
+            let known = self.world.go_on_for(Duration::from_secs(2));
+            self.unbroken(known)?;
+            self.exchange_disk(|world, victim| world.bring_back(victim, image));
+            if rng.random_bool(0.5) {
+                self.be_lively()?;
+            }
+        }
         if change == Some(Change::Join) {
             let (cluster, members) = (self.cluster.clone(), self.members.len());
             let joined = self.world.go_on_until(move |_| cluster.is_settled(members), CHANGED_WITHIN);
@@ -264,26 +279,13 @@ impl<'a> Story<'a> {
         self.cluster.drain_and_remove(self.other_than(leaver), leaver);
     }
 
-    fn change_disk(&mut self, change: Option<Change>, rng: &mut StdRng) {
-        let Some(damage) = self.swarm.storm.damage else { return };
-        let victim = damage.node;
-        if !self.members.contains(&victim) || !self.world.is_up(victim) {
-            return;
-        }
-        match change {
-            Some(Change::EmptyDisk) => {
-                self.world.crash(victim);
-                self.world.replace_disk(victim);
-                self.world.restart(victim);
-            }
-            Some(Change::OldDisk) => {
-                let Some(image) = self.images.choose(rng) else { return };
-                let image = image.again();
-                self.world.crash(victim);
-                self.world.bring_back(victim, image);
-                self.world.restart(victim);
-            }
-            _ => {}
+    /// Of the machine whose disk may lie: no other may lose what it has.
+    fn exchange_disk(&mut self, exchange: impl FnOnce(&mut World, usize)) {
+        let Some(victim) = self.swarm.storm.damage.map(|damage| damage.node) else { return };
+        if self.members.contains(&victim) && self.world.is_up(victim) {
+            self.world.crash(victim);
+            exchange(&mut self.world, victim);
+            self.world.restart(victim);
         }
     }
 

@@ -95,9 +95,8 @@ impl Swarm {
                 changes.extend(kinds.into_iter().filter(|_| rng.random_bool(0.3)));
             }
             if storm.damage.is_some() {
-                // An old disk is for scenarios of their own (`tests/cluster.rs`): only one that
-                // is old enough is noticed (ADR 8), and seed 0x1f4 shows one that is not.
-                changes.extend(Some(Change::EmptyDisk).filter(|_| rng.random_bool(0.4)));
+                let kinds = [Change::EmptyDisk, Change::OldDisk];
+                changes.extend(kinds.into_iter().filter(|_| rng.random_bool(0.4)));
             }
         }
         Swarm { synchrony, zones: rng.random_range(1..=3), storm, changes, load: Load::drawn(rng) }
@@ -158,8 +157,8 @@ mod tests {
             let on = all.iter().filter(|swarm| swarm.names().contains(name)).count();
             assert!((20..280).contains(&on), "{name} is on in {on} of 300");
         }
-        // Seventeen of storms, three of changes.
-        assert_eq!(every.len(), 20, "{every:?}");
+        // Seventeen of storms, four of changes.
+        assert_eq!(every.len(), 21, "{every:?}");
         assert_eq!(all.iter().map(|swarm| swarm.zones).collect::<BTreeSet<_>>(), [1, 2, 3].into());
     }
 

@@ -63,6 +63,9 @@ pub trait Program: Send + Sync + 'static {
     /// One life of a node, started on what the node's disks hold.
     fn start(&self, place: Place) -> BoxFuture<'static, Arc<dyn Life>>;
 
+    /// The node will start with an old disk.
+    fn was_set_back(&self, _index: usize) {}
+
     /// What is to be seen of the nodes from outside, when all is calm; for the checkers.
     fn inspect(&self, _runtime: Runtime) -> BoxFuture<'static, Inspection> {
         future::ready(Inspection::default()).boxed()
@@ -445,6 +448,7 @@ impl World {
         assert!(!machine.running, "node {index} runs");
         machine.former.push(machine.disk.counts());
         (machine.disk, machine.store) = (image.disk, image.store);
+        self.program.was_set_back(index);
     }
 
     /// What goes wrong on the machine's disk from now on.

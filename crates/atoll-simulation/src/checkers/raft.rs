@@ -15,8 +15,8 @@
 //! be remembered.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
 };
 
 use atoll_records::{Observed, Observer};
@@ -71,7 +71,8 @@ struct Seen {
     /// The greatest index committed, by the term in which that was seen.
     states: BTreeMap<(ShardId, u64), ([u8; 32], ReplicaId)>,
     replicas: BTreeMap<ReplicaId, Replica>,
-    forgotten: BTreeSet<ReplicaId>,
+    /// By the node that they are on.
+    forgotten: BTreeMap<ReplicaId, usize>,
 }
 
 /// What was last seen of a replica.
@@ -102,11 +103,27 @@ impl RaftWatch {
     pub fn violations(&self) -> Vec<String> {
         lock(&self.seen).violations.clone()
     }
+
+    pub fn of(self: &Arc<Self>, node: usize) -> Arc<dyn Observer> {
+        Arc::new(NodeWatch { seen: self.clone(), node })
+    }
+
+    /// The node has an old disk again, which knows nothing of what was found out since: that
+    /// it has no say is from now on up to the others.
+    pub fn was_set_back(&self, node: usize) {
+        lock(&self.seen).forgotten.retain(|_, of| *of != node);
+    }
 }
 
-impl Observer for RaftWatch {
+/// Watches one node's replicas.
+struct NodeWatch {
+    seen: Arc<RaftWatch>,
+    node: usize,
+}
+
+impl Observer for NodeWatch {
     fn stepped(&self, replica: &Observed<'_>) {
-        lock(&self.seen).step(&Step {
+        lock(&self.seen.seen).step(&Step {
             shard: replica.shard(),
             replica: replica.replica(),
             term: replica.term(),
@@ -125,7 +142,7 @@ impl Observer for RaftWatch {
     }
 
     fn forgotten(&self, _shard: ShardId, replica: ReplicaId) {
-        lock(&self.seen).forgotten.insert(replica);
+        lock(&self.seen.seen).forgotten.insert(replica, self.node);
     }
 }
 
@@ -138,7 +155,7 @@ impl Seen {
     }
 
     fn step(&mut self, step: &Step<'_>) {
-        if self.forgotten.contains(&step.replica) {
+        if self.forgotten.contains_key(&step.replica) {
             self.violated(step, "it takes part, and may have forgotten what it promised");
         }
         self.election(step);
@@ -407,7 +424,7 @@ mod tests {
     #[test]
     fn one_that_has_forgotten_has_no_say() {
         let mut test = Test::default();
-        test.0.forgotten.insert(ReplicaId(2));
+        test.0.forgotten.insert(ReplicaId(2), 1);
         test.sees(&Made::new(1, 1, &[1]));
         assert!(test.is_sound());
         assert!(test.sees(&Made::new(2, 1, &[1])).found("forgotten"));

@@ -231,7 +231,7 @@ impl Program for OneShard {
                 procedures,
                 map: view.map.subscribe(),
             };
-            let records = Records::start_observed(parts, Some(view.raft.clone())).await.unwrap();
+            let records = Records::start_observed(parts, Some(view.raft.of(place.index))).await.unwrap();
             // One that finds its disk empty later comes back empty.
             if place.life == 0
                 && let (1, voters) = view.shard()
