@@ -33,11 +33,11 @@ use async_trait::async_trait;
 use atoll_membership::View;
 use atoll_overlay::{Chord, ChordConfig, Id, LocateError, Located};
 use atoll_placement::Layout;
-use atoll_runtime::{AbortOnDrop, Runtime};
+use atoll_runtime::{AbortOnDrop, Runtime, watch};
 use atoll_transport::{Caller, Handler, Message, Protocol, Refusal, Transport};
 use atoll_types::OverlayKind;
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 pub use self::{ask::OverlayAdmin, contact::NodeContact, driver::Shown};
 use self::{

@@ -9,8 +9,8 @@
 //! What makes it deterministic:
 //! - Tasks and timers are numbered in the order of their creation; ties go by number.
 //! - The tasks woken during one step are queued by number, not in the order in which a
-//!   library happened to wake them: `tokio::sync::watch` spreads its waiters over eight
-//!   lists with a generator that nobody can seed.
+//!   library happened to wake them. Within a task nobody can sort: `tokio::sync::watch`, which
+//!   wakes as a generator says that nobody can seed, gave way to `atoll_runtime::watch`.
 //! - A wake from another thread fails the run: a library with threads of its own has got
 //!   above its seam.
 //! - `tokio::sync` has no budget outside of a tokio runtime (`Budget::unconstrained` is

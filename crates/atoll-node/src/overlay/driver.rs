@@ -10,7 +10,7 @@ use std::{
 use atoll_membership::View;
 use atoll_overlay::{Id, LocateError, Located, LookupId, Notification, Out, Overlay, Table};
 use atoll_placement::Layout;
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Instant, NodeId, OverlayKind};
 use rand::{
@@ -18,7 +18,7 @@ use rand::{
     seq::{IndexedRandom, IteratorRandom},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Counters, contact::NodeContact, count, frame, inbox::Inbox};
 
