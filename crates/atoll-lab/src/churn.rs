@@ -135,7 +135,7 @@ impl Task for Churn<'_> {
 
     fn run<R: Recipe>(self, recipe: &R) -> Row {
         let ChurnParameters { loss, cut_one_way, warm_up_s, measured_s, lookups, .. } = self.parameters;
-        let links = Links { loss: loss.0, cut_one_way: cut_one_way.0 };
+        let links = Links { loss: loss.0, cut_one_way: cut_one_way.0, ..Links::default() };
         let world = network_over(recipe, self.nodes, self.seed, Setup::Grown, links);
         let mut town = Town::new(recipe, world, &self);
         let measured = Duration::from_secs(measured_s.0 as u64);

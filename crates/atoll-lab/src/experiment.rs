@@ -270,7 +270,8 @@ mod tests {
     #[test]
     fn the_same_seed_is_the_same_run_and_another_seed_another() {
         let run = |seed| {
-            let mut world = World::new(seed, Links { loss: 0.05, cut_one_way: 0.01 });
+            let mut world =
+                World::new(seed, Links { loss: 0.05, cut_one_way: 0.01, upload_bytes_per_s: 20_000 });
             let config = Arc::new(ChordConfig::default());
             for _ in 0..200 {
                 world.join(|contact| Chord::new(contact, config.clone()));

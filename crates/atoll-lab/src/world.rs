@@ -46,6 +46,8 @@ pub struct Links {
     /// the way back is another pair. Freedman, Lakshminarayanan, Rhea, Stoica, *Non-transitive
     /// connectivity and DHTs*, WORLDS 2005, found such pairs on the internet.
     pub cut_one_way: f64,
+    /// What a node can send, one message after the other; 0 is no limit.
+    pub upload_bytes_per_s: u64,
 }
 
 /// Messages so far.
@@ -57,6 +59,8 @@ pub struct Traffic {
     pub sent_bytes: u64,
     /// On the way, or because the way is cut.
     pub lost: u64,
+    /// Of those sent, what carried a broadcast's payload.
+    pub payloads: u64,
     /// Arrived where nobody was any more.
     pub to_failed: u64,
 }
@@ -66,6 +70,7 @@ impl AddAssign for Traffic {
         self.sent += more.sent;
         self.sent_bytes += more.sent_bytes;
         self.lost += more.lost;
+        self.payloads += more.payloads;
         self.to_failed += more.to_failed;
     }
 }
@@ -78,6 +83,7 @@ impl Sub for Traffic {
             sent: self.sent - earlier.sent,
             sent_bytes: self.sent_bytes - earlier.sent_bytes,
             lost: self.lost - earlier.lost,
+            payloads: self.payloads - earlier.payloads,
             to_failed: self.to_failed - earlier.to_failed,
         }
     }
@@ -85,10 +91,63 @@ impl Sub for Traffic {
 
 /// What a node reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reported {
+pub struct Reported<N = Notification<SimulatedContact>> {
     pub at: Instant,
     pub by: SimulatedContact,
-    pub notification: Notification<SimulatedContact>,
+    pub notification: N,
+}
+
+/// What a node of a world is: any state machine that takes messages and timeouts.
+pub trait Core {
+    type Message: Clone + Serialize;
+    type Notification;
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        from: SimulatedContact,
+        message: Self::Message,
+        out: &mut OutOf<Self>,
+    );
+    fn handle_timeout(&mut self, now: Instant, rng: &mut StdRng, out: &mut OutOf<Self>);
+    fn poll_timeout(&self) -> Option<Instant>;
+    fn state_bytes(&self) -> usize;
+
+    /// Whether it bears a broadcast's payload.
+    fn carries_payload(_message: &Self::Message) -> bool {
+        false
+    }
+}
+
+pub type OutOf<K> = Out<SimulatedContact, <K as Core>::Message, <K as Core>::Notification>;
+
+impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> Core for O {
+    type Message = <O as Overlay>::Message;
+    type Notification = Notification<SimulatedContact>;
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        from: SimulatedContact,
+        message: <O as Overlay>::Message,
+        out: &mut OutOf<Self>,
+    ) {
+        Overlay::handle_message(self, now, rng, from, message, out);
+    }
+
+    fn handle_timeout(&mut self, now: Instant, rng: &mut StdRng, out: &mut OutOf<Self>) {
+        Overlay::handle_timeout(self, now, rng, out);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Overlay::poll_timeout(self)
+    }
+
+    fn state_bytes(&self) -> usize {
+        Overlay::state_bytes(self)
+    }
 }
 
 #[derive(Clone)]
@@ -129,10 +188,12 @@ impl<M> Ord for Event<M> {
 }
 
 #[derive(Clone)]
-struct Node<O> {
+struct Node<K> {
     /// None: failed, or left.
-    core: Option<O>,
+    core: Option<K>,
     place: Place,
+    /// When all that it has sent so far is out, if links have a capacity.
+    sent_at: Instant,
     /// Where it stands in `World::living`, while it lives.
     place_among_living: u32,
     /// When its next timeout event is due; other ones for it are stale.
@@ -142,14 +203,14 @@ struct Node<O> {
 /// Nodes of one kind of overlay and the links between them. A copy goes on by itself, as this
 /// one would have.
 #[derive(Clone)]
-pub struct World<O: Overlay> {
+pub struct World<K: Core> {
     now: Instant,
     links: Links,
     contacts_from: SimulatedContact,
-    nodes: Vec<Node<O>>,
+    nodes: Vec<Node<K>>,
     /// The indices of those that live, in no order: to draw one at once, however many are gone.
     living: Vec<u32>,
-    events: BinaryHeap<Event<O::Message>>,
+    events: BinaryHeap<Event<K::Message>>,
     /// Events that came up so far.
     ordered: u64,
     traffic: Traffic,
@@ -159,9 +220,9 @@ pub struct World<O: Overlay> {
     places_rng: StdRng,
     links_rng: StdRng,
     nodes_rng: StdRng,
-    reports: Vec<Reported>,
+    reports: Vec<Reported<K::Notification>>,
     /// Kept for its room.
-    out: Out<SimulatedContact, O::Message>,
+    out: OutOf<K>,
 }
 
 /// The generator for one purpose, so that one that draws more does not disturb the others.
@@ -172,7 +233,7 @@ pub(crate) fn stream(seed: u64, purpose: &str) -> StdRng {
     StdRng::from_seed(*hasher.finalize().as_bytes())
 }
 
-impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
+impl<K: Core> World<K> {
     pub fn new(seed: u64, links: Links) -> Self {
         World {
             now: Instant::ORIGIN,
@@ -222,37 +283,23 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
     }
 
     /// What the nodes reported since this was last asked, in order.
-    pub fn take_reports(&mut self) -> Vec<Reported> {
+    pub fn take_reports(&mut self) -> Vec<Reported<K::Notification>> {
         std::mem::take(&mut self.reports)
     }
 
-    /// Sets a network of `count` nodes up as if it had come to rest: `make` gives each from its
-    /// contact and the ring of all, sorted by id.
-    pub fn set_up(&mut self, count: usize, make: impl Fn(SimulatedContact, &[(Id, SimulatedContact)]) -> O) {
-        assert!(self.nodes.is_empty(), "a network is set up in an empty world");
-        let contacts: Vec<SimulatedContact> =
-            (0..count).map(|index| self.contacts_from.plus(index)).collect();
-        let ring = ring(contacts.iter().copied());
-        for contact in contacts {
-            self.add(make(contact, &ring));
-            self.plan_timeout(self.nodes.len() - 1);
-        }
+    /// A new contact, for a node that is added next.
+    pub(crate) fn next_contact(&self) -> SimulatedContact {
+        self.contacts_from.plus(self.nodes.len())
     }
 
-    /// Adds a node that knows one living member, drawn; the first one founds the overlay.
-    pub fn join(&mut self, make: impl Fn(SimulatedContact) -> O) -> SimulatedContact {
-        let known = self.draw_living();
-        let contact = self.contacts_from.plus(self.nodes.len());
-        self.add(make(contact));
-        self.with(contact, |core, now, rng, out| core.join(now, rng, known.as_slice(), out));
-        contact
-    }
-
-    fn add(&mut self, core: O) {
+    /// Adds a node as it is.
+    pub(crate) fn add(&mut self, core: K) {
         let place = Place::drawn(&mut self.places_rng);
         let place_among_living = small(self.living.len());
         self.living.push(small(self.nodes.len()));
-        self.nodes.push(Node { core: Some(core), place, place_among_living, timeout_at: None });
+        let sent_at = Instant::ORIGIN;
+        self.nodes.push(Node { core: Some(core), place, sent_at, place_among_living, timeout_at: None });
+        self.plan_timeout(self.nodes.len() - 1);
     }
 
     /// A node that lives, each as likely; none if there is none.
@@ -278,42 +325,11 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
         }
     }
 
-    /// A node says goodbye and is gone.
-    ///
-    /// # Panics
-    /// If the node is not there any more.
-    pub fn leave(&mut self, contact: SimulatedContact) {
-        self.with(contact, |core, now, _, out| core.leave(now, out));
-        self.fail(contact);
-    }
-
     pub fn is_living(&self, contact: SimulatedContact) -> bool {
         self.nodes[self.index(contact)].core.is_some()
     }
 
-    /// Of all contacts in living nodes' tables, the share of nodes that are gone; none if there
-    /// are no contacts.
-    pub fn stale_share(&self) -> Option<f64> {
-        let (mut all, mut stale) = (0_usize, 0_usize);
-        for (_, core) in self.living() {
-            let contacts = core.contacts();
-            all += contacts.len();
-            stale += contacts.iter().filter(|contact| !self.is_living(**contact)).count();
-        }
-        (all > 0).then(|| stale as f64 / all as f64)
-    }
-
-    /// All cores stop upkeep.
-    pub fn freeze(&mut self) {
-        for index in 0..self.nodes.len() {
-            if let Some(core) = &mut self.nodes[index].core {
-                core.freeze();
-                self.plan_timeout(index);
-            }
-        }
-    }
-
-    pub fn living(&self) -> impl Iterator<Item = (SimulatedContact, &O)> {
+    pub fn living(&self) -> impl Iterator<Item = (SimulatedContact, &K)> {
         let cores = self.nodes.iter().enumerate();
         cores.filter_map(|(index, node)| Some((self.contacts_from.plus(index), node.core.as_ref()?)))
     }
@@ -325,7 +341,7 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
     pub fn with<T>(
         &mut self,
         contact: SimulatedContact,
-        command: impl FnOnce(&mut O, Instant, &mut StdRng, &mut Out<SimulatedContact, O::Message>) -> T,
+        command: impl FnOnce(&mut K, Instant, &mut StdRng, &mut OutOf<K>) -> T,
     ) -> T {
         let index = self.index(contact);
         let core = self.nodes[index].core.as_mut().expect("a living node");
@@ -402,19 +418,21 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
         for (to, message) in sends.drain(..) {
             let node = to.minus(self.contacts_from);
             assert!(node < self.nodes.len(), "a core made a contact up");
-            let sent = Traffic { sent: 1, sent_bytes: message_bytes(&message), ..Traffic::default() };
+            let (sent_bytes, payloads) = (message_bytes(&message), u64::from(K::carries_payload(&message)));
+            let sent = Traffic { sent: 1, sent_bytes, payloads, ..Traffic::default() };
             self.traffic += sent;
             if let Some((_, traffic)) =
                 self.watched.as_mut().filter(|(watched, _)| [index, node].contains(watched))
             {
                 *traffic += sent;
             }
+            let leaves_at = self.leaves_at(index, sent_bytes);
             let is_cut = from.is_cut_from(to, self.links.cut_one_way);
             if is_cut || self.links.loss > 0.0 && self.links_rng.random_bool(self.links.loss) {
                 self.traffic.lost += 1;
                 continue;
             }
-            let at = self.now + self.nodes[index].place.latency(&self.nodes[node].place);
+            let at = leaves_at + self.nodes[index].place.latency(&self.nodes[node].place);
             self.push(at, node, What::Message { from, message });
         }
         self.out.sends = sends;
@@ -423,9 +441,22 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
         self.plan_timeout(index);
     }
 
+    /// When the last byte of a message is out, behind all that the node sent before.
+    fn leaves_at(&mut self, index: usize, bytes: u64) -> Instant {
+        match self.links.upload_bytes_per_s {
+            0 => self.now,
+            rate => {
+                let took = Duration::from_nanos(bytes * 1_000_000_000 / rate);
+                let sent_at = &mut self.nodes[index].sent_at;
+                *sent_at = (*sent_at).max(self.now) + took;
+                *sent_at
+            }
+        }
+    }
+
     fn plan_timeout(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let wanted = node.core.as_ref().and_then(Overlay::poll_timeout).map(|at| at.max(self.now));
+        let wanted = node.core.as_ref().and_then(Core::poll_timeout).map(|at| at.max(self.now));
         if node.timeout_at != wanted {
             node.timeout_at = wanted;
             if let Some(at) = wanted {
@@ -434,7 +465,7 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
         }
     }
 
-    fn push(&mut self, at: Instant, index: usize, what: What<O::Message>) {
+    fn push(&mut self, at: Instant, index: usize, what: What<K::Message>) {
         self.ordered += 1;
         self.events.push(Event { at, order: self.ordered, node: small(index), what });
     }
@@ -442,6 +473,61 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
     fn note(&mut self, number: u64) {
         // FNV's prime: any odd multiplier spreads; nobody attacks this.
         self.trace = (self.trace ^ number).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+}
+
+/// Worlds of overlays.
+impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
+    /// Sets a network of `count` nodes up as if it had come to rest: `make` gives each from its
+    /// contact and the ring of all, sorted by id.
+    pub fn set_up(&mut self, count: usize, make: impl Fn(SimulatedContact, &[(Id, SimulatedContact)]) -> O) {
+        assert!(self.nodes.is_empty(), "a network is set up in an empty world");
+        let contacts: Vec<SimulatedContact> =
+            (0..count).map(|index| self.contacts_from.plus(index)).collect();
+        let ring = ring(contacts.iter().copied());
+        for contact in contacts {
+            self.add(make(contact, &ring));
+        }
+    }
+
+    /// Adds a node that knows one living member, drawn; the first one founds the overlay.
+    pub fn join(&mut self, make: impl Fn(SimulatedContact) -> O) -> SimulatedContact {
+        let known = self.draw_living();
+        let contact = self.next_contact();
+        self.add(make(contact));
+        self.with(contact, |core, now, rng, out| core.join(now, rng, known.as_slice(), out));
+        contact
+    }
+
+    /// A node says goodbye and is gone.
+    ///
+    /// # Panics
+    /// If the node is not there any more.
+    pub fn leave(&mut self, contact: SimulatedContact) {
+        self.with(contact, |core, now, _, out| core.leave(now, out));
+        self.fail(contact);
+    }
+
+    /// Of all contacts in living nodes' tables, the share of nodes that are gone; none if there
+    /// are no contacts.
+    pub fn stale_share(&self) -> Option<f64> {
+        let (mut all, mut stale) = (0_usize, 0_usize);
+        for (_, core) in self.living() {
+            let contacts = core.contacts();
+            all += contacts.len();
+            stale += contacts.iter().filter(|contact| !self.is_living(**contact)).count();
+        }
+        (all > 0).then(|| stale as f64 / all as f64)
+    }
+
+    /// All cores stop upkeep.
+    pub fn freeze(&mut self) {
+        for index in 0..self.nodes.len() {
+            if let Some(core) = &mut self.nodes[index].core {
+                core.freeze();
+                self.plan_timeout(index);
+            }
+        }
     }
 }
 

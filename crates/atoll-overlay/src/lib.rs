@@ -18,6 +18,7 @@
 //!
 //! Tests are beside the code; networks of thousands are held against the papers in `atoll-lab`.
 
+mod broadcast;
 mod chord;
 mod content;
 mod dht;
@@ -28,6 +29,10 @@ mod overlay;
 #[cfg(test)]
 mod testing;
 
+pub use broadcast::{
+    Broadcast, BroadcastOut, Delivered, HyParViewConfig, HyParViewMessage, Inventory, InventoryMessage,
+    Payload, Push, PushMessage, Tree, TreeConfig, TreeMessage,
+};
 pub use chord::{Chord, ChordConfig, ChordMessage, LookupStyle};
 pub use content::{Answer, Content, ContentError, Finished, Kept, Offered, OperationId, Shelf};
 pub use dht::{ContentMessage, Dht, DhtConfig, DhtMessage, Refused};

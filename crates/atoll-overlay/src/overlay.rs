@@ -39,23 +39,23 @@ pub struct LookupId(pub u32);
 /// What a core wants done and known, in the order in which it came up. The driver takes it out
 /// after each call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Out<C, M> {
+pub struct Out<C, M, N = Notification<C>> {
     pub sends: Vec<(C, M)>,
-    pub notifications: Vec<Notification<C>>,
+    pub notifications: Vec<N>,
 }
 
-impl<C, M> Default for Out<C, M> {
+impl<C, M, N> Default for Out<C, M, N> {
     fn default() -> Self {
         Self { sends: Vec::new(), notifications: Vec::new() }
     }
 }
 
-impl<C, M> Out<C, M> {
+impl<C, M, N> Out<C, M, N> {
     pub(crate) fn send(&mut self, to: C, message: M) {
         self.sends.push((to, message));
     }
 
-    pub(crate) fn notify(&mut self, notification: Notification<C>) {
+    pub(crate) fn notify(&mut self, notification: N) {
         self.notifications.push(notification);
     }
 }
