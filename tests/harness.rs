@@ -160,6 +160,16 @@ impl NodeProcess {
         command
     }
 
+    /// Runs commands that talk to this node, for a thread of its own.
+    pub fn asker(&self) -> impl Fn(&[&str]) -> Output + Send + Sync + 'static {
+        let (admin, data) = (self.admin.clone(), self.data.clone());
+        move |arguments| {
+            let mut command = atoll();
+            command.args(["--admin", &admin]).arg("--data").arg(&data).args(arguments);
+            command.output().expect("the built binary starts")
+        }
+    }
+
     /// The same, which must succeed and print JSON.
     pub fn json(&self, arguments: &[&str]) -> Value {
         let output = self.atoll(&[arguments, &["-o", "json"]].concat());

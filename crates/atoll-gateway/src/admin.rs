@@ -12,7 +12,8 @@ use futures_util::stream::BoxStream;
 
 use api::{
     ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest, KvEvent, KvListRequest, KvPage,
-    KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, OverlayTrace,
+    KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, OverlayHits,
+    OverlayProviders, OverlayPutRequest, OverlayStopped, OverlayStored, OverlayTrace, OverlayValues,
     OverlayView, Status,
 };
 
@@ -79,4 +80,10 @@ pub trait Admin: Send + Sync + 'static {
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), AdminError>;
     async fn overlay_show(&self) -> Result<OverlayView, AdminError>;
     async fn overlay_trace(&self, key: &str) -> Result<OverlayTrace, AdminError>;
+    async fn overlay_put(&self, request: OverlayPutRequest) -> Result<OverlayStored, AdminError>;
+    async fn overlay_get(&self, key: &str) -> Result<OverlayValues, AdminError>;
+    async fn overlay_provide(&self, name: &str) -> Result<OverlayStored, AdminError>;
+    async fn overlay_stop_providing(&self, name: &str) -> Result<OverlayStopped, AdminError>;
+    async fn overlay_providers(&self, name: &str) -> Result<OverlayProviders, AdminError>;
+    async fn overlay_search(&self, words: &str) -> Result<OverlayHits, AdminError>;
 }

@@ -8,21 +8,22 @@ use atoll_gateway::admin::{
     api::{
         ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest, KvEvent, KvListRequest, KvPage,
         KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, MoveStatus,
-        NodeStatus, OverlayTrace, OverlayView, ShardStatus, Status,
+        NodeStatus, OverlayHits, OverlayProviders, OverlayPutRequest, OverlayStopped, OverlayStored,
+        OverlayTrace, OverlayValues, OverlayView, ShardStatus, Status,
     },
 };
 use atoll_membership::{MemberState, View};
 use atoll_placement::{ChangeError, Layout, NodeState, SlotProgress, Warning};
-use atoll_types::{NodeId, ShardId};
+use atoll_types::{NodeId, OverlayKind, ParseOverlayKindError, ShardId};
 use futures_util::{future::join_all, stream::BoxStream};
 
 use crate::{
     editor::EditError,
     kv::Kv,
     node::Node,
-    overlay::OverlayAdmin,
+    overlay::{OverlayAdmin, PLAYED, kind_of},
     reports::{Reporter, ask_status},
-    truths::TruthsError,
+    truths::{OVERLAY_CHOSEN_SINCE, TruthsError},
     wire::NodeReport,
 };
 
@@ -69,6 +70,29 @@ impl NodeAdmin {
                     .hint("give more of its id"))
             }
         }
+    }
+
+    async fn set_overlay(&self, value: &str) -> Result<(), AdminError> {
+        let played = || {
+            let names: Vec<&str> = PLAYED.iter().map(|kind| kind.name()).collect();
+            format!("there are {}", names.join(" and "))
+        };
+        let kind: OverlayKind = value.parse().map_err(|error: ParseOverlayKindError| {
+            AdminError::new(AdminErrorKind::Invalid, "no_such_kind", error.to_string()).hint(played())
+        })?;
+        if !PLAYED.contains(&kind) {
+            let message = format!("this program does not play {kind} yet");
+            return Err(AdminError::new(AdminErrorKind::Invalid, "kind_not_played", message).hint(played()));
+        }
+        let inner = &self.node.inner;
+        let deadline = inner.runtime.now() + CHANGE_TIME;
+        let info = inner.editor.truths.info(deadline).await.map_err(|error| truths_error(&error))?;
+        if info.version < OVERLAY_CHOSEN_SINCE {
+            let message = "some nodes run a program that knows no other overlay";
+            return Err(AdminError::new(AdminErrorKind::Conflict, "program_too_old", message)
+                .hint("atoll status shows their versions: install the newest everywhere first"));
+        }
+        self.edit(|layout| Ok(layout.with_overlay(kind))).await.map(|_| ())
     }
 
     async fn edit(
@@ -320,8 +344,11 @@ impl Admin for NodeAdmin {
     async fn settings(&self) -> Result<ClusterSettings, AdminError> {
         let layout = self.node.layout();
         let settings = layout.settings();
-        let pairs =
-            [("copies", settings.copies.to_string()), ("data_shards", settings.data_shards.to_string())];
+        let pairs = [
+            ("copies", settings.copies.to_string()),
+            ("data_shards", settings.data_shards.to_string()),
+            ("overlay", kind_of(&layout).to_string()),
+        ];
         Ok(ClusterSettings {
             settings: pairs.into_iter().map(|(name, value)| (name.into(), value)).collect(),
         })
@@ -335,6 +362,7 @@ impl Admin for NodeAdmin {
                 let copies: u8 = value.parse().map_err(|_| invalid())?;
                 self.edit(|layout| layout.with_copies(copies)).await.map(|_| ())
             }
+            "overlay" => self.set_overlay(value).await,
             "data_shards" => Err(AdminError::new(
                 AdminErrorKind::Conflict,
                 "fixed_setting",
@@ -354,6 +382,30 @@ impl Admin for NodeAdmin {
 
     async fn overlay_trace(&self, key: &str) -> Result<OverlayTrace, AdminError> {
         self.overlay().trace(key).await
+    }
+
+    async fn overlay_put(&self, request: OverlayPutRequest) -> Result<OverlayStored, AdminError> {
+        self.overlay().put(request).await
+    }
+
+    async fn overlay_get(&self, key: &str) -> Result<OverlayValues, AdminError> {
+        self.overlay().get(key).await
+    }
+
+    async fn overlay_provide(&self, name: &str) -> Result<OverlayStored, AdminError> {
+        self.overlay().provide(name).await
+    }
+
+    async fn overlay_stop_providing(&self, name: &str) -> Result<OverlayStopped, AdminError> {
+        self.overlay().stop_providing(name).await
+    }
+
+    async fn overlay_providers(&self, name: &str) -> Result<OverlayProviders, AdminError> {
+        self.overlay().providers(name).await
+    }
+
+    async fn overlay_search(&self, words: &str) -> Result<OverlayHits, AdminError> {
+        self.overlay().search(words).await
     }
 }
 

@@ -13,6 +13,7 @@ use atoll_access::{Access, AdminToken, Secret};
 use atoll_disk::{ChunkStore, Files, OrderedStore, SharedLog};
 use atoll_membership::{MemberInfo, Membership};
 use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts};
+use atoll_overlay::AuthorKey;
 use atoll_placement::{Layout, LayoutSettings, PlanSettings, SlotsOf, Warning};
 use atoll_records::{Observer, Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
@@ -307,6 +308,7 @@ impl Node {
                 transport: transport.clone(),
                 layout: follower.subscribe(),
                 view: membership.view(),
+                author: AuthorKey::from_seed(identity.key_seed),
                 settings,
             })
         });

@@ -21,7 +21,6 @@ mod frame;
 mod inbox;
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -31,7 +30,10 @@ use std::{
 
 use async_trait::async_trait;
 use atoll_membership::View;
-use atoll_overlay::{Chord, ChordConfig, Id, LocateError, Located};
+use atoll_overlay::{
+    AuthorKey, Chord, ChordConfig, ContentError, Dht, DhtConfig, Finished, Id, Kademlia, KademliaConfig,
+    LocateError, Located,
+};
 use atoll_placement::Layout;
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
 use atoll_transport::{Caller, Handler, Message, Protocol, Refusal, Transport};
@@ -39,9 +41,13 @@ use atoll_types::OverlayKind;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-pub use self::{ask::OverlayAdmin, contact::NodeContact, driver::Shown};
+pub use self::{
+    ask::OverlayAdmin,
+    contact::NodeContact,
+    driver::{Operation, Shown},
+};
 use self::{
-    driver::{Command, Driver, Ended, Surroundings},
+    driver::{Command, Driver, Ended, Estate, Surroundings},
     frame::{FRAME_BYTES_MAX, FrameError},
     inbox::Inbox,
 };
@@ -50,20 +56,43 @@ use self::{
 const COMMANDS_MAX: usize = 64;
 
 /// How this node plays each kind.
+///
+/// The papers' defaults suit millions of home computers, which answer within a second and stay
+/// for an hour. Members of a cluster answer within a tenth of that and should find each other
+/// right after a start, and there are hundreds of them; so they look sooner.
 #[derive(Debug, Clone)]
 pub struct OverlaySettings {
-    /// The paper's defaults suit millions of home computers, which answer within a second and
-    /// stay for an hour. Members of a cluster answer within a tenth of that and should find
-    /// each other right after a start, and there are hundreds of them; so they look sooner:
     /// 0.5 s for an answer, 2 s between two rounds of upkeep, some five messages each.
     pub chord: ChordConfig,
+    /// 0.5 s for an answer, a bucket refreshed each minute.
+    pub kademlia: KademliaConfig,
+    /// 0.5 s for an answer; missing copies are looked for every 5 s and compared every minute,
+    /// and what is published is published again every 10 minutes.
+    pub content: DhtConfig,
 }
 
 impl Default for OverlaySettings {
     fn default() -> Self {
         let answer_timeout = Duration::from_millis(500);
-        let upkeep_every = Duration::from_secs(2);
-        Self { chord: ChordConfig { answer_timeout, upkeep_every, ..ChordConfig::default() } }
+        Self {
+            chord: ChordConfig {
+                answer_timeout,
+                upkeep_every: Duration::from_secs(2),
+                ..ChordConfig::default()
+            },
+            kademlia: KademliaConfig {
+                answer_timeout,
+                refresh_every: Duration::from_secs(60),
+                ..KademliaConfig::default()
+            },
+            content: DhtConfig {
+                answer_timeout,
+                check_every: Duration::from_secs(5),
+                compare_every: Duration::from_secs(60),
+                republish_every: Duration::from_secs(600),
+                ..DhtConfig::default()
+            },
+        }
     }
 }
 
@@ -124,6 +153,8 @@ pub enum AskError {
     Gone,
     #[error(transparent)]
     Refused(#[from] LocateError),
+    #[error(transparent)]
+    Content(#[from] ContentError),
 }
 
 /// What an overlay is made of.
@@ -132,6 +163,8 @@ pub struct OverlayParts {
     pub transport: Arc<dyn Transport>,
     pub layout: watch::Receiver<Arc<Layout>>,
     pub view: watch::Receiver<Arc<View>>,
+    /// Signs what this node publishes.
+    pub author: AuthorKey,
     pub settings: OverlaySettings,
 }
 
@@ -142,14 +175,20 @@ pub struct Overlays {
     _task: AbortOnDrop,
 }
 
+/// Where nobody has chosen.
+const KIND_DEFAULT: OverlayKind = OverlayKind::Chord;
+
 /// The kind that the cluster agreed on.
-pub fn kind_of(_layout: &Layout) -> OverlayKind {
-    OverlayKind::Chord
+pub fn kind_of(layout: &Layout) -> OverlayKind {
+    layout.settings().overlay.unwrap_or(KIND_DEFAULT)
 }
+
+/// The kinds that this program can play.
+pub const PLAYED: [OverlayKind; 2] = [OverlayKind::Chord, OverlayKind::Kademlia];
 
 impl Overlays {
     pub fn start(parts: OverlayParts) -> Self {
-        let OverlayParts { runtime, transport, layout, view, settings } = parts;
+        let OverlayParts { runtime, transport, layout, view, author, settings } = parts;
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (inbox, counters) = (Arc::new(Inbox::default()), Arc::new(Counters::default()));
         let handler = OverlayHandler { inbox: inbox.clone(), counters: counters.clone() };
@@ -163,7 +202,7 @@ impl Overlays {
             counters: counters.clone(),
             commands: receiver,
         };
-        let task = runtime.spawn_owned("overlay", play(around, settings));
+        let task = runtime.spawn_owned("overlay", play(around, author, settings));
         Self { commands, counters, _task: task }
     }
 
@@ -171,6 +210,16 @@ impl Overlays {
     /// changes to another kind, it waits.
     pub async fn locate(&self, key: Id) -> Result<Located<NodeContact>, AskError> {
         Ok(self.ask(|reply| Command::Locate { key, reply }).await??)
+    }
+
+    /// Stores, fetches, provides or searches; waits as [`locate`](Self::locate) does.
+    pub async fn operate(&self, operation: Operation) -> Result<Finished<NodeContact>, AskError> {
+        Ok(self.ask(|reply| Command::Operate { operation, reply }).await??)
+    }
+
+    /// False if this node did not provide it.
+    pub async fn stop_providing(&self, content: Id) -> Result<bool, AskError> {
+        self.ask(|reply| Command::StopProviding { content, reply }).await
     }
 
     pub async fn show(&self) -> Result<Shown, AskError> {
@@ -195,16 +244,35 @@ impl Overlays {
 }
 
 /// One core after the other, as the cluster changes its kind.
-async fn play(mut around: Surroundings, settings: OverlaySettings) {
+async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySettings) {
     let me = NodeContact::from(around.transport.node_id());
-    let chord = Arc::new(settings.chord);
-    let mut unanswered = VecDeque::new();
+    let (chord, kademlia) = (Arc::new(settings.chord), Arc::new(settings.kademlia));
+    let content = Arc::new(settings.content);
+    let mut estate = Estate::default();
     loop {
         let kind = kind_of(&around.layout.borrow_and_update());
-        let core = Chord::new(me, chord.clone());
-        match Driver::new(&mut around, kind, core, unanswered).run().await {
+        let ended = match kind {
+            OverlayKind::Chord => {
+                let core = Dht::new(Chord::new(me, chord.clone()), author.clone(), content.clone());
+                Driver::new(&mut around, kind, core, estate).run().await
+            }
+            OverlayKind::Kademlia => {
+                let core = Dht::new(Kademlia::new(me, kademlia.clone()), author.clone(), content.clone());
+                Driver::new(&mut around, kind, core, estate).run().await
+            }
+            OverlayKind::Directory
+            | OverlayKind::Pastry
+            | OverlayKind::Flood
+            | OverlayKind::Walk
+            | OverlayKind::Hybrid => {
+                // A program that plays it has set it, while this one was away.
+                tracing::error!(%kind, "this program does not play the cluster's overlay");
+                driver::sit_out(&mut around, kind, estate).await
+            }
+        };
+        match ended {
             Ended::Left => return,
-            Ended::KindChanged { unanswered: left } => unanswered = left,
+            Ended::KindChanged(left) => estate = left,
         }
     }
 }

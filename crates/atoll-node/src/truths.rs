@@ -31,7 +31,12 @@ pub struct ClusterInfo {
 
 /// What this program can write and read: raised with each format that older programs
 /// do not know.
-pub const PROGRAM_VERSION: u32 = 1;
+///
+/// 2: a layout that names a kind of overlay.
+pub const PROGRAM_VERSION: u32 = 2;
+
+/// From this cluster version on a layout may name a kind of overlay.
+pub const OVERLAY_CHOSEN_SINCE: u32 = 2;
 
 impl Format for ClusterInfo {
     const NAME: &'static str = "cluster info";

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_types::{NodeId, ShardId, Slot};
+use atoll_types::{NodeId, OverlayKind, ShardId, Slot};
 
 use crate::{
     layout::{Layout, LayoutNode, LayoutSettings, NodeState},
@@ -74,6 +74,16 @@ impl Layout {
         let mut next = self.successor();
         next.settings.copies = copies;
         Ok(Some(next))
+    }
+
+    /// The kind of overlay from now on; every node changes to it when it has this layout.
+    pub fn with_overlay(&self, kind: OverlayKind) -> Option<Layout> {
+        if self.settings.overlay == Some(kind) {
+            return None;
+        }
+        let mut next = self.successor();
+        next.settings.overlay = Some(kind);
+        Some(next)
     }
 
     /// The node is to leave; the planner moves everything away from it.

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_types::{ByteSize, DiskId, Format, NodeId, ReplicaId, Role, Roles, ShardId, Slot, Zone};
+use atoll_types::{
+    ByteSize, DiskId, Format, FormatError, NodeId, OverlayKind, ReplicaId, Role, Roles, ShardId, Slot, Zone,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,6 +20,9 @@ pub struct LayoutSettings {
     pub copies: u8,
     /// Shards for users' records, numbered from 1. Fixed when the cluster is created.
     pub data_shards: u32,
+    /// How nodes find each other and content. `None`: nobody has chosen, and the program's
+    /// default holds.
+    pub overlay: Option<OverlayKind>,
 }
 
 impl LayoutSettings {
@@ -27,7 +32,7 @@ impl LayoutSettings {
 
 impl Default for LayoutSettings {
     fn default() -> Self {
-        Self { copies: 3, data_shards: 64 }
+        Self { copies: 3, data_shards: 64, overlay: None }
     }
 }
 
@@ -97,18 +102,48 @@ pub struct Layout {
     pub(crate) next_replica: ReplicaId,
 }
 
-/// A [`Layout`] as it arrived, not yet checked.
+/// A [`Layout`] as it arrived, not yet checked; its settings are of this version or the first.
 #[derive(Deserialize)]
-struct LayoutWire {
+struct LayoutWire<S = LayoutSettings> {
     version: u64,
     epoch: u64,
-    settings: LayoutSettings,
+    settings: S,
     nodes: BTreeMap<NodeId, LayoutNode>,
     removed: BTreeSet<NodeId>,
     shards: BTreeMap<ShardId, ShardPlacement>,
     holders: Vec<Holder>,
     slots: Vec<SlotEntry>,
     next_replica: ReplicaId,
+}
+
+/// As version 1 had them.
+#[derive(Serialize, Deserialize)]
+struct FirstSettings {
+    copies: u8,
+    data_shards: u32,
+}
+
+/// A layout in version 1, on its way out.
+#[derive(Serialize)]
+struct FirstLayout<'a> {
+    version: u64,
+    epoch: u64,
+    settings: FirstSettings,
+    nodes: &'a BTreeMap<NodeId, LayoutNode>,
+    removed: &'a BTreeSet<NodeId>,
+    shards: &'a BTreeMap<ShardId, ShardPlacement>,
+    holders: &'a [Holder],
+    slots: &'a [SlotEntry],
+    next_replica: ReplicaId,
+}
+
+impl From<LayoutWire<FirstSettings>> for LayoutWire {
+    fn from(wire: LayoutWire<FirstSettings>) -> Self {
+        let FirstSettings { copies, data_shards } = wire.settings;
+        let settings = LayoutSettings { copies, data_shards, overlay: None };
+        let LayoutWire { version, epoch, nodes, removed, shards, holders, slots, next_replica, .. } = wire;
+        Self { version, epoch, settings, nodes, removed, shards, holders, slots, next_replica }
+    }
 }
 
 impl TryFrom<LayoutWire> for Layout {
@@ -124,9 +159,47 @@ impl TryFrom<LayoutWire> for Layout {
     }
 }
 
+/// Version 1 had no overlay. A layout in which nobody has chosen one is still written so: nothing
+/// newer is written before every member knows it (rule 18).
 impl Format for Layout {
     const NAME: &'static str = "layout";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
+
+    fn encode(&self) -> Vec<u8> {
+        let encoded = |version, layout: Result<Vec<u8>, _>| {
+            let body: Vec<u8> = layout.expect("derived types always encode");
+            [&[version], body.as_slice()].concat()
+        };
+        if self.settings.overlay.is_some() {
+            return encoded(Self::VERSION, postcard::to_stdvec(self));
+        }
+        let Layout { version, epoch, settings, nodes, removed, shards, holders, slots, next_replica } = self;
+        let settings = FirstSettings { copies: settings.copies, data_shards: settings.data_shards };
+        let first = FirstLayout {
+            version: *version,
+            epoch: *epoch,
+            settings,
+            nodes,
+            removed,
+            shards,
+            holders,
+            slots,
+            next_replica: *next_replica,
+        };
+        encoded(1, postcard::to_stdvec(&first))
+    }
+
+    fn decode_older(version: u8, rest: &[u8]) -> Result<Self, FormatError> {
+        if version != 1 {
+            let (format, current) = (Self::NAME, Self::VERSION);
+            return Err(FormatError::UnknownVersion { format, found: version, current });
+        }
+        let malformed = FormatError::Malformed { format: Self::NAME };
+        match postcard::take_from_bytes::<LayoutWire<FirstSettings>>(rest) {
+            Ok((wire, [])) => Layout::try_from(LayoutWire::from(wire)).map_err(|_| malformed),
+            _ => Err(malformed),
+        }
+    }
 }
 
 /// What is wrong with a layout that was read or received. It is not used.

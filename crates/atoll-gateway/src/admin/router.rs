@@ -54,6 +54,10 @@ pub fn router(admin: Arc<dyn Admin>, access: Access, metrics: Registry) -> Route
         .route("/settings/{name}", put(set_setting))
         .route("/overlay", get(overlay::overlay_show))
         .route("/overlay/trace", get(overlay::overlay_trace))
+        .route("/overlay/values", get(overlay::overlay_get).post(overlay::overlay_put))
+        .route("/overlay/providers", get(overlay::overlay_providers).post(overlay::overlay_provide))
+        .route("/overlay/providers/stop", post(overlay::overlay_stop_providing))
+        .route("/overlay/search", get(overlay::overlay_search))
         .layer(middleware::from_fn_with_state(doors.clone(), sign_in));
     Router::new()
         .nest("/v1", signed_in)
@@ -366,7 +370,13 @@ async fn set_setting(
         settings,
         set_setting,
         overlay::overlay_show,
-        overlay::overlay_trace
+        overlay::overlay_trace,
+        overlay::overlay_put,
+        overlay::overlay_get,
+        overlay::overlay_provide,
+        overlay::overlay_stop_providing,
+        overlay::overlay_providers,
+        overlay::overlay_search
     )
 )]
 struct Description;

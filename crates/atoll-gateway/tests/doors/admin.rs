@@ -118,6 +118,30 @@ impl Admin for Fixed {
             micros: 0,
         })
     }
+
+    async fn overlay_put(&self, request: OverlayPutRequest) -> Result<OverlayStored, AdminError> {
+        Ok(OverlayStored { key: request.key, identifier: "00".into(), kept_by: Vec::new() })
+    }
+
+    async fn overlay_get(&self, _key: &str) -> Result<OverlayValues, AdminError> {
+        Err(no())
+    }
+
+    async fn overlay_provide(&self, _name: &str) -> Result<OverlayStored, AdminError> {
+        Err(no())
+    }
+
+    async fn overlay_stop_providing(&self, _name: &str) -> Result<OverlayStopped, AdminError> {
+        Ok(OverlayStopped { was_provided: false })
+    }
+
+    async fn overlay_providers(&self, _name: &str) -> Result<OverlayProviders, AdminError> {
+        Err(no())
+    }
+
+    async fn overlay_search(&self, _words: &str) -> Result<OverlayHits, AdminError> {
+        Ok(OverlayHits { hits: Vec::new() })
+    }
 }
 
 struct AdminDoor {

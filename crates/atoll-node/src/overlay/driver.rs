@@ -8,7 +8,10 @@ use std::{
 };
 
 use atoll_membership::View;
-use atoll_overlay::{Id, LocateError, Located, LookupId, Notification, Out, Overlay, Table};
+use atoll_overlay::{
+    Content, ContentError, Finished, Id, Kept, LocateError, Located, LookupId, Notification, Offered,
+    OperationId, Out, Overlay, Shelf, Table,
+};
 use atoll_placement::Layout;
 use atoll_runtime::{Runtime, watch};
 use atoll_transport::{Protocol, Transport};
@@ -40,6 +43,14 @@ pub enum Command {
         key: Id,
         reply: oneshot::Sender<Result<Located<NodeContact>, LocateError>>,
     },
+    Operate {
+        operation: Operation,
+        reply: oneshot::Sender<Result<Finished<NodeContact>, ContentError>>,
+    },
+    StopProviding {
+        content: Id,
+        reply: oneshot::Sender<bool>,
+    },
     Show {
         reply: oneshot::Sender<Shown>,
     },
@@ -47,6 +58,16 @@ pub enum Command {
     Leave {
         done: oneshot::Sender<()>,
     },
+}
+
+/// An operation on content.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Store { key: Id, value: Vec<u8>, lifetime: Duration },
+    Fetch { key: Id },
+    Provide(Offered),
+    Providers { content: Id },
+    Search { words: String },
 }
 
 /// What a node knows of its overlay.
@@ -57,6 +78,8 @@ pub struct Shown {
     pub is_member: bool,
     pub tables: Vec<Table<NodeContact>>,
     pub state_bytes: usize,
+    /// For others.
+    pub kept: Kept,
 }
 
 /// Why a driver's run is over.
@@ -64,7 +87,15 @@ pub enum Ended {
     /// It was told to leave, or nobody is there to tell it anything any more.
     Left,
     /// The cluster wants another kind. These were asked and not answered yet.
-    KindChanged { unanswered: VecDeque<Command> },
+    KindChanged(Estate),
+}
+
+/// What one core leaves to the next.
+#[derive(Default)]
+pub struct Estate {
+    /// What was asked, and not answered.
+    pub unanswered: VecDeque<Command>,
+    pub shelf: Shelf,
 }
 
 /// What drivers share, one after the other.
@@ -90,6 +121,7 @@ pub struct Driver<'a, O: Overlay> {
     waiting: VecDeque<Command>,
     /// As many as the core lets begin.
     lookups: BTreeMap<LookupId, Lookup>,
+    operations: BTreeMap<OperationId, Asked>,
 }
 
 struct Lookup {
@@ -97,12 +129,19 @@ struct Lookup {
     reply: oneshot::Sender<Result<Located<NodeContact>, LocateError>>,
 }
 
+struct Asked {
+    operation: Operation,
+    reply: oneshot::Sender<Result<Finished<NodeContact>, ContentError>>,
+}
+
 impl<'a, O> Driver<'a, O>
 where
-    O: Overlay<Contact = NodeContact>,
+    O: Content<Contact = NodeContact>,
     O::Message: Serialize + DeserializeOwned,
 {
-    pub fn new(around: &'a mut Surroundings, kind: OverlayKind, core: O, waiting: VecDeque<Command>) -> Self {
+    pub fn new(around: &'a mut Surroundings, kind: OverlayKind, mut core: O, estate: Estate) -> Self {
+        core.set_clock(around.runtime.now(), around.runtime.wall_now());
+        core.put_shelf(around.runtime.now(), estate.shelf);
         Self {
             rng: around.runtime.rng(),
             meet_at: around.runtime.now() + MEET_EVERY,
@@ -111,8 +150,9 @@ where
             core,
             out: Out::default(),
             is_member: false,
-            waiting,
+            waiting: estate.unanswered,
             lookups: BTreeMap::new(),
+            operations: BTreeMap::new(),
         }
     }
 
@@ -121,6 +161,7 @@ where
         loop {
             self.carry_out();
             let now = self.around.runtime.now();
+            self.core.set_clock(now, self.around.runtime.wall_now());
             if self.core.poll_timeout().is_some_and(|due| due <= now) {
                 self.core.handle_timeout(now, &mut self.rng, &mut self.out);
                 continue;
@@ -211,11 +252,25 @@ where
                     is_member: self.is_member,
                     tables: self.core.tables(),
                     state_bytes: self.core.state_bytes(),
+                    kept: self.core.kept(),
                 });
             }
-            Command::Locate { .. } if !self.is_member && self.waiting.len() < WAITING_MAX => {
+            Command::Locate { .. } | Command::Operate { .. }
+                if !self.is_member && self.waiting.len() < WAITING_MAX =>
+            {
                 self.waiting.push_back(command);
             }
+            Command::StopProviding { content, reply } => {
+                let _ = reply.send(self.core.stop_providing(content));
+            }
+            Command::Operate { operation, reply } => match self.operate(now, operation.clone()) {
+                Ok(id) => {
+                    self.operations.insert(id, Asked { operation, reply });
+                }
+                Err(error) => {
+                    let _ = reply.send(Err(error));
+                }
+            },
             Command::Locate { key, reply } => {
                 match self.core.locate(now, &mut self.rng, key, &mut self.out) {
                     Ok(lookup) => {
@@ -229,6 +284,17 @@ where
             Command::Leave { done } => {
                 let _ = done.send(());
             }
+        }
+    }
+
+    fn operate(&mut self, now: Instant, operation: Operation) -> Result<OperationId, ContentError> {
+        let (core, rng, out) = (&mut self.core, &mut self.rng, &mut self.out);
+        match operation {
+            Operation::Store { key, value, lifetime } => core.store(now, rng, key, value, lifetime, out),
+            Operation::Fetch { key } => core.fetch(now, rng, key, out),
+            Operation::Provide(offered) => core.provide(now, rng, offered, out),
+            Operation::Providers { content } => core.providers(now, rng, content, out),
+            Operation::Search { words } => core.search(now, rng, &words, out),
         }
     }
 
@@ -291,8 +357,11 @@ where
                 }
             }
             Notification::JoinFailed => self.join_again(),
-            // Nothing was begun.
-            Notification::OperationFinished(_) => {}
+            Notification::OperationFinished(finished) => {
+                if let Some(asked) = self.operations.remove(&finished.operation) {
+                    let _ = asked.reply.send(Ok(finished));
+                }
+            }
             Notification::LookupFinished(located) => {
                 if let Some(lookup) = self.lookups.remove(&located.lookup) {
                     let _ = lookup.reply.send(Ok(located));
@@ -306,12 +375,44 @@ where
         self.carry_out();
     }
 
-    /// The next kind's core answers what this one has not.
+    /// The next kind's core answers what this one has not, and keeps what this one kept.
     fn make_way(mut self) -> Ended {
-        let lookups = std::mem::take(&mut self.lookups);
-        let again = lookups.into_values().map(|Lookup { key, reply }| Command::Locate { key, reply });
-        self.waiting.extend(again);
+        let lookups = std::mem::take(&mut self.lookups).into_values();
+        let lookups = lookups.map(|Lookup { key, reply }| Command::Locate { key, reply });
+        let operations = std::mem::take(&mut self.operations).into_values();
+        let operations = operations.map(|Asked { operation, reply }| Command::Operate { operation, reply });
+        self.waiting.extend(lookups.chain(operations));
         self.leave();
-        Ended::KindChanged { unanswered: std::mem::take(&mut self.waiting) }
+        let unanswered = std::mem::take(&mut self.waiting);
+        Ended::KindChanged(Estate { unanswered, shelf: self.core.take_shelf() })
+    }
+}
+
+/// Nobody plays until the kind is another one. Who asks meanwhile hears that nobody is there.
+pub async fn sit_out(around: &mut Surroundings, kind: OverlayKind, estate: Estate) -> Ended {
+    loop {
+        tokio::select! {
+            biased;
+            changed = around.layout.changed() => {
+                if changed.is_err() {
+                    return Ended::Left;
+                }
+                if super::kind_of(&around.layout.borrow_and_update()) != kind {
+                    return Ended::KindChanged(estate);
+                }
+            }
+            command = around.commands.recv() => match command {
+                Some(Command::Leave { done }) => {
+                    // Whoever told us to leave may have left already.
+                    let _ = done.send(());
+                    return Ended::Left;
+                }
+                Some(_) => {}
+                None => return Ended::Left,
+            },
+            () = around.inbox.arrived() => {
+                around.inbox.pop();
+            }
+        }
     }
 }

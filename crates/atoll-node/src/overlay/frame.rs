@@ -15,8 +15,8 @@ impl<M: Serialize + DeserializeOwned> Format for Frame<M> {
     const VERSION: u8 = 1;
 }
 
-/// Two lists of 65 contacts of 32 bytes are some 4 KiB, the largest message of a sound core;
-/// with room for what kinds to come may say at once.
+/// The largest message of a sound core is all that is kept under one key, 48 KiB, with the names
+/// of twenty nodes; a locating one is some 4 KiB, two lists of 65 contacts of 32 bytes.
 pub const FRAME_BYTES_MAX: usize = 64 << 10;
 
 /// Why a frame was not given to the core.
@@ -51,27 +51,42 @@ pub fn decode<M: Serialize + DeserializeOwned>(kind: OverlayKind, bytes: &[u8]) 
 
 #[cfg(test)]
 mod tests {
-    use atoll_overlay::{ChordMessage, Id};
-    use atoll_types::NodeId;
+    use atoll_overlay::{AuthorKey, Body, ChordMessage, Class, ContentMessage, DhtMessage, Entry, Id};
+    use atoll_types::{NodeId, WallTime};
     use rand::{Rng, SeedableRng, rngs::StdRng};
 
     use super::*;
     use crate::overlay::contact::NodeContact;
 
-    type Message = ChordMessage<NodeContact>;
+    type Message = DhtMessage<NodeContact, ChordMessage<NodeContact>>;
 
     fn contacts(count: u8) -> Vec<NodeContact> {
         (0..count).map(|number| NodeContact::from(NodeId([number; 32]))).collect()
     }
 
     fn samples() -> Vec<Message> {
-        vec![
-            Message::Find { request: 7, key: Id::of(b"key") },
-            Message::Closer { request: u32::MAX, preceding: contacts(65), successors: contacts(65) },
-            Message::Claimed { request: 0, nearer: contacts(1).pop() },
-            Message::Notify,
-            Message::Leaving { predecessor: None, successors: contacts(20) },
-        ]
+        let locating = [
+            ChordMessage::Find { request: 7, key: Id::of(b"key") },
+            ChordMessage::Closer { request: u32::MAX, preceding: contacts(65), successors: contacts(65) },
+            ChordMessage::Claimed { request: 0, nearer: contacts(1).pop() },
+            ChordMessage::Notify,
+            ChordMessage::Leaving { predecessor: None, successors: contacts(20) },
+        ];
+        let entry = |number: u64| -> Entry {
+            let author = AuthorKey::from_seed([7; 32]);
+            author.sign(Id::of(b"key"), number, WallTime::from_millis(number), Body::Value(vec![7; 4096]))
+        };
+        let content = [
+            ContentMessage::Get { request: 7, key: Id::of(b"key"), class: Class::Value },
+            ContentMessage::Got { request: 7, entries: (0..8).map(entry).collect(), replicas: contacts(20) },
+            ContentMessage::Keep { request: 7, token: u64::MAX, entries: vec![entry(1)] },
+        ];
+        let locating = locating.into_iter().map(DhtMessage::Overlay);
+        locating.chain(content.into_iter().map(DhtMessage::Content)).collect()
+    }
+
+    fn notify() -> Message {
+        DhtMessage::Overlay(ChordMessage::Notify)
     }
 
     #[test]
@@ -85,9 +100,9 @@ mod tests {
 
     #[test]
     fn another_kinds_frame_is_told_from_a_malformed_one() {
-        let bytes = encode(OverlayKind::Kademlia, Message::Notify);
+        let bytes = encode(OverlayKind::Kademlia, notify());
         assert_eq!(decode::<Message>(OverlayKind::Chord, &bytes), Err(FrameError::OtherKind));
-        let mut bytes = encode(OverlayKind::Chord, Message::Notify);
+        let mut bytes = encode(OverlayKind::Chord, notify());
         bytes.push(0);
         assert!(matches!(decode::<Message>(OverlayKind::Chord, &bytes), Err(FrameError::Format(_))));
         let large = vec![1; FRAME_BYTES_MAX + 1];
@@ -101,8 +116,8 @@ mod tests {
     fn any_bytes_are_a_message_or_an_error() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut refused = 0;
+        let samples = samples();
         for round in 0..20_000 {
-            let samples = samples();
             let mut bytes = encode(OverlayKind::Chord, samples[round % samples.len()].clone());
             match rng.random_range(0..4) {
                 0 => bytes.truncate(rng.random_range(0..bytes.len())),

@@ -103,8 +103,13 @@ impl<C: Contact> Tables<C> {
     pub(super) fn responsible(&self, key: Id, count: usize) -> Vec<C> {
         let mut known = self.successors_of(key, true);
         if known.is_empty() {
-            let behind = self.predecessor.iter().chain([&self.me]).chain(&self.successors);
-            known.extend(behind.take(count).cloned());
+            known.extend(self.predecessor.clone());
+        }
+        // The predecessor is the last one before this node: the way round goes on from here.
+        if known.last() == self.predecessor.as_ref() {
+            let onwards = std::iter::once(&self.me).chain(&self.successors);
+            let further: Vec<C> = onwards.filter(|contact| !known.contains(contact)).cloned().collect();
+            known.extend(further);
         }
         known.truncate(count);
         known

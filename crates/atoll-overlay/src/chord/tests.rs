@@ -482,6 +482,10 @@ fn a_node_tells_who_is_responsible_from_its_own_tables() {
     assert_eq!(responsible(&net, 15, 2), [At(21), At(32)]);
     assert_eq!(responsible(&net, 35, 3), [At(38), At(42)], "no more of them are known");
     assert_eq!(responsible(&net, 14, 3), [At(14), At(21), At(32)], "the predecessor is nearer");
+    // One that knows the whole ring goes on round it, past itself.
+    let wide = Net::converged(ChordConfig { successors: 20, ..config() }, &TEN);
+    assert_eq!(responsible(&wide, 10, 3), [At(14), At(21), At(32)]);
+    assert_eq!(responsible(&wide, 200, 4), [At(1), At(8), At(14), At(21)]);
     let before = net.nodes[&21].neighbourhood();
     net.with(21, |node, now, rng, out| node.handle_message(now, rng, At(18), Message::Notify, out));
     assert_ne!(net.nodes[&21].neighbourhood(), before);

@@ -30,8 +30,13 @@ fn with_content<O: Overlay<Contact = At>>(core: O) -> Dht<O> {
     node
 }
 
+/// A list of five of twelve: nodes do not see the whole ring. With twenty they do.
 fn on_chord(me: At) -> OnChord {
     with_content(Chord::new(me, Arc::new(ChordConfig { successors: 5, ..ChordConfig::default() })))
+}
+
+fn on_wide_chord(me: At) -> OnChord {
+    with_content(Chord::new(me, Arc::new(ChordConfig::default())))
 }
 
 fn on_kademlia(me: At) -> OnKademlia {
@@ -131,6 +136,7 @@ fn check_values<O: Overlay<Contact = At>>(make: impl Fn(At) -> Dht<O> + Copy) {
 #[test]
 fn a_value_stored_through_one_node_is_read_through_every_other() {
     check_values(on_chord);
+    check_values(on_wide_chord);
     check_values(on_kademlia);
 }
 
@@ -155,6 +161,7 @@ fn check_failures<O: Overlay<Contact = At>>(make: impl Fn(At) -> Dht<O> + Copy) 
 #[test]
 fn a_value_outlives_those_who_keep_it() {
     check_failures(on_chord);
+    check_failures(on_wide_chord);
     check_failures(on_kademlia);
 }
 
@@ -183,6 +190,7 @@ fn check_newcomer<O: Overlay<Contact = At>>(make: impl Fn(At) -> Dht<O> + Copy) 
 #[test]
 fn a_node_that_joins_gets_what_is_its_own_and_one_that_leaves_takes_nothing_away() {
     check_newcomer(on_chord);
+    check_newcomer(on_wide_chord);
     check_newcomer(on_kademlia);
 }
 
@@ -281,6 +289,7 @@ fn check_search<O: Overlay<Contact = At>>(make: impl Fn(At) -> Dht<O> + Copy) {
 #[test]
 fn what_is_provided_is_found_by_its_key_and_by_its_words() {
     check_search(on_chord);
+    check_search(on_wide_chord);
     check_search(on_kademlia);
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_placement::{ChangeError, Layout, NodeState, Reason, SlotProgress, Warning, WriteRefused};
-use atoll_types::{DiskId, Format, NodeId, ReplicaId, ShardId, Slot, Zone};
+use atoll_types::{DiskId, Format, NodeId, OverlayKind, ReplicaId, ShardId, Slot, Zone};
 
 use crate::world::{SLOT_BYTES, World, id, member, minutes};
 
@@ -529,4 +529,24 @@ fn removing_by_force_is_refused_where_a_shard_would_lose_its_quorum() {
     assert!(world.layout.remove(&id(1), true).is_ok(), "it is dead already");
     world.finish_shards();
     assert!(world.layout.remove(&id(2), true).is_ok());
+}
+
+/// Older programs of a cluster can read its layouts until somebody chooses an overlay, which
+/// they do not know (rule 18).
+#[test]
+fn a_layout_is_written_as_before_until_an_overlay_is_chosen() {
+    let layout = World::of_nodes(3).layout;
+    let bytes = layout.encode();
+    assert_eq!(bytes[0], 1);
+    assert_eq!(Layout::decode(&bytes).as_ref(), Ok(&layout));
+    let chosen = layout.with_overlay(OverlayKind::Kademlia).expect("a change");
+    assert_eq!(
+        (chosen.version(), chosen.settings().overlay),
+        (layout.version() + 1, Some(OverlayKind::Kademlia))
+    );
+    let bytes = chosen.encode();
+    assert_eq!(bytes[0], 2);
+    assert_eq!(Layout::decode(&bytes).as_ref(), Ok(&chosen));
+    assert!(Layout::decode(&[&[1], &bytes[1..]].concat()).is_err());
+    assert_eq!(chosen.with_overlay(OverlayKind::Kademlia), None);
 }

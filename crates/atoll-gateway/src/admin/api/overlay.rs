@@ -14,8 +14,10 @@ pub struct OverlayView {
     /// False while it looks for others that let it in.
     pub is_member: bool,
     pub tables: Vec<OverlayTable>,
-    /// Bytes of the core's state.
+    /// Bytes of the core's state, what it keeps for others included.
     pub state_bytes: u64,
+    /// Values, providers and postings that it keeps for others.
+    pub entries_kept: u64,
     pub frames: OverlayFrames,
 }
 
@@ -78,4 +80,102 @@ pub struct OverlayStep {
     pub node: String,
     pub identifier: String,
     pub answered: bool,
+}
+
+/// A value to store under a key, by its name. Binary values are base64 in `value_base64`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct OverlayPutRequest {
+    #[serde(default)]
+    pub key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// How long it is kept; a day at most.
+    #[serde(default = "OverlayPutRequest::seconds_default")]
+    pub for_seconds: u64,
+}
+
+impl OverlayPutRequest {
+    fn seconds_default() -> u64 {
+        3600
+    }
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayStored {
+    pub key: String,
+    /// The key's place among the identifiers.
+    pub identifier: String,
+    /// The nodes that keep it.
+    pub kept_by: Vec<String>,
+}
+
+/// What is stored under a key: one value of each author, the newest first.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayValues {
+    pub key: String,
+    pub identifier: String,
+    pub values: Vec<OverlayValue>,
+    /// The nodes that told.
+    pub told_by: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayValue {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
+    /// The node that signed it.
+    pub author: String,
+    pub sequence: u64,
+    pub expires_millis: u64,
+}
+
+/// Content by its name.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct OverlayProvideRequest {
+    pub name: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayStopped {
+    /// Whether this node provided it.
+    pub was_provided: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayProviders {
+    pub name: String,
+    pub identifier: String,
+    pub providers: Vec<OverlayProvider>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayProvider {
+    pub node: String,
+    pub expires_millis: u64,
+}
+
+/// Words to look for.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams, ToSchema)]
+pub struct OverlayWords {
+    pub words: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayHits {
+    pub hits: Vec<OverlayHit>,
+}
+
+/// Content whose name has all the words.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct OverlayHit {
+    pub name: String,
+    /// The content's place among the identifiers.
+    pub identifier: String,
+    /// The node that says it has it.
+    pub provider: String,
+    pub expires_millis: u64,
 }
