@@ -41,7 +41,8 @@ macro_rules! columns {
 }
 
 columns! {
-    Overlay "overlay" ["", 0] "the kind of overlay";
+    Overlay "overlay" ["", 0] "the kind of overlay; of broadcasts, whose neighbours are used: its tables', those of a random graph, or a tree's own";
+    Method "method" ["", 0] "how a message is broadcast";
     Nodes "nodes" ["nodes", 0] "how many, before any failed; under churn, at any time";
     Sessions "sessions" ["", 0] "how nodes' sessions are distributed; whoever goes is replaced at once by another";
     SessionMedianS "session_median_s" ["s", 0] "the median session";
@@ -54,7 +55,7 @@ columns! {
     FailedShare "failed_share" ["share", 2] "of the nodes that failed, all at once";
     LyingShare "lying_share" ["share", 2] "of the nodes that lie; keys are then of honest nodes, asked at honest nodes";
     DisjointPaths "disjoint_paths" ["paths", 0] "of a lookup, with no node in common";
-    RepairS "repair_s" ["s", 0] "upkeep between the failure and the lookups";
+    RepairS "repair_s" ["s", 0] "upkeep between the failure and what is measured";
     HopsMean "hops_mean" ["hops", 2] "remote nodes contacted one after the other that answered, the responsible one included; of lookups that found it";
     HopsP1 "hops_p1" ["hops", 0] "the same, 1st percentile";
     HopsP50 "hops_p50" ["hops", 0] "the same, median";
@@ -64,6 +65,16 @@ columns! {
     TimeoutsP99 "timeouts_p99" ["nodes", 0] "the same, 99th percentile";
     LookupsFailedShare "lookups_failed_share" ["share", 4] "of lookups that ended without an answer, or with a node that is not responsible";
     LookupsWrongShare "lookups_wrong_share" ["share", 4] "of lookups that ended with a node that is not responsible, when asked or when answered";
+    Broadcasts "broadcasts" ["broadcasts", 0] "one after the other, each from an evenly drawn node that lives";
+    ReachedShareMean "reached_share_mean" ["share", 4] "of the nodes that live, besides the source, those that a broadcast reached";
+    ReachedShareMin "reached_share_min" ["share", 4] "the same, of the broadcast that reached the fewest";
+    PayloadsPerNode "payloads_per_node" ["payloads", 2] "sent for a broadcast, by the nodes that live; 1 is none too many";
+    BroadcastMessagesPerNode "broadcast_messages_per_node" ["messages", 2] "sent for a broadcast, by the nodes that live, word of it included and upkeep not";
+    BroadcastBytesPerNode "broadcast_bytes_per_node" ["bytes", 0] "the same, on the wire";
+    DepthMean "depth_mean" ["hops", 2] "nodes that a payload went through, the one that it reached included";
+    DepthMax "depth_max" ["hops", 0] "the same, the most of all broadcasts";
+    HalfMsMean "half_ms_mean" ["ms", 0] "until half of the nodes that live have the payload; of broadcasts that reach them";
+    LastMsMean "last_ms_mean" ["ms", 0] "until the last node that is reached has it";
     StaleShare "stale_share" ["share", 4] "of the contacts in nodes' tables that are gone";
     MessagesMean "messages_mean" ["messages", 1] "sent by anybody for a lookup, answers and repetitions included";
     BytesMean "bytes_mean" ["bytes", 0] "on the wire for a lookup, by anybody: encoded messages, and 88 bytes of frame, TLS, TCP and IP for each";

@@ -1,6 +1,7 @@
 //! The experiments by name, for whoever gets names and texts from a user.
 
 use crate::{
+    broadcast::broadcast,
     churn::churn,
     experiment::Report,
     failure::failure,
@@ -59,6 +60,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::lie::PLOTS,
         described: crate::LieParameters::described,
         run: |name, seed, given, tell| Ok(lie(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "broadcast",
+        about: "one message to all nodes by each method, before and after many of them crash",
+        plots: crate::broadcast::PLOTS,
+        described: crate::BroadcastParameters::described,
+        run: |name, seed, given, tell| Ok(broadcast(seed, read(name, given)?, tell)),
     },
 ];
 

@@ -9,6 +9,7 @@
 //!   `experiments`; each has its place there and nowhere else.
 //! - Tests in `tests/` hold the rows against what the papers published; `docs/lab.md` shows both.
 
+mod broadcast;
 mod churn;
 mod columns;
 mod experiment;
@@ -22,9 +23,11 @@ mod page;
 mod parameters;
 mod plot;
 mod sessions;
+mod spread;
 mod value;
 mod world;
 
+pub use broadcast::{BroadcastParameters, broadcast};
 pub use churn::{ChurnParameters, churn};
 pub use columns::{Column, Row, columns_of};
 pub use experiment::{Report, Setup};
@@ -37,5 +40,6 @@ pub use lookup::{LookupParameters, lookup};
 pub use page::page;
 pub use parameters::{Described, NodeCount, ParameterError, Share, Within};
 pub use sessions::Sessions;
+pub use spread::Method;
 pub use value::Value;
 pub use world::{CONTACT_BYTES, ENVELOPE_BYTES, Links, Reported, SimulatedContact, Traffic, World};

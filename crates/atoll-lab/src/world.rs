@@ -100,7 +100,7 @@ pub struct Reported<N = Notification<SimulatedContact>> {
 /// What a node of a world is: any state machine that takes messages and timeouts.
 pub trait Core {
     type Message: Clone + Serialize;
-    type Notification;
+    type Notification: Clone;
 
     fn handle_message(
         &mut self,
@@ -287,6 +287,12 @@ impl<K: Core> World<K> {
         std::mem::take(&mut self.reports)
     }
 
+    /// The contacts of the first nodes of a world from this seed.
+    pub(crate) fn contacts(seed: u64, count: usize) -> Vec<SimulatedContact> {
+        let first = SimulatedContact::first_of(seed);
+        (0..count).map(|index| first.plus(index)).collect()
+    }
+
     /// A new contact, for a node that is added next.
     pub(crate) fn next_contact(&self) -> SimulatedContact {
         self.contacts_from.plus(self.nodes.len())
@@ -303,7 +309,7 @@ impl<K: Core> World<K> {
     }
 
     /// A node that lives, each as likely; none if there is none.
-    fn draw_living(&mut self) -> Option<SimulatedContact> {
+    pub(crate) fn draw_living(&mut self) -> Option<SimulatedContact> {
         let count = self.living.len();
         (count > 0).then(|| {
             let drawn = self.living[self.nodes_rng.random_range(0..count)];
