@@ -2,9 +2,10 @@
 //!
 //! Every kind of overlay is a core behind one interface, [`Overlay`]: a state machine that
 //! takes messages, timeouts and commands, and gives what follows from them as values in
-//! [`Out`]. Here so far: [`Chord`] and [`Kademlia`]. The same code runs over real connections and,
-//! a million times over, in the simulator of `atoll-lab`; so a core is generic over its
-//! [`Contact`], which is four bytes there, and a node's key with its addresses on the wire.
+//! [`Out`]. Here so far: [`Chord`], [`Kademlia`] and [`Pastry`]. The same code runs over real
+//! connections and, a million times over, in the simulator of `atoll-lab`; so a core is generic
+//! over its [`Contact`], which is four bytes there, and a node's key with its addresses on the
+//! wire.
 //!
 //! A core says who is responsible for a key. What is kept there, [`Content`], is written once for
 //! all cores that can say so: [`Dht`] is a core with content over it, and a core in its turn.
@@ -26,6 +27,7 @@ mod entry;
 mod id;
 mod kademlia;
 mod overlay;
+mod pastry;
 #[cfg(test)]
 mod testing;
 
@@ -45,3 +47,4 @@ pub use kademlia::{Kademlia, KademliaConfig, KademliaMessage};
 pub use overlay::{
     Contact, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay, Row, Step, Table,
 };
+pub use pastry::{Pastry, PastryConfig, PastryMessage};
