@@ -94,7 +94,9 @@ pub(crate) fn network_over<R: Recipe>(
 ) -> World<R::Core> {
     let mut world = World::new(seed, links);
     match setup {
-        Setup::Converged => world.set_up(nodes, |contact, ring| recipe.converged(contact, ring)),
+        Setup::Converged => {
+            world.set_up(nodes, |contact, ring, round_trip| recipe.converged(contact, ring, round_trip));
+        }
         Setup::Grown => {
             for _ in 0..nodes {
                 world.join(|contact| recipe.outside(contact));

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::{
     Chord, ChordConfig, ChordMessage, Id, Kademlia, KademliaConfig, KademliaMessage, LookupStyle, Overlay,
+    Pastry, PastryConfig, PastryMessage,
 };
 
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::{
 pub enum Kind {
     Chord,
     Kademlia,
+    Pastry,
 }
 
 /// Those of which 256 bits are a whole number of steps.
@@ -33,7 +35,7 @@ pub enum BitsPerStep {
 
 words!(BitsPerStep { One "1", Two "2", Four "4" });
 
-words!(Kind { Chord "chord", Kademlia "kademlia" });
+words!(Kind { Chord "chord", Kademlia "kademlia", Pastry "pastry" });
 
 parameters! {
     /// What the kinds can be told; each experiment takes them all.
@@ -53,6 +55,10 @@ parameters! {
         pub kademlia_bits_per_step: BitsPerStep = BitsPerStep::One,
         /// S/Kademlia's d: paths of one lookup that have no node in common.
         pub kademlia_disjoint_paths: Within<1, 16> = Within(1),
+        /// Pastry's b: bits that make a digit.
+        pub pastry_bits_per_digit: BitsPerStep = BitsPerStep::Four,
+        /// Pastry's |L| halved: leaves on each side of a node.
+        pub pastry_leaves_each: Within<1, 16> = Within(8),
     }
 }
 
@@ -63,8 +69,14 @@ pub(crate) trait Recipe {
     /// A node outside of any overlay.
     fn outside(&self, me: SimulatedContact) -> Self::Core;
 
-    /// A node of a network at rest; `ring` is all of it, sorted by id.
-    fn converged(&self, me: SimulatedContact, ring: &[(Id, SimulatedContact)]) -> Self::Core;
+    /// A node of a network at rest; `ring` is all of it, sorted by id, and `round_trip` how long
+    /// a message to another takes, and back.
+    fn converged(
+        &self,
+        me: SimulatedContact,
+        ring: &[(Id, SimulatedContact)],
+        round_trip: &dyn Fn(SimulatedContact) -> Duration,
+    ) -> Self::Core;
 
     /// The node that a key belongs to; `ring` is all that live, sorted by id, and not empty.
     fn responsible(&self, key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact;
@@ -91,6 +103,7 @@ impl Kind {
         match self {
             Kind::Chord => task.run(&ChordRecipe::new(settings)),
             Kind::Kademlia => task.run(&KademliaRecipe::new(settings)),
+            Kind::Pastry => task.run(&PastryRecipe::new(settings)),
         }
     }
 }
@@ -116,7 +129,12 @@ impl Recipe for ChordRecipe {
         Chord::new(me, self.0.clone())
     }
 
-    fn converged(&self, me: SimulatedContact, ring: &[(Id, SimulatedContact)]) -> Self::Core {
+    fn converged(
+        &self,
+        me: SimulatedContact,
+        ring: &[(Id, SimulatedContact)],
+        _round_trip: &dyn Fn(SimulatedContact) -> Duration,
+    ) -> Self::Core {
         Chord::converged(me, self.0.clone(), ring)
     }
 
@@ -179,7 +197,12 @@ impl Recipe for KademliaRecipe {
         Kademlia::new(me, self.0.clone())
     }
 
-    fn converged(&self, me: SimulatedContact, ring: &[(Id, SimulatedContact)]) -> Self::Core {
+    fn converged(
+        &self,
+        me: SimulatedContact,
+        ring: &[(Id, SimulatedContact)],
+        _round_trip: &dyn Fn(SimulatedContact) -> Duration,
+    ) -> Self::Core {
         Kademlia::converged(me, self.0.clone(), ring)
     }
 
@@ -225,6 +248,60 @@ fn nearest_by_xor(key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact 
         near = if key.xor(zeros[0].0) < key.xor(ones[0].0) { zeros } else { ones };
     }
     near[0].1
+}
+
+struct PastryRecipe(Arc<PastryConfig>);
+
+impl PastryRecipe {
+    fn new(settings: &Settings) -> Self {
+        Self(Arc::new(PastryConfig {
+            bits_per_digit: settings.pastry_bits_per_digit as usize,
+            leaves: 2 * settings.pastry_leaves_each.0,
+            ..PastryConfig::default()
+        }))
+    }
+}
+
+impl Recipe for PastryRecipe {
+    type Core = Pastry<SimulatedContact>;
+
+    fn outside(&self, me: SimulatedContact) -> Self::Core {
+        Pastry::new(me, self.0.clone())
+    }
+
+    fn converged(
+        &self,
+        me: SimulatedContact,
+        ring: &[(Id, SimulatedContact)],
+        round_trip: &dyn Fn(SimulatedContact) -> Duration,
+    ) -> Self::Core {
+        Pastry::converged(me, self.0.clone(), ring, |other| round_trip(*other))
+    }
+
+    /// The numerically nearest: the one before the key, or the one behind it.
+    fn responsible(&self, key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact {
+        let behind = ring.partition_point(|(id, _)| *id < key);
+        let around = [(behind + ring.len() - 1) % ring.len(), behind % ring.len()];
+        let nearest =
+            around.into_iter().min_by_key(|place| Pastry::<SimulatedContact>::distance(key, ring[*place].0));
+        ring[nearest.expect("one of two")].1
+    }
+
+    /// "The key is my fellow's."
+    fn lie(
+        &self,
+        question: &PastryMessage<SimulatedContact>,
+        liars: &[(Id, SimulatedContact)],
+    ) -> Option<PastryMessage<SimulatedContact>> {
+        let PastryMessage::Relay { request, key, .. } = question else { return None };
+        let owner = Some(self.responsible(*key, liars));
+        Some(PastryMessage::Relayed { request: *request, owner, hops: 1, timeouts: 0 })
+    }
+
+    /// A row is compared with somebody's every 2 min, and there are six: twice each.
+    fn rest(&self) -> Duration {
+        Duration::from_secs(25 * 60)
+    }
 }
 
 #[cfg(test)]
@@ -323,6 +400,36 @@ mod tests {
             (Column::LookupsFailedShare, 0.0),
         ] {
             let (grown, converged) = (number(&grown.2, column), number(&converged.2, column));
+            let name = column.name();
+            assert!((grown - converged).abs() <= tolerance, "{name}: grown {grown}, set up {converged}");
+        }
+    }
+
+    /// Every leaf set is the same. Which of several nodes has a place in a table depends on whom
+    /// a node was compared with; what is the same is which places are taken, and so the hops; and
+    /// how much longer than direct a route is, ± 0.1.
+    #[test]
+    fn a_pastry_network_set_up_converged_equals_one_that_grew_by_joining() {
+        let recipe = PastryRecipe::new(&Settings::default());
+        let [mut grown, mut converged] =
+            [Setup::Grown, Setup::Converged].map(|setup| network(&recipe, 2_000, 5, setup));
+        let (mut taken, mut compared) = ([0, 0], 0);
+        for ((contact, grown), (_, converged)) in grown.living().zip(converged.living()) {
+            assert_eq!(grown.leaf_set(), converged.leaf_set(), "{contact:?}");
+            taken[0] += grown.rows().map(|row| row.len()).sum::<usize>();
+            taken[1] += converged.rows().map(|row| row.len()).sum::<usize>();
+            compared += 1;
+        }
+        assert_eq!(compared, 2_000);
+        assert!(taken[1].abs_diff(taken[0]) <= taken[1] / 1_000, "{taken:?} places are taken");
+        let rows = [&mut grown, &mut converged].map(|world| {
+            world.freeze();
+            crate::experiment::measure(&recipe, world, 5, 2_000, Row::default())
+        });
+        for (column, tolerance) in
+            [(Column::HopsMean, 0.05), (Column::Stretch, 0.1), (Column::LookupsFailedShare, 0.0)]
+        {
+            let [grown, converged] = [0, 1].map(|index| rows[index].number(column).expect("it was measured"));
             let name = column.name();
             assert!((grown - converged).abs() <= tolerance, "{name}: grown {grown}, set up {converged}");
         }

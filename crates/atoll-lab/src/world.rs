@@ -301,6 +301,10 @@ impl<K: Core> World<K> {
     /// Adds a node as it is.
     pub(crate) fn add(&mut self, core: K) {
         let place = Place::drawn(&mut self.places_rng);
+        self.add_at(place, core);
+    }
+
+    fn add_at(&mut self, place: Place, core: K) {
         let place_among_living = small(self.living.len());
         self.living.push(small(self.nodes.len()));
         let sent_at = Instant::ORIGIN;
@@ -485,14 +489,21 @@ impl<K: Core> World<K> {
 /// Worlds of overlays.
 impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
     /// Sets a network of `count` nodes up as if it had come to rest: `make` gives each from its
-    /// contact and the ring of all, sorted by id.
-    pub fn set_up(&mut self, count: usize, make: impl Fn(SimulatedContact, &[(Id, SimulatedContact)]) -> O) {
+    /// contact, the ring of all, sorted by id, and how long the way to another and back is.
+    pub fn set_up(
+        &mut self,
+        count: usize,
+        make: impl Fn(SimulatedContact, &[(Id, SimulatedContact)], &dyn Fn(SimulatedContact) -> Duration) -> O,
+    ) {
         assert!(self.nodes.is_empty(), "a network is set up in an empty world");
         let contacts: Vec<SimulatedContact> =
             (0..count).map(|index| self.contacts_from.plus(index)).collect();
+        let places: Vec<Place> = contacts.iter().map(|_| Place::drawn(&mut self.places_rng)).collect();
         let ring = ring(contacts.iter().copied());
-        for contact in contacts {
-            self.add(make(contact, &ring));
+        let first = self.contacts_from;
+        for (contact, place) in contacts.into_iter().zip(&places) {
+            let round_trip = |other: SimulatedContact| 2 * place.latency(&places[other.minus(first)]);
+            self.add_at(*place, make(contact, &ring, &round_trip));
         }
     }
 

@@ -144,6 +144,57 @@ fn kademlia_as_published_stays_below_the_logarithm() {
     }
 }
 
+fn pastry(seeds: u64, nodes: usize, lookups: usize) -> Vec<Row> {
+    let rows = (0..seeds).flat_map(|seed| {
+        let parameters = LookupParameters {
+            overlays: vec![Kind::Pastry],
+            nodes: vec![NodeCount(nodes)],
+            lookups,
+            ..LookupParameters::default()
+        };
+        lookup(seed, parameters, &mut |_| ()).rows
+    });
+    rows.collect()
+}
+
+/// Rowstron, Druschel, Middleware 2001: 10⁵ nodes, b = 4, |L| = 16, ideal tables: 3.9 hops on
+/// average, and 12 % of lookups take 5. One seed: a network of that size takes seconds.
+#[test]
+fn pastry_takes_the_published_path_among_a_hundred_thousand() {
+    let rows = pastry(1, 100_000, 2_000);
+    check("hops", mean(&rows, Column::HopsMean), 3.9, HOPS);
+    check("hops of one in a hundred", mean(&rows, Column::HopsP99), 5.0, 0.0);
+    check("failed lookups", mean(&rows, Column::LookupsFailedShare), 0.0, 0.0);
+}
+
+/// The same, and PAST, SOSP 2001: a route is 30 to 40 % longer than the direct way. Between
+/// places of another shape, so by another tenth on each side.
+#[test]
+fn pastrys_routes_are_a_third_longer_than_direct_ones() {
+    for nodes in [1_000, 4_000] {
+        let rows = pastry(SEEDS, nodes, 1_000);
+        check(&format!("{nodes} nodes"), mean(&rows, Column::Stretch), 1.35, 0.15);
+    }
+}
+
+/// The same: a lookup is delivered unless half of a leaf set, eight neighbours, fails at once.
+/// Of a tenth of all nodes that is one in a hundred million.
+#[test]
+fn pastry_delivers_unless_half_of_a_leaf_set_fails() {
+    let rows = over_seeds(|seed| {
+        let parameters = FailureParameters {
+            overlays: vec![Kind::Pastry],
+            failed_shares: vec![Share(0.1)],
+            repairs_s: vec![0],
+            lookups: 1_000,
+            ..FailureParameters::default()
+        };
+        failure(seed, parameters, &mut |_| ())
+    });
+    assert!(mean(&rows, Column::TimeoutsMean) > 0.3, "the dead are met");
+    check("failed lookups", mean(&rows, Column::LookupsFailedShare), 0.0, 0.0);
+}
+
 /// Not in a paper: the aim is 99 % with 8 disjoint paths while a fifth of the nodes lies.
 #[test]
 fn kademlia_on_eight_paths_finds_its_way_among_a_fifth_of_liars() {

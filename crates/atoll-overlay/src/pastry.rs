@@ -134,7 +134,10 @@ impl<C: Contact> Pastry<C> {
     /// A node outside of any network.
     pub fn new(me: C, config: Arc<PastryConfig>) -> Self {
         assert!(matches!(config.bits_per_digit, 1 | 2 | 4), "a digit has 1, 2 or 4 bits");
-        assert!(matches!(config.leaves, 2..=32) && config.leaves % 2 == 0, "a leaf set has 2 to 32, even");
+        assert!(
+            matches!(config.leaves, 2..=32) && config.leaves.is_multiple_of(2),
+            "a leaf set has 2 to 32, even"
+        );
         assert!(config.neighbours <= 32, "a neighbourhood set has at most 32");
         let tables = Tables::new(me, config.bits_per_digit, config.leaves / 2, config.neighbours);
         Self {
@@ -174,6 +177,12 @@ impl<C: Contact> Pastry<C> {
         node.tables.set_converged(ring, SAMPLES, draw, micros);
         node.phase = Phase::Member;
         node
+    }
+
+    /// How far a node is from a key: the least is responsible for it. The shorter way round the
+    /// ring; of two at the same distance the smaller identifier is nearer.
+    pub fn distance(key: Id, node: Id) -> impl Ord {
+        tables::distance(key, node)
     }
 
     /// The leaf set's halves, each with the nearest first: before this node on the ring, and

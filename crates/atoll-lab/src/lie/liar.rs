@@ -52,8 +52,13 @@ impl<'a, R: Recipe> Recipe for WithLiars<'a, R> {
         self.node(self.honest.outside(me))
     }
 
-    fn converged(&self, me: SimulatedContact, ring: &[(Id, SimulatedContact)]) -> Node<'a, R> {
-        self.node(self.honest.converged(me, ring))
+    fn converged(
+        &self,
+        me: SimulatedContact,
+        ring: &[(Id, SimulatedContact)],
+        round_trip: &dyn Fn(SimulatedContact) -> Duration,
+    ) -> Node<'a, R> {
+        self.node(self.honest.converged(me, ring, round_trip))
     }
 
     fn responsible(&self, key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact {

@@ -3,14 +3,18 @@
 
 use super::*;
 
-/// How long to wait for the answer to a question that somebody took on: ten steps that go
-/// wrong once each. Whoever gives up earlier only asks a second way.
+/// How long to wait for the answer to a question that somebody took on: five steps of which
+/// each goes wrong four times. Whoever gives up earlier only asks a second way.
 const RELAYED_TIMEOUT: Duration = Duration::from_secs(20);
 /// Nodes that a lookup may go through: four times ⌈log₁₆⌉ of a million, then it is a loop.
 const RELAY_HOPS_MAX: u8 = 20;
-/// Ways that one node tries for one lookup before it gives up: with 80 % of all nodes dead, and
-/// eight names at a time, one lookup in a hundred finds nobody.
-const TRIED_MAX: usize = 24;
+/// Ways that one node tries for one lookup before it gives up. With half of all nodes dead one
+/// lookup in a thousand finds nobody; 8 s at one for each are less than whoever waits for this
+/// node waits.
+const TRIED_MAX: usize = 8;
+/// Of these, ways that may come back without an answer: each of them is a search of its own,
+/// and a node that goes on and on makes one question into thousands.
+const RETURNED_MAX: u8 = 2;
 
 #[derive(Debug, Clone)]
 pub(super) struct Lookup<C> {
@@ -21,8 +25,8 @@ pub(super) struct Lookup<C> {
     hops_left: u8,
     /// Who was passed the question.
     tried: Vec<C>,
-    /// Whether one of them took it, and was not heard of again.
-    lost: bool,
+    /// How many of them took it, and found nothing.
+    returned: u8,
     hops: u32,
     timeouts: u32,
     path: Vec<Step<C>>,
@@ -102,7 +106,7 @@ impl<C: Contact> Pastry<C> {
         out: &mut PastryOut<C>,
     ) {
         let asker = Some((from.clone(), request));
-        // Asked again, because our word that we took it was lost.
+        // The network repeats messages at times.
         if self.lookups.iter().any(|lookup| lookup.asker == asker) {
             return out.send(from, PastryMessage::Accepted { request });
         }
@@ -128,14 +132,14 @@ impl<C: Contact> Pastry<C> {
         };
         let next = self.tables.next(lookup.key, is_out).into_iter().next();
         match next {
-            // It lies with somebody who took it; that this node is the nearest of the others
-            // does not make the key its own.
-            None if lookup.lost => self.finish(lookup, Err(LookupError::TimedOut), out),
+            // Somebody nearer is alive; that this node is the nearest of the others does not make
+            // the key its own.
+            None if lookup.returned > 0 => self.finish(lookup, Err(LookupError::Exhausted), out),
             None => {
                 let me = self.tables.me.clone();
                 self.finish(lookup, Ok(me), out);
             }
-            Some(_) if lookup.tried.len() >= TRIED_MAX => {
+            Some(_) if lookup.tried.len() >= TRIED_MAX || lookup.returned >= RETURNED_MAX => {
                 self.finish(lookup, Err(LookupError::TooLong), out);
             }
             Some(to) => {
@@ -241,13 +245,19 @@ impl<C: Contact> Pastry<C> {
                 lookup.timeouts += u32::from(timeouts);
                 match owner {
                     Some(owner) => self.finish(lookup, Ok(owner), out),
-                    None => self.advance(now, lookup, out),
+                    None => {
+                        lookup.returned += 1;
+                        self.advance(now, lookup, out);
+                    }
                 }
             }
             PastryMessage::State { next, rows, leaves, neighbours, .. } => {
                 self.took_step(now, from, next, [rows, leaves, neighbours], out);
             }
-            PastryMessage::Leaves { contacts, .. } => self.named(now, contacts, false, out),
+            PastryMessage::Leaves { contacts, .. } => {
+                self.doubt(&from, &contacts);
+                self.named(now, contacts, false, out);
+            }
             PastryMessage::Row { contacts, .. } => self.named(now, contacts, true, out),
             _ => {}
         }
@@ -268,7 +278,8 @@ impl<C: Contact> Pastry<C> {
     pub(super) fn handle_deadlines(&mut self, now: Instant, out: &mut PastryOut<C>) {
         while let Some(place) = self.calls.iter().position(|call| call.deadline <= now) {
             let call = &mut self.calls[place];
-            if call.attempts_left > 0 && !call.is_accepted {
+            let is_relay = matches!(call.question, Question::Relay { .. });
+            if call.attempts_left > 0 && !is_relay {
                 call.attempts_left -= 1;
                 call.deadline = now + self.config.answer_timeout;
                 let (to, question, request) = (call.to.clone(), call.question, call.request);
@@ -276,16 +287,24 @@ impl<C: Contact> Pastry<C> {
                 continue;
             }
             let call = self.take_call(place);
-            // Who took a lookup on and lost it behind itself is alive.
-            if !call.is_accepted {
+            // Nobody is asked twice for a lookup, which others take as well; whether this one is
+            // there is found out beside it. Who took a lookup and lost it behind itself is alive.
+            if !is_relay {
                 self.forget(now, &call.to, out);
+            } else if !call.is_accepted && !self.frozen {
+                self.to_probe.push_front(call.to.clone());
+                self.probe_next(now, out);
             }
             match call.question {
                 Question::Relay { lookup, .. } => {
                     let Some(mut lookup) = self.take_lookup(lookup) else { continue };
                     lookup.timeouts += 1;
-                    lookup.lost |= call.is_accepted;
-                    self.advance(now, lookup, out);
+                    if call.is_accepted {
+                        // It may still be under way there, so not a second time elsewhere.
+                        self.finish(lookup, Err(LookupError::TimedOut), out);
+                    } else {
+                        self.advance(now, lookup, out);
+                    }
                 }
                 Question::Ask => self.next_step(now, out),
                 Question::Probe => self.probe_next(now, out),
@@ -303,7 +322,7 @@ impl<C> Lookup<C> {
 
 fn new_lookup<C>(number: u32, key: Id, asker: Option<(C, u32)>, hops_left: u8) -> Lookup<C> {
     let (tried, path) = (Vec::new(), Vec::new());
-    Lookup { number, key, asker, hops_left, tried, lost: false, hops: 0, timeouts: 0, path }
+    Lookup { number, key, asker, hops_left, tried, returned: 0, hops: 0, timeouts: 0, path }
 }
 
 impl<C: Contact> Call<C> {

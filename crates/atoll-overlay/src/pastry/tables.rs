@@ -79,9 +79,10 @@ impl<C: Contact> Tables<C> {
             let my_digit = me.digit(row, bits);
             for digit in 0..digits {
                 let range = if digit == my_digit { &[] } else { &near[start(digit)..start(digit + 1)] };
+                // Side by side on the ring, which says nothing of where they are.
+                let first = if range.len() <= samples { 0 } else { draw(range.len()) };
                 let drawn = (0..samples.min(range.len())).map(|index| {
-                    let index = if range.len() <= samples { index } else { draw(range.len()) };
-                    let contact = range[index].1.clone();
+                    let contact = range[(first + index) % range.len()].1.clone();
                     Near { round_trip: round_trip(&contact), contact }
                 });
                 let nearest = drawn.min_by_key(|near| near.round_trip);
@@ -190,6 +191,22 @@ impl<C: Contact> Tables<C> {
         let holder = self.table.get(place).and_then(Option::as_ref).map(|near| &near.contact);
         let is_new_leaf = self.is_leaf(contact) && !self.leaves().any(|leaf| leaf == contact);
         is_new_leaf || holder.is_none() || (nearer_too && holder != Some(contact))
+    }
+
+    /// Leaves of this node that belong in the leaf set of another one, which named its own.
+    pub(super) fn missing_in(&self, other: &C, named: &[C]) -> Vec<C> {
+        let id = other.id();
+        let missing = |leaf: &&C| {
+            let is_nearest = |way: &dyn Fn(Id) -> Id| {
+                let mine = way(leaf.id());
+                named.iter().filter(|one| way(one.id()) < mine).count() < self.each
+            };
+            *leaf != other
+                && !named.contains(leaf)
+                && (is_nearest(&|leaf| leaf.clockwise_from(id))
+                    || is_nearest(&|leaf| id.clockwise_from(leaf)))
+        };
+        self.leaves().filter(missing).cloned().collect()
     }
 
     /// Whether it belongs in the leaf set.

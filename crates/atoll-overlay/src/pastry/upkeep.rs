@@ -120,6 +120,17 @@ impl<C: Contact> Pastry<C> {
         self.probe_next(now, out);
     }
 
+    /// A leaf of this node that somebody should have in its own leaf set, and has not, may be
+    /// gone; of the leaves that are not next to it a node hears otherwise only by their silence.
+    pub(super) fn doubt(&mut self, from: &C, named: &[C]) {
+        let doubtful = self.tables.missing_in(from, &named[..named.len().min(CONTACTS_PER_MESSAGE_MAX)]);
+        for leaf in doubtful {
+            if !self.frozen && self.to_probe.len() < TO_PROBE_MAX && !self.to_probe.contains(&leaf) {
+                self.to_probe.push_back(leaf);
+            }
+        }
+    }
+
     /// Asks those who wait, and when nobody is left, tells all that this node has joined.
     pub(super) fn probe_next(&mut self, now: Instant, out: &mut PastryOut<C>) {
         let mut probing = self.calls.iter().filter(|call| call.question == Question::Probe).count();
