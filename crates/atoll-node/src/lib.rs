@@ -32,7 +32,7 @@ mod wire;
 pub use admin::NodeAdmin;
 pub use identity::{Identity, IdentityError};
 pub use node::{Node, NodeParts, NodeProperties, procedures};
-pub use overlay::{NodeContact, Operation, OverlayParts, OverlaySettings, Overlays};
+pub use overlay::{AskError, NodeContact, Operation, OverlayParts, OverlaySettings, Overlays, Shown};
 pub use recover::{Examination, Losses, RecoverError, examine};
 pub use start::StartError;
 pub use truths::PROGRAM_VERSION;

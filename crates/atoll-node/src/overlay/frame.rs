@@ -117,7 +117,7 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(1);
         let mut refused = 0;
         let samples = samples();
-        for round in 0..20_000 {
+        for round in 0..3_000 {
             let mut bytes = encode(OverlayKind::Chord, samples[round % samples.len()].clone());
             match rng.random_range(0..4) {
                 0 => bytes.truncate(rng.random_range(0..bytes.len())),
@@ -135,6 +135,6 @@ mod tests {
             }
             refused += usize::from(decode::<Message>(OverlayKind::Chord, &bytes).is_err());
         }
-        assert!(refused > 5_000, "{refused}");
+        assert!(refused > 750, "{refused}");
     }
 }
