@@ -99,7 +99,7 @@ fn eight_processes_agree_on_who_is_responsible_for_every_key() {
 /// All nodes of a cluster are off at once: each waits for another to be there first.
 #[test]
 fn a_cluster_that_was_off_finds_together_again() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::serving(3, |_| Vec::new());
     wait_whole(&cluster);
     for node in &mut cluster.nodes {
         node.kill_9();
