@@ -187,10 +187,10 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
     // A node joins and leaves.
     let (_, lookups) = with_lookups(&mut cluster, |cluster| {
         let ninth = cluster.join(&[]);
-        wait_acquainted(cluster, "chord");
+        wait_whole(cluster);
         assert_eq!(cluster.nodes[ninth].stop(), Some(0));
         cluster.nodes.truncate(ninth);
-        wait_acquainted(cluster, "chord");
+        wait_whole(cluster);
     });
     assert!(lookups > 10, "{lookups} lookups");
 
