@@ -47,6 +47,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::ReachedShareMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Redundancy: payloads sent",
@@ -54,6 +55,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::PayloadsPerNode, Scale::Logarithmic),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Last delivery",
@@ -61,6 +63,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LastMsMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Depth",
@@ -68,6 +71,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::DepthMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
 ];
 

@@ -70,6 +70,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LookupsFailedShare, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Contacts that are gone",
@@ -77,6 +78,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::StaleShare, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Upkeep",
@@ -84,6 +86,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::UpkeepBytesPerNodeS, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Latency of a lookup",
@@ -91,6 +94,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LatencyMsMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
 ];
 

@@ -65,6 +65,9 @@ columns! {
     TimeoutsP99 "timeouts_p99" ["nodes", 0] "the same, 99th percentile";
     LookupsFailedShare "lookups_failed_share" ["share", 4] "of lookups that ended without an answer, or with a node that is not responsible";
     LookupsWrongShare "lookups_wrong_share" ["share", 4] "of lookups that ended with a node that is not responsible, when asked or when answered";
+    Connections "connections" ["nodes", 0] "neighbours of a node that were asked for, on average";
+    UploadMbitPerS "upload_mbit_per_s" ["Mbit/s", 0] "what a node can send, one message after the other";
+    PayloadBytes "payload_bytes" ["bytes", 0] "of a payload";
     Broadcasts "broadcasts" ["broadcasts", 0] "one after the other, each from an evenly drawn node that lives";
     ReachedShareMean "reached_share_mean" ["share", 4] "of the nodes that live, besides the source, those that a broadcast reached";
     ReachedShareMin "reached_share_min" ["share", 4] "the same, of the broadcast that reached the fewest";
@@ -75,6 +78,10 @@ columns! {
     DepthMax "depth_max" ["hops", 0] "the same, the most of all broadcasts";
     HalfMsMean "half_ms_mean" ["ms", 0] "until half of the nodes that live have the payload; of broadcasts that reach them";
     LastMsMean "last_ms_mean" ["ms", 0] "until the last node that is reached has it";
+    OverheadBytesPerNode "overhead_bytes_per_node" ["bytes", 0] "sent for a broadcast by the nodes that live, payloads themselves not included";
+    ModelHalfMs "model_half_ms" ["ms", 0] "what a model says of half_ms_mean";
+    ModelLastMs "model_last_ms" ["ms", 0] "what a model says of last_ms_mean";
+    ModelOverheadBytesPerNode "model_overhead_bytes_per_node" ["bytes", 0] "what a model says of overhead_bytes_per_node";
     StaleShare "stale_share" ["share", 4] "of the contacts in nodes' tables that are gone";
     MessagesMean "messages_mean" ["messages", 1] "sent by anybody for a lookup, answers and repetitions included";
     BytesMean "bytes_mean" ["bytes", 0] "on the wire for a lookup, by anybody: encoded messages, and 88 bytes of frame, TLS, TCP and IP for each";

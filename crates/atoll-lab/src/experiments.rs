@@ -1,6 +1,7 @@
 //! The experiments by name, for whoever gets names and texts from a user.
 
 use crate::{
+    blocks::blocks,
     broadcast::broadcast,
     churn::churn,
     experiment::Report,
@@ -67,6 +68,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::broadcast::PLOTS,
         described: crate::BroadcastParameters::described,
         run: |name, seed, given, tell| Ok(broadcast(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "blocks",
+        about: "blocks by inventories over narrow links, against connections, bandwidth and size, beside a model",
+        plots: crate::blocks::PLOTS,
+        described: crate::BlocksParameters::described,
+        run: |name, seed, given, tell| Ok(blocks(seed, read(name, given)?, tell)),
     },
 ];
 

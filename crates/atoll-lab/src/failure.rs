@@ -41,6 +41,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LookupsFailedShare, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Hops of those that do not",
@@ -48,6 +49,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::HopsMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Time-outs of a lookup",
@@ -55,6 +57,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::TimeoutsMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Messages for a lookup",
@@ -62,6 +65,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::MessagesMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
 ];
 

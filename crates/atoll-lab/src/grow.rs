@@ -65,6 +65,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::ChangeMessagesMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Until lookups are right again",
@@ -72,6 +73,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::RightAfterSMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Until none meets a node that is gone",
@@ -79,6 +81,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::CleanAfterSMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Contacts of a node",
@@ -86,6 +89,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::ContactsMean, Scale::Linear),
         by: &[Column::Overlay],
         theory: &[],
+        model: None,
     },
 ];
 

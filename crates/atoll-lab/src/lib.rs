@@ -9,6 +9,7 @@
 //!   `experiments`; each has its place there and nowhere else.
 //! - Tests in `tests/` hold the rows against what the papers published; `docs/lab.md` shows both.
 
+mod blocks;
 mod broadcast;
 mod churn;
 mod columns;
@@ -27,6 +28,7 @@ mod spread;
 mod value;
 mod world;
 
+pub use blocks::{BlocksParameters, blocks};
 pub use broadcast::{BroadcastParameters, broadcast};
 pub use churn::{ChurnParameters, churn};
 pub use columns::{Column, Row, columns_of};

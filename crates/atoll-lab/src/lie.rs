@@ -45,6 +45,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LookupsFailedShare, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Messages for a lookup",
@@ -52,6 +53,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::MessagesMean, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
     },
 ];
 

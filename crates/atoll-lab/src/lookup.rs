@@ -35,6 +35,7 @@ pub(crate) const PLOTS: &[Plot] = &[
             when: (Column::Overlay, "chord"),
             of: |nodes| nodes.log2() / 2.0 + 1.0,
         }],
+        model: None,
     },
     Plot {
         title: "Latency of a lookup",
@@ -42,6 +43,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LatencyMsMean, Scale::Linear),
         by: &[Column::Overlay],
         theory: &[],
+        model: None,
     },
     Plot {
         title: "Messages for a lookup",
@@ -49,6 +51,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::MessagesMean, Scale::Linear),
         by: &[Column::Overlay],
         theory: &[],
+        model: None,
     },
     Plot {
         title: "State of a node",
@@ -56,6 +59,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::BytesPerNode, Scale::Linear),
         by: &[Column::Overlay],
         theory: &[],
+        model: None,
     },
 ];
 

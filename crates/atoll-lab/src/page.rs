@@ -18,6 +18,8 @@ pub(crate) struct Plot {
     /// Rows that differ in one of these are lines of their own.
     pub(crate) by: &'static [Column],
     pub(crate) theory: &'static [Theory],
+    /// What a model says of each row, in the unit of y.
+    pub(crate) model: Option<Column>,
 }
 
 /// A line that somebody worked out.
@@ -125,6 +127,16 @@ fn chart(plot: &Plot, rows: &[Row]) -> Option<Chart> {
             None => series.push(Series { label, style: Style::Measured, points: vec![(x, y)] }),
         }
     }
+    if let Some(column) = plot.model {
+        for row in &drawn {
+            let Some(point) = row.number(plot.x.0).zip(row.number(column)) else { continue };
+            let label = format!("{} (model)", label(plot, row, &drawn));
+            match series.iter_mut().find(|series| series.label == label) {
+                Some(series) => series.points.push(point),
+                None => series.push(Series { label, style: Style::Theory, points: vec![point] }),
+            }
+        }
+    }
     let first = xs.iter().copied().reduce(f64::min)?;
     let last = xs.iter().copied().reduce(f64::max)?;
     for theory in plot.theory {
@@ -210,6 +222,7 @@ mod tests {
             y: (Column::HopsMean, Scale::Linear),
             by: &[Column::Overlay, Column::Nodes, Column::RepairS],
             theory: &[],
+            model: None,
         };
         let row = |repair: u64| {
             let row = Row::default().with(Column::Overlay, "chord").with(Column::Nodes, 5_usize);

@@ -122,6 +122,20 @@ pub(crate) fn random_graph(nodes: usize, connections: usize, seed: u64) -> Graph
     graph
 }
 
+/// One way, over a thousand drawn pairs of a network's nodes.
+pub(crate) fn mean_latency(seed: u64, nodes: usize) -> Duration {
+    const PAIRS: u32 = 1000;
+    let mut world: World<Spreader<Flooding>> = World::new(seed, Links::default());
+    for _ in 0..nodes {
+        let me = world.next_contact();
+        world.add(Spreader(Push::flooding(me, [])));
+    }
+    let contacts = World::<Spreader<Flooding>>::contacts(seed, nodes);
+    let mut rng = stream(seed, "pairs");
+    let mut drawn = || contacts[rng.random_range(0..nodes)];
+    (0..PAIRS).map(|_| world.latency(drawn(), drawn())).sum::<Duration>() / PAIRS
+}
+
 type Flooding = Push<SimulatedContact, SimulatedPayload>;
 
 /// Everybody in the tables of each node of a network of some kind at rest.
