@@ -2,7 +2,8 @@
 //!
 //! Every kind of overlay is a core behind one interface, [`Overlay`]: a state machine that
 //! takes messages, timeouts and commands, and gives what follows from them as values in
-//! [`Out`]. Here so far: [`Chord`], [`Kademlia`] and [`Pastry`]. The same code runs over real
+//! [`Out`]. Here so far: [`Chord`], [`Kademlia`], [`Pastry`], and
+//! [`Unstructured`], which floods and walks. The same code runs over real
 //! connections and, a million times over, in the simulator of `atoll-lab`; so a core is generic
 //! over its [`Contact`], which is four bytes there, and a node's key with its addresses on the
 //! wire.
@@ -30,6 +31,7 @@ mod overlay;
 mod pastry;
 #[cfg(test)]
 mod testing;
+mod unstructured;
 
 pub use broadcast::{
     Broadcast, BroadcastOut, Delivered, HyParViewConfig, HyParViewMessage, Inventory, InventoryMessage,
@@ -48,3 +50,4 @@ pub use overlay::{
     Contact, LocateError, Located, LookupError, LookupId, Notification, Out, Overlay, Row, Step, Table,
 };
 pub use pastry::{Pastry, PastryConfig, PastryMessage};
+pub use unstructured::{SearchStyle, Unstructured, UnstructuredConfig, UnstructuredMessage, Wanted};

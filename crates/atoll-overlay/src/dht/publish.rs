@@ -38,6 +38,22 @@ struct Provided {
 }
 
 impl Published {
+    /// Values, and what is provided, by content with its name. All of it is published anew.
+    pub(crate) fn from_parts(
+        values: impl IntoIterator<Item = Entry>,
+        provided: impl IntoIterator<Item = (Id, String)>,
+    ) -> Self {
+        let again_at = Instant::ORIGIN;
+        let values = values.into_iter().map(|entry| (entry.key, Value { entry, again_at }));
+        let provided = provided.into_iter().map(|(content, name)| (content, Provided { name, again_at }));
+        Self { values: values.collect(), provided: provided.collect() }
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<Entry>, Vec<(Id, String)>) {
+        let provided = self.provided.into_iter().map(|(content, provided)| (content, provided.name));
+        (self.values.into_values().map(|value| value.entry).collect(), provided.collect())
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         let values = self.values.values().map(|value| size_of::<Value>() + value.entry.bytes());
         let provided = self.provided.values().map(|provided| size_of::<Provided>() + provided.name.len());

@@ -1,0 +1,263 @@
+//! Neighbours: becoming them, finding more of them by peer exchange, and noticing that one is
+//! gone.
+
+use rand::{Rng, seq::IndexedRandom};
+
+use super::{message::NAMED_MAX, *};
+
+/// Contacts heard of and not tried yet.
+const HEARD_MAX: usize = 64;
+/// Questions to be neighbours under way at once.
+const CONNECTING_MAX: usize = 3;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Question {
+    Connect,
+    Ping,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Call<C> {
+    request: u32,
+    to: C,
+    question: Question,
+    attempts_left: u8,
+    pub(super) deadline: Instant,
+}
+
+impl<C: Contact> Unstructured<C> {
+    /// The next period begins after half to one and a half of it, so that nodes that began
+    /// together do not go on together.
+    pub(super) fn plan_upkeep(&mut self, now: Instant, rng: &mut dyn RngCore) {
+        self.upkeep_at = now + self.config.upkeep_every.mul_f64(rng.random_range(0.5..1.5));
+    }
+
+    pub(super) fn upkeep(&mut self, now: Instant, rng: &mut dyn RngCore, out: &mut UnstructuredOut<C>) {
+        for neighbour in self.neighbours.clone() {
+            self.call(now, neighbour, Question::Ping, out);
+        }
+        self.find_neighbours(now, rng, out);
+        let wall = self.wall(now);
+        self.shelves.forget_expired(wall);
+        self.renew_claims(now);
+        while self.seen_order.front().is_some_and(|(_, at)| *at + SEEN_FOR <= now) {
+            self.forget_oldest_query();
+        }
+    }
+
+    /// Asks others until there are as many neighbours as are wanted.
+    pub(super) fn find_neighbours(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        out: &mut UnstructuredOut<C>,
+    ) {
+        loop {
+            let connecting = self.calls.iter().filter(|call| call.question == Question::Connect).count();
+            if self.neighbours.len() + connecting >= self.config.connect_to || connecting >= CONNECTING_MAX {
+                break;
+            }
+            if self.heard_of.is_empty() && self.neighbours.is_empty() && connecting == 0 {
+                // Nobody is left: back to those through whom it came.
+                self.heard_of.clone_from(&self.known);
+            }
+            if self.heard_of.is_empty() {
+                break;
+            }
+            let drawn = rng.random_range(0..self.heard_of.len());
+            let to = self.heard_of.swap_remove(drawn);
+            if !self.is_tried(&to) {
+                self.call(now, to, Question::Connect, out);
+            }
+        }
+    }
+
+    pub(super) fn meet_one(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        others: &[C],
+        out: &mut UnstructuredOut<C>,
+    ) {
+        let untried: Vec<&C> = others.iter().filter(|other| !self.is_tried(other)).collect();
+        if let Some(other) = untried.choose(rng)
+            && self.neighbours.len() < self.config.neighbours_max
+        {
+            self.call(now, (*other).clone(), Question::Connect, out);
+        }
+    }
+
+    fn is_tried(&self, contact: &C) -> bool {
+        *contact == self.me
+            || self.neighbours.contains(contact)
+            || self.calls.iter().any(|call| call.question == Question::Connect && call.to == *contact)
+    }
+
+    fn call(&mut self, now: Instant, to: C, question: Question, out: &mut UnstructuredOut<C>) {
+        if self.calls.iter().any(|call| call.question == question && call.to == to) {
+            return;
+        }
+        self.numbered = self.numbered.wrapping_add(1);
+        let request = self.numbered;
+        let attempts_left = self.config.attempts.saturating_sub(1);
+        let deadline = now + self.config.answer_timeout;
+        out.send(to.clone(), message(question, request));
+        self.calls.push(Call { request, to, question, attempts_left, deadline });
+    }
+
+    /// Some of the neighbours, drawn: whom a newcomer may turn to.
+    fn named(&self, rng: &mut dyn RngCore, to: &C) -> Vec<C> {
+        let others: Vec<&C> = self.neighbours.iter().filter(|one| *one != to).collect();
+        others.choose_multiple(rng, NAMED_MAX).map(|one| (*one).clone()).collect()
+    }
+
+    fn hear_of(&mut self, contacts: Vec<C>) {
+        for contact in contacts.into_iter().take(NAMED_MAX) {
+            if self.heard_of.len() < HEARD_MAX
+                && !self.is_tried(&contact)
+                && !self.heard_of.contains(&contact)
+            {
+                self.heard_of.push(contact);
+            }
+        }
+    }
+
+    pub(super) fn asked_to_connect(
+        &mut self,
+        rng: &mut dyn RngCore,
+        from: C,
+        request: u32,
+        out: &mut UnstructuredOut<C>,
+    ) {
+        let is_there = self.neighbours.contains(&from);
+        let is_accepted = is_there || self.neighbours.len() < self.config.neighbours_max;
+        let contacts = self.named(rng, &from);
+        if is_accepted && !is_there {
+            self.neighbours.push(from.clone());
+            self.joined(out);
+        }
+        out.send(from, UnstructuredMessage::Connected { request, is_accepted, contacts });
+    }
+
+    /// A node with a neighbour is part of the overlay.
+    fn joined(&mut self, out: &mut UnstructuredOut<C>) {
+        if self.phase == Phase::Joining {
+            self.phase = Phase::Member;
+            out.notify(Notification::Joined);
+        }
+    }
+
+    /// The question that this answers, if it was asked of whom it comes from.
+    fn answered(&mut self, from: &C, request: u32, question: Question) -> bool {
+        let is_it = |call: &Call<C>| call.request == request && call.to == *from && call.question == question;
+        let Some(place) = self.calls.iter().position(is_it) else { return false };
+        self.calls.swap_remove(place);
+        if self.calls.is_empty() {
+            self.calls = Vec::new();
+        }
+        true
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "an answer's fields, and who says so when")]
+    pub(super) fn connected(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        from: C,
+        request: u32,
+        is_accepted: bool,
+        contacts: Vec<C>,
+        out: &mut UnstructuredOut<C>,
+    ) {
+        if !self.answered(&from, request, Question::Connect) {
+            return;
+        }
+        if is_accepted && !self.neighbours.contains(&from) {
+            if self.neighbours.len() < self.config.neighbours_max {
+                self.neighbours.push(from);
+                self.joined(out);
+            } else {
+                out.send(from, UnstructuredMessage::Disconnect);
+            }
+        }
+        self.hear_of(contacts);
+        self.find_neighbours(now, rng, out);
+        self.check_joining(out);
+    }
+
+    pub(super) fn pong(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        from: &C,
+        request: u32,
+        contacts: Vec<C>,
+        out: &mut UnstructuredOut<C>,
+    ) {
+        if self.answered(from, request, Question::Ping) {
+            self.hear_of(contacts);
+            self.find_neighbours(now, rng, out);
+        }
+    }
+
+    pub(super) fn pinged(&self, rng: &mut dyn RngCore, from: C, request: u32, out: &mut UnstructuredOut<C>) {
+        if self.neighbours.contains(&from) {
+            let contacts = self.named(rng, &from);
+            out.send(from, UnstructuredMessage::Pong { request, contacts });
+        } else {
+            // It takes this node for a neighbour still.
+            out.send(from, UnstructuredMessage::Disconnect);
+        }
+    }
+
+    pub(super) fn lost(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        contact: &C,
+        out: &mut UnstructuredOut<C>,
+    ) {
+        self.neighbours.retain(|neighbour| neighbour != contact);
+        self.calls.retain(|call| call.to != *contact || call.question == Question::Connect);
+        self.find_neighbours(now, rng, out);
+    }
+
+    fn check_joining(&mut self, out: &mut UnstructuredOut<C>) {
+        if self.phase == Phase::Joining && self.calls.is_empty() {
+            out.notify(Notification::JoinFailed);
+        }
+    }
+
+    pub(super) fn handle_silence(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        out: &mut UnstructuredOut<C>,
+    ) {
+        while let Some(place) = self.calls.iter().position(|call| call.deadline <= now) {
+            let call = &mut self.calls[place];
+            if call.attempts_left > 0 {
+                call.attempts_left -= 1;
+                call.deadline = now + self.config.answer_timeout;
+                out.send(call.to.clone(), message(call.question, call.request));
+                continue;
+            }
+            let call = self.calls.swap_remove(place);
+            match call.question {
+                Question::Ping if self.frozen => {}
+                Question::Ping => self.lost(now, rng, &call.to, out),
+                Question::Connect => {
+                    self.find_neighbours(now, rng, out);
+                    self.check_joining(out);
+                }
+            }
+        }
+    }
+}
+
+fn message<C>(question: Question, request: u32) -> UnstructuredMessage<C> {
+    match question {
+        Question::Connect => UnstructuredMessage::Connect { request },
+        Question::Ping => UnstructuredMessage::Ping { request },
+    }
+}
