@@ -195,27 +195,29 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
     assert!(lookups > 10, "{lookups} lookups");
 
     // Kinds that there are not, and one that there is.
-    for (kind, code) in [("ring", "no_such_kind"), ("pastry", "kind_not_played")] {
+    for (kind, code) in [("ring", "no_such_kind"), ("hybrid", "kind_not_played")] {
         let refused = cluster.nodes[0].atoll(&["cluster", "set", "overlay", kind]);
         assert!(!refused.status.success());
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(text.contains(code), "{text}");
     }
-    let (_, lookups) = with_lookups(&mut cluster, |cluster| {
-        let set = cluster.nodes[5].atoll(&["cluster", "set", "overlay", "kademlia"]);
-        assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
-        wait_acquainted(cluster, "kademlia");
-    });
-    assert!(lookups > 2, "{lookups} lookups");
-    let settings = cluster.nodes[2].json(&["cluster", "settings"]);
-    assert_eq!(settings["settings"]["overlay"], "kademlia");
-    for number in 0..8 {
-        let (key, text) = (format!("old {number}"), format!("value {number}"));
-        let node = &cluster.nodes[7 - number];
-        wait_until("the value has moved", || value(node, &key).as_deref() == Some(text.as_str()));
+    for kind in ["kademlia", "pastry"] {
+        let (_, lookups) = with_lookups(&mut cluster, |cluster| {
+            let set = cluster.nodes[5].atoll(&["cluster", "set", "overlay", kind]);
+            assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+            wait_acquainted(cluster, kind);
+        });
+        assert!(lookups > 2, "{lookups} lookups");
+        let settings = cluster.nodes[2].json(&["cluster", "settings"]);
+        assert_eq!(settings["settings"]["overlay"], kind);
+        for number in 0..8 {
+            let (key, text) = (format!("old {number}"), format!("value {number}"));
+            let node = &cluster.nodes[7 - number];
+            wait_until("the value has moved", || value(node, &key).as_deref() == Some(text.as_str()));
+        }
+        check_a_holder_is_killed(&mut cluster, &format!("of {kind}"));
+        wait_acquainted(&cluster, kind);
     }
-    check_a_holder_is_killed(&mut cluster, "of kademlia");
-    wait_acquainted(&cluster, "kademlia");
 
     // What is provided is found; who is gone is not asked for ever.
     cluster.nodes[1].json(&["overlay", "provide", "Holiday photos 2024"]);

@@ -75,7 +75,7 @@ impl NodeAdmin {
     async fn set_overlay(&self, value: &str) -> Result<(), AdminError> {
         let played = || {
             let names: Vec<&str> = PLAYED.iter().map(|kind| kind.name()).collect();
-            format!("there are {}", names.join(" and "))
+            format!("there are {}", names.join(", "))
         };
         let kind: OverlayKind = value.parse().map_err(|error: ParseOverlayKindError| {
             AdminError::new(AdminErrorKind::Invalid, "no_such_kind", error.to_string()).hint(played())

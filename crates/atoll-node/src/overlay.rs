@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use atoll_membership::View;
 use atoll_overlay::{
     AuthorKey, Chord, ChordConfig, ContentError, Dht, DhtConfig, Finished, Id, Kademlia, KademliaConfig,
-    LocateError, Located,
+    LocateError, Located, Pastry, PastryConfig,
 };
 use atoll_placement::Layout;
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
@@ -66,6 +66,8 @@ pub struct OverlaySettings {
     pub chord: ChordConfig,
     /// 0.5 s for an answer, a bucket refreshed each minute.
     pub kademlia: KademliaConfig,
+    /// 0.5 s for an answer, leaf sets compared every 2 s.
+    pub pastry: PastryConfig,
     /// 0.5 s for an answer; missing copies are looked for every 5 s and compared every minute,
     /// and what is published is published again every 10 minutes.
     pub content: DhtConfig,
@@ -84,6 +86,11 @@ impl Default for OverlaySettings {
                 answer_timeout,
                 refresh_every: Duration::from_secs(60),
                 ..KademliaConfig::default()
+            },
+            pastry: PastryConfig {
+                answer_timeout,
+                upkeep_every: Duration::from_secs(2),
+                ..PastryConfig::default()
             },
             content: DhtConfig {
                 answer_timeout,
@@ -184,7 +191,7 @@ pub fn kind_of(layout: &Layout) -> OverlayKind {
 }
 
 /// The kinds that this program can play.
-pub const PLAYED: [OverlayKind; 2] = [OverlayKind::Chord, OverlayKind::Kademlia];
+pub const PLAYED: [OverlayKind; 3] = [OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry];
 
 impl Overlays {
     pub fn start(parts: OverlayParts) -> Self {
@@ -247,24 +254,25 @@ impl Overlays {
 async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySettings) {
     let me = NodeContact::from(around.transport.node_id());
     let (chord, kademlia) = (Arc::new(settings.chord), Arc::new(settings.kademlia));
-    let content = Arc::new(settings.content);
+    let (pastry, content) = (Arc::new(settings.pastry), Arc::new(settings.content));
     let mut estate = Estate::default();
     loop {
         let kind = kind_of(&around.layout.borrow_and_update());
+        let (author, content) = (author.clone(), content.clone());
         let ended = match kind {
             OverlayKind::Chord => {
-                let core = Dht::new(Chord::new(me, chord.clone()), author.clone(), content.clone());
+                let core = Dht::new(Chord::new(me, chord.clone()), author, content);
                 Driver::new(&mut around, kind, core, estate).run().await
             }
             OverlayKind::Kademlia => {
-                let core = Dht::new(Kademlia::new(me, kademlia.clone()), author.clone(), content.clone());
+                let core = Dht::new(Kademlia::new(me, kademlia.clone()), author, content);
                 Driver::new(&mut around, kind, core, estate).run().await
             }
-            OverlayKind::Directory
-            | OverlayKind::Pastry
-            | OverlayKind::Flood
-            | OverlayKind::Walk
-            | OverlayKind::Hybrid => {
+            OverlayKind::Pastry => {
+                let core = Dht::new(Pastry::new(me, pastry.clone()), author, content);
+                Driver::new(&mut around, kind, core, estate).run().await
+            }
+            OverlayKind::Directory | OverlayKind::Flood | OverlayKind::Walk | OverlayKind::Hybrid => {
                 // A program that plays it has set it, while this one was away.
                 tracing::error!(%kind, "this program does not play the cluster's overlay");
                 driver::sit_out(&mut around, kind, estate).await

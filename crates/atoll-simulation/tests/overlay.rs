@@ -190,7 +190,7 @@ impl Overlay {
 }
 
 /// Chord grows, loses two nodes of three that keep something, gets them back, and becomes
-/// Kademlia, and what was stored and provided is found all the way.
+/// Kademlia and then Pastry, and what was stored and provided is found all the way.
 fn story(seed: u64, links: LinkProfile) -> TraceHash {
     let mut overlay = Overlay::new(seed, links);
     overlay.run(SETTLED);
@@ -215,12 +215,15 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
     overlay.run(SETTLED);
     overlay.check_lookups(&[]);
 
-    overlay.choose(OverlayKind::Kademlia);
-    overlay.run(SETTLED);
-    for index in 0..overlay.machines.len() {
-        assert_eq!(overlay.fetch(index, "kept"), [b"kept"], "seed {seed}, node {index}");
-        let shown = overlay.on(index, |overlays| async move { overlays.show().await }).expect("it is there");
-        assert_eq!((shown.kind, shown.is_member), (OverlayKind::Kademlia, true));
+    for kind in [OverlayKind::Kademlia, OverlayKind::Pastry] {
+        overlay.choose(kind);
+        overlay.run(SETTLED);
+        for index in 0..overlay.machines.len() {
+            assert_eq!(overlay.fetch(index, "kept"), [b"kept"], "seed {seed}, node {index}, {kind}");
+            let shown = overlay.on(index, |overlays| async move { overlays.show().await });
+            let shown = shown.expect("it is there");
+            assert_eq!((shown.kind, shown.is_member), (kind, true));
+        }
     }
     let found = overlay.operate(5, Operation::Search { words: "PHOTOS".into() });
     let Ok(Answer::Hits(hits)) = found.outcome else { panic!("{:?}", found.outcome) };

@@ -1,4 +1,4 @@
-//! Content on a network so small that one sees what is right, over both Chord and Kademlia.
+//! Content on a network so small that one sees what is right, over Chord, Kademlia and Pastry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use super::{cellar::*, message::*, operation::OPERATIONS_MAX, publish::PUBLISHED_MAX, *};
 use crate::{
     Answer, Body, Chord, ChordConfig, Class, Content, Entry, Finished, Kademlia, KademliaConfig, Kept,
-    Offered, OperationId, Unsound, VALUE_BYTES_MAX,
+    Offered, OperationId, Pastry, PastryConfig, Unsound, VALUE_BYTES_MAX,
     testing::{At, Net, at},
 };
 
@@ -41,6 +41,10 @@ fn on_wide_chord(me: At) -> OnChord {
 
 fn on_kademlia(me: At) -> OnKademlia {
     with_content(Kademlia::new(me, Arc::new(KademliaConfig { k: 4, ..KademliaConfig::default() })))
+}
+
+fn on_pastry(me: At) -> Dht<Pastry<At>> {
+    with_content(Pastry::new(me, Arc::new(PastryConfig { leaves: 8, ..PastryConfig::default() })))
 }
 
 fn chord_net() -> Net<OnChord> {
@@ -138,6 +142,7 @@ fn a_value_stored_through_one_node_is_read_through_every_other() {
     check_values(on_chord);
     check_values(on_wide_chord);
     check_values(on_kademlia);
+    check_values(on_pastry);
 }
 
 /// Two of the three that keep it, at once, and the reader asks before anybody has noticed.
@@ -163,6 +168,7 @@ fn a_value_outlives_those_who_keep_it() {
     check_failures(on_chord);
     check_failures(on_wide_chord);
     check_failures(on_kademlia);
+    check_failures(on_pastry);
 }
 
 fn check_newcomer<O: Overlay<Contact = At>>(make: impl Fn(At) -> Dht<O> + Copy) {
@@ -192,6 +198,7 @@ fn a_node_that_joins_gets_what_is_its_own_and_one_that_leaves_takes_nothing_away
     check_newcomer(on_chord);
     check_newcomer(on_wide_chord);
     check_newcomer(on_kademlia);
+    check_newcomer(on_pastry);
 }
 
 #[test]
@@ -291,6 +298,7 @@ fn what_is_provided_is_found_by_its_key_and_by_its_words() {
     check_search(on_chord);
     check_search(on_wide_chord);
     check_search(on_kademlia);
+    check_search(on_pastry);
 }
 
 /// The cluster changes its kind: the same nodes, with what they keep, as another overlay.
