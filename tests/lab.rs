@@ -75,6 +75,20 @@ fn experiments_and_their_parameters_are_listed() {
 }
 
 #[test]
+fn a_preset_gives_its_parameters_and_flags_come_on_top() {
+    let run =
+        ["run", "lookup", "--preset", "kademlia", "--nodes", "30", "--set", "kademlia_alpha=1", "-o", "json"];
+    let output = lab(&run);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let parameters = &report["parameters"];
+    assert_eq!((&parameters["kademlia_k"], &parameters["kademlia_alpha"]), (&20.into(), &1.into()));
+    assert!(report["rows"].as_array().unwrap().iter().all(|row| row["overlay"] == "kademlia"));
+    let listed: Value = serde_json::from_slice(&lab(&["presets", "-o", "json"]).stdout).unwrap();
+    assert!(listed.as_array().unwrap().iter().any(|preset| preset["name"] == "kademlia"), "{listed}");
+}
+
+#[test]
 fn what_cannot_be_run_is_refused_with_what_to_do() {
     for (arguments, said, hint) in [
         (&["run", "lokup"][..], "no experiment lokup", "hint: atoll lab list"),

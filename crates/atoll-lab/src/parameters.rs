@@ -3,7 +3,7 @@
 //! `parameters!` makes a struct whose fields are the parameters; their comments are what
 //! `atoll lab list` says of them, so there is one place for each.
 
-use crate::value::Value;
+use crate::value::{EMPTY_LIST, Value};
 
 /// Why a parameter was not set. Nothing was run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +144,9 @@ impl<const MIN: usize, const MAX: usize> Parameter for Within<MIN, MAX> {
 
 impl<T: Parameter> Parameter for Vec<T> {
     fn from_text(text: &str) -> Result<Self, String> {
+        if text == EMPTY_LIST {
+            return Ok(Vec::new());
+        }
         text.split(',').map(|part| T::from_text(part.trim())).collect()
     }
 
@@ -266,6 +269,7 @@ mod tests {
         assert_eq!((outer.counts.clone(), outer.inner.depth), (vec![NodeCount(10), NodeCount(2000)], 7));
         for (name, text, reason) in [
             ("counts", "0", "it is a number of nodes"),
+            ("counts", "", "it is a number of nodes"),
             ("counts", "5,", "it is a number of nodes"),
             ("share", "1", "it is a share"),
             ("share", "NaN", "it is a share"),
@@ -274,6 +278,10 @@ mod tests {
             let error = outer.set(name, text).expect_err(text);
             assert!(error.starts_with(reason), "{error}");
         }
+        let whole = outer.clone();
+        assert_eq!(outer.set("counts", "none"), Ok(true));
+        assert_eq!((outer.counts.len(), outer.values()[0].1.to_string()), (0, "none".to_owned()));
+        let outer = whole;
         let values: Vec<String> =
             outer.values().into_iter().map(|(name, value)| format!("{name}={value}")).collect();
         assert_eq!(values, ["counts=10,2000", "share=0.5", "depth=7"]);

@@ -5,6 +5,9 @@ use std::{fmt, time::Duration};
 
 use serde::Serialize;
 
+/// How a list with nothing in it is written.
+pub(crate) const EMPTY_LIST: &str = "none";
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Value {
@@ -34,6 +37,7 @@ impl fmt::Display for Value {
             Value::Whole(whole) => write!(f, "{whole}"),
             Value::Number(number) => write!(f, "{number}"),
             Value::Switch(switch) => write!(f, "{switch}"),
+            Value::List(values) if values.is_empty() => f.write_str(EMPTY_LIST),
             Value::List(values) => {
                 for (index, value) in values.iter().enumerate() {
                     let comma = if index == 0 { "" } else { "," };

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_lab::{EXPERIMENTS, Experiment, ParameterError, Report, columns_of, page};
+use atoll_lab::{EXPERIMENTS, Experiment, PRESETS, ParameterError, Preset, Report, columns_of, page};
 use atoll_runtime::Runtime;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rand::Rng;
@@ -26,6 +26,7 @@ const EVERY: &str = "all";
 #[derive(Debug, clap::Subcommand)]
 pub enum LabCommand {
     List(List),
+    Presets(Presets),
     Run(Run),
 }
 
@@ -38,6 +39,13 @@ pub struct List {
     output: Output,
 }
 
+/// List known systems whose published parameters can be run by name.
+#[derive(Debug, clap::Args)]
+pub struct Presets {
+    #[command(flatten)]
+    output: Output,
+}
+
 /// Run an experiment on simulated networks, and show what it measured.
 ///
 /// The nodes are the protocol code that runs over real connections. The same seed and
@@ -46,6 +54,9 @@ pub struct List {
 pub struct Run {
     /// An experiment's name, or "all"; `atoll lab list` names them.
     name: String,
+    /// A known system's parameters; `atoll lab presets` names them. Other flags come on top.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
     /// The kinds of overlay. [default: every kind]
     #[arg(long, value_name = "KIND,…")]
     overlay: Option<String>,
@@ -78,6 +89,13 @@ struct ListedExperiment {
 }
 
 #[derive(Serialize)]
+struct ListedPreset {
+    name: &'static str,
+    experiments: &'static [&'static str],
+    about: &'static str,
+}
+
+#[derive(Serialize)]
 struct ListedParameter {
     name: &'static str,
     default: String,
@@ -88,6 +106,7 @@ impl LabCommand {
     pub async fn run(self) -> Outcome {
         match self {
             LabCommand::List(list) => list.run(),
+            LabCommand::Presets(presets) => presets.run(),
             // Off the threads of tokio's tasks: it computes for minutes.
             LabCommand::Run(run) => Runtime::tokio().blocking(move || run.run()).await,
         }
@@ -99,6 +118,14 @@ fn named(name: &str) -> Result<&'static Experiment, Failure> {
         let known: Vec<&str> = EXPERIMENTS.iter().map(|experiment| experiment.name).collect();
         Failure::new(Fault::Request, format!("there is no experiment {name}"))
             .hint(format!("atoll lab list shows them: {}, or {EVERY}", known.join(", ")))
+    })
+}
+
+fn preset_named(name: &str) -> Result<&'static Preset, Failure> {
+    Preset::named(name).ok_or_else(|| {
+        let known: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
+        Failure::new(Fault::Request, format!("there is no preset {name}"))
+            .hint(format!("atoll lab presets shows them: {}", known.join(", ")))
     })
 }
 
@@ -134,11 +161,40 @@ impl List {
     }
 }
 
+impl Presets {
+    fn run(&self) -> Outcome {
+        let listed: Vec<ListedPreset> = PRESETS
+            .iter()
+            .map(|preset| ListedPreset {
+                name: preset.name,
+                experiments: preset.experiments,
+                about: preset.about,
+            })
+            .collect();
+        self.output.show(&listed, |listed| {
+            let rows = listed.iter().map(|preset| {
+                [preset.name.to_owned(), preset.experiments.join(","), preset.about.to_owned()]
+            });
+            println!("{}", table(["NAME", "EXPERIMENTS", "ABOUT"], rows));
+        });
+        Ok(())
+    }
+}
+
 impl Run {
     fn run(&self) -> Outcome {
         let every = self.name == EVERY;
-        let experiments: Vec<&Experiment> =
+        let mut experiments: Vec<&Experiment> =
             if every { EXPERIMENTS.iter().collect() } else { vec![named(&self.name)?] };
+        let preset = self.preset.as_deref().map(preset_named).transpose()?;
+        if let Some(preset) = preset {
+            experiments.retain(|experiment| preset.experiments.contains(&experiment.name));
+            if experiments.is_empty() {
+                let message = format!("the preset {} says nothing about {}", preset.name, self.name);
+                return Err(Failure::new(Fault::Request, message)
+                    .hint(format!("it is for: {}", preset.experiments.join(", "))));
+            }
+        }
         let given = self.given();
         // Before the first runs for minutes.
         if every {
@@ -158,11 +214,9 @@ impl Run {
         eprintln!("seed {seed}");
         let mut reports = Vec::new();
         for experiment in experiments {
-            let mut given = given.clone();
-            if every {
-                given.retain(|(name, _)| knows(experiment, name));
-            }
-            reports.push(run_one(experiment, seed, &given)?);
+            let mut all = preset.and_then(|preset| preset.parameters_for(experiment)).unwrap_or_default();
+            all.extend(given.iter().filter(|(name, _)| !every || knows(experiment, name)).cloned());
+            reports.push(run_one(experiment, seed, &all)?);
         }
         if let Some(file) = &self.report {
             std::fs::write(file, page(&reports)).map_err(|error| {
