@@ -42,7 +42,7 @@ macro_rules! columns {
 
 columns! {
     Overlay "overlay" ["", 0] "the kind of overlay; of broadcasts, whose neighbours are used: its tables', those of a random graph, or a tree's own";
-    Method "method" ["", 0] "how a message is broadcast";
+    Method "method" ["", 0] "how a message is broadcast, or something searched";
     Nodes "nodes" ["nodes", 0] "how many, before any failed; under churn, at any time";
     Sessions "sessions" ["", 0] "how nodes' sessions are distributed; whoever goes is replaced at once by another";
     SessionMedianS "session_median_s" ["s", 0] "the median session";
@@ -82,6 +82,11 @@ columns! {
     ModelHalfMs "model_half_ms" ["ms", 0] "what a model says of half_ms_mean";
     ModelLastMs "model_last_ms" ["ms", 0] "what a model says of last_ms_mean";
     ModelOverheadBytesPerNode "model_overhead_bytes_per_node" ["bytes", 0] "what a model says of overhead_bytes_per_node";
+    HolderShare "holder_share" ["share", 4] "of the nodes that have what is searched";
+    Searches "searches" ["searches", 0] "each for something else, from an evenly drawn node";
+    FoundShare "found_share" ["share", 3] "of the searches that found something";
+    SearchMessagesMean "search_messages_mean" ["messages", 0] "sent by anybody for a search, answers included";
+    FirstHitMsMean "first_hit_ms_mean" ["ms", 0] "from the search until its first hit, of those that found something";
     StaleShare "stale_share" ["share", 4] "of the contacts in nodes' tables that are gone";
     MessagesMean "messages_mean" ["messages", 1] "sent by anybody for a lookup, answers and repetitions included";
     BytesMean "bytes_mean" ["bytes", 0] "on the wire for a lookup, by anybody: encoded messages, and 88 bytes of frame, TLS, TCP and IP for each";

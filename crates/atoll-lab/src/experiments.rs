@@ -11,6 +11,7 @@ use crate::{
     lookup::lookup,
     page::Plot,
     parameters::{Described, ParameterError, Parameters},
+    search::search,
 };
 
 /// An experiment that can be run by its name.
@@ -54,6 +55,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::grow::PLOTS,
         described: crate::GrowParameters::described,
         run: |name, seed, given, tell| Ok(grow(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "search",
+        about: "messages until something is found by its name, against how rare it is",
+        plots: crate::search::PLOTS,
+        described: crate::SearchParameters::described,
+        run: |name, seed, given, tell| Ok(search(seed, read(name, given)?, tell)),
     },
     Experiment {
         name: "lie",
