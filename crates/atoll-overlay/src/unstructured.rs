@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! join       become the neighbour of somebody, who names others (peer exchange)
-//! flood      a query goes to all neighbours, and on, until its TTL is used up; seen twice it is
-//!            dropped. Expanding ring: again with a greater TTL until enough is found
+//! flood      a query goes to all neighbours, and on, until its TTL is used up; a copy that
+//!            would get no farther is dropped. Expanding ring: again with a greater TTL until enough is found
 //! walk       k walkers, each to one neighbour at a time; they ask their origin now and then
 //!            whether to go on
 //! hit        back the way that the query came; whoever it passes remembers what was found

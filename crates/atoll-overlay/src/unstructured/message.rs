@@ -35,7 +35,7 @@ pub enum UnstructuredMessage<C> {
         contacts: Vec<C>,
     },
     /// Gnutella's query: goes on to all neighbours until `ttl` is used up; `query` is drawn by
-    /// who asks, and seen twice it is dropped.
+    /// who asks; who has passed it on as far before drops it.
     Flood {
         query: u64,
         wanted: Wanted,

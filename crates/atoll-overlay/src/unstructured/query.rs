@@ -28,6 +28,8 @@ pub(super) struct Seen<C> {
     /// Who sent it first; none: it is this node's own.
     from: Option<C>,
     hits_left: u16,
+    /// Of a flood: how far it went on from here.
+    ttl: u8,
     /// Of a walk: whether this node has answered it.
     answered: bool,
 }
@@ -171,7 +173,7 @@ impl<C: Contact> Unstructured<C> {
     }
 
     fn remember(&mut self, now: Instant, query: u64, from: Option<C>) {
-        self.seen.insert(query, Seen { from, hits_left: HITS_MAX, answered: false });
+        self.seen.insert(query, Seen { from, hits_left: HITS_MAX, ttl: 0, answered: false });
         self.seen_order.push_back((query, now));
         while self.seen_order.len() > SEEN_MAX {
             self.forget_oldest_query();
@@ -198,7 +200,10 @@ impl<C: Contact> Unstructured<C> {
         }
     }
 
-    /// Gnutella 0.4: answered the way it came, passed on to all the others, once.
+    /// Gnutella 0.4: answered the way it came, and passed on to all the others, once. A copy that
+    /// came over fewer links than the one before it is passed on again, so that a flood gets as
+    /// far as its TTL says; Gnutella drops it, and what came quickly over many links cuts the
+    /// flood short. It is at most seven times, and nobody answers twice.
     pub(super) fn flooded(
         &mut self,
         now: Instant,
@@ -208,12 +213,21 @@ impl<C: Contact> Unstructured<C> {
         ttl: u8,
         out: &mut UnstructuredOut<C>,
     ) {
-        if !self.neighbours.contains(&from) || self.seen.contains_key(&query) || !wanted.is_sound() {
+        if !self.neighbours.contains(&from) || !wanted.is_sound() {
             return;
         }
-        self.remember(now, query, Some(from.clone()));
-        self.answer(now, &from, query, &wanted, out);
         let ttl = ttl.min(TTL_MAX);
+        match self.seen.get_mut(&query) {
+            Some(seen) if seen.from.is_none() || seen.ttl >= ttl => return,
+            Some(seen) => seen.ttl = ttl,
+            None => {
+                self.remember(now, query, Some(from.clone()));
+                if let Some(seen) = self.seen.get_mut(&query) {
+                    seen.ttl = ttl;
+                }
+                self.answer(now, &from, query, &wanted, out);
+            }
+        }
         if ttl > 1 {
             self.send_flood(query, &wanted, ttl - 1, Some(&from), out);
         }

@@ -94,6 +94,22 @@ fn a_query_that_is_seen_twice_is_dropped() {
 }
 
 #[test]
+fn a_copy_that_came_over_fewer_links_goes_on_again() {
+    let mut net = line(flood(7), 4);
+    net.sent.clear();
+    let flood = |ttl| Message::Flood { query: 5, wanted: Wanted::Words(vec!["word".into()]), ttl };
+    let passed_on = |net: &mut Graph| {
+        let sent: Vec<Message> = net.sent.drain(..).map(|(_, _, message)| message).collect();
+        net.wire.clear();
+        sent
+    };
+    for (ttl, expected) in [(3, vec![flood(2)]), (3, vec![]), (2, vec![]), (6, vec![flood(5)]), (6, vec![])] {
+        net.hear(1, 0, flood(ttl));
+        assert_eq!(passed_on(&mut net), expected, "TTL {ttl}");
+    }
+}
+
+#[test]
 fn an_expanding_ring_stops_where_enough_is_found() {
     let config = UnstructuredConfig { style: SearchStyle::ExpandingRing { ttl_max: 7 }, ..flood(0) };
     let mut net = line(config.clone(), 10);
