@@ -18,6 +18,7 @@ mod executor;
 pub mod linearizability;
 pub mod load;
 mod network;
+mod overlays;
 mod run;
 mod seed;
 mod swarm;
@@ -28,6 +29,7 @@ pub use executor::{
     FaultPoints, Faults, NodeIndex, RunError, Schedule, Simulation, StopReason, Strike, Tracer,
 };
 pub use network::{Network, Stalls};
+pub use overlays::{OverlayMember, OverlayWorld, overlay_lookups};
 pub use run::{Check, Failure, Report, RunOptions, run};
 pub use seed::{ParseSeedError, Seed, seeds};
 pub use swarm::{Change, Swarm, Synchrony};

@@ -1,0 +1,173 @@
+//! Overlays of whole nodes: the driver that runs in production, on virtual time and simulated
+//! links, without the rest of a node. Who is a member and who is alive is the world's to say.
+
+use std::{sync::Arc, time::Duration};
+
+use atoll_membership::{Member, MemberState, View};
+use atoll_node::{NodeContact, OverlayParts, OverlaySettings, Overlays};
+use atoll_overlay::{AuthorKey, Id, Located};
+use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState};
+use atoll_runtime::watch;
+use atoll_transport::{Admission, Protocol, Transport, memory::LinkProfile};
+use atoll_types::{ByteSize, DiskId, Generation, Instant, NodeId, OverlayKind, Role, Roles, Zone};
+
+use crate::{Network, NodeIndex, RunError, Schedule, Seed, Simulation};
+
+/// Upkeep finds who is missing within some of its rounds of 2 to 5 s, even where datagrams are
+/// lost.
+const SETTLED: Duration = Duration::from_secs(60);
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Everyone;
+
+impl Admission for Everyone {
+    fn admits(&self, _peer: &NodeId, _protocol: Protocol) -> bool {
+        true
+    }
+}
+
+/// A member, and its overlay in its present life.
+pub struct OverlayMember {
+    node: NodeIndex,
+    pub id: NodeId,
+    pub transport: Arc<dyn Transport>,
+    pub overlays: Arc<Overlays>,
+}
+
+/// Members of one cluster, started together.
+pub struct OverlayWorld {
+    pub simulation: Simulation,
+    network: Network,
+    layout: watch::Sender<Arc<Layout>>,
+    view: watch::Sender<Arc<View>>,
+    author: fn(usize) -> AuthorKey,
+    pub members: Vec<OverlayMember>,
+}
+
+/// A layout that names all of them, of no kind that anybody chose.
+fn layout(ids: &[NodeId]) -> Layout {
+    let node = |number: usize| LayoutNode {
+        zone: Zone::default(),
+        capacity: ByteSize(1 << 30),
+        disk: DiskId(number as u64),
+        roles: Roles::NONE.with(Role::Storage),
+        state: NodeState::Active,
+        addresses: Vec::new(),
+    };
+    let settings = LayoutSettings { data_shards: 1, ..Default::default() };
+    let first = Layout::genesis(ids[0], node(0), settings);
+    let admit = |layout: Layout, number: usize| {
+        let admitted = layout.admit(ids[number], node(number));
+        admitted.expect("nobody was removed").expect("each id is there once")
+    };
+    (1..ids.len()).fold(first, admit)
+}
+
+fn view(ids: &[NodeId], alive: impl Fn(usize) -> bool) -> View {
+    let member = |number: usize| Member {
+        node: ids[number],
+        generation: Generation(1),
+        state: if alive(number) { MemberState::Alive } else { MemberState::Dead },
+        since: Instant::ORIGIN,
+        info: None,
+    };
+    View { members: (0..ids.len()).map(|number| (ids[number], member(number))).collect() }
+}
+
+impl OverlayWorld {
+    /// `ids` are at least one, and none is there twice; `author` signs what a member publishes.
+    pub fn new(seed: Seed, links: LinkProfile, ids: &[NodeId], author: fn(usize) -> AuthorKey) -> Self {
+        let simulation = Simulation::new(seed, Schedule::Shuffled);
+        let network = Network::new(&simulation);
+        network.links().set_all(links);
+        let (layout, _) = watch::channel(Arc::new(layout(ids)));
+        let (view, _) = watch::channel(Arc::new(view(ids, |_| true)));
+        let mut world = Self { simulation, network, layout, view, author, members: Vec::new() };
+        for (number, id) in ids.iter().enumerate() {
+            let node = world.simulation.add_node(format!("node {number}"));
+            let member = world.start(number, *id, node);
+            world.members.push(member);
+        }
+        world
+    }
+
+    fn start(&self, number: usize, id: NodeId, node: NodeIndex) -> OverlayMember {
+        let runtime = self.simulation.node_runtime(node);
+        let transport = self.network.memory().endpoint(id, runtime.clone());
+        transport.set_admission(Arc::new(Everyone));
+        let overlays = Arc::new(Overlays::start(OverlayParts {
+            runtime,
+            transport: transport.clone(),
+            layout: self.layout.subscribe(),
+            view: self.view.subscribe(),
+            author: (self.author)(number),
+            settings: OverlaySettings::default(),
+        }));
+        OverlayMember { node, id, transport, overlays }
+    }
+
+    /// Until all have found each other, and what they keep is where it belongs.
+    pub fn settle(&self) -> Result<(), RunError> {
+        self.simulation.run_for(SETTLED)
+    }
+
+    /// Ends lives without a word; the others' membership sees it.
+    pub fn kill(&self, members: &[usize]) {
+        for index in members {
+            self.simulation.faults().crash(self.members[*index].node);
+            self.network.memory().stop(self.members[*index].id);
+        }
+        self.tell_who_lives(|number| !members.contains(&number));
+    }
+
+    /// Their next lives, which remember nothing.
+    pub fn restart(&mut self, members: &[usize]) {
+        for index in members {
+            let OverlayMember { node, id, .. } = self.members[*index];
+            self.members[*index] = self.start(*index, id, node);
+        }
+        self.tell_who_lives(|_| true);
+    }
+
+    fn tell_who_lives(&self, lives: impl Fn(usize) -> bool) {
+        let ids: Vec<NodeId> = self.members.iter().map(|member| member.id).collect();
+        self.view.send_replace(Arc::new(view(&ids, lives)));
+    }
+
+    /// The cluster chooses a kind.
+    pub fn choose(&self, kind: OverlayKind) {
+        let next = self.layout.borrow().with_overlay(kind);
+        if let Some(next) = next {
+            self.layout.send_replace(Arc::new(next));
+        }
+    }
+
+    /// Asks one member something, and runs the world until it is answered.
+    pub fn ask<T, F>(&self, member: usize, ask: impl FnOnce(Arc<Overlays>) -> F) -> Result<T, RunError>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.simulation.block_on(PATIENCE, ask(self.members[member].overlays.clone()))
+    }
+}
+
+/// The lookups that members with these ids make in a calm network of one room: (who asks, key),
+/// one after the other. `None`: the overlay did not take the question.
+pub fn overlay_lookups(
+    seed: Seed,
+    kind: OverlayKind,
+    ids: &[NodeId],
+    asked: &[(usize, Id)],
+) -> Result<Vec<Option<Located<NodeContact>>>, RunError> {
+    let author = |_| AuthorKey::from_seed([1; 32]);
+    let world = OverlayWorld::new(seed, LinkProfile::local_network(), ids, author);
+    world.choose(kind);
+    world.settle()?;
+    let lookup = |(asker, key): &(usize, Id)| {
+        let key = *key;
+        world.ask(*asker, |overlays| async move { overlays.locate(key).await.ok() })
+    };
+    asked.iter().map(lookup).collect()
+}
