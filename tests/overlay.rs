@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, NodeProcess, wait_until};
+use crate::harness::{Cluster, NodeProcess, atoll, wait_until};
 
 /// Where each running node stands in the space of identifiers.
 fn identifiers(cluster: &Cluster) -> BTreeMap<String, String> {
@@ -231,4 +231,23 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
     assert_eq!(stopped["was_provided"], true);
     let missing = cluster.nodes[0].atoll(&["overlay", "get", "nothing"]);
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no_such_value"));
+}
+
+/// The same nodes, keys and askers in processes and in the simulation.
+#[test]
+fn sixteen_processes_need_the_hops_that_the_simulation_says() {
+    let arguments = ["lab", "run", "lookup", "--real", "--nodes", "16", "--set", "lookups=60", "-o", "json"];
+    let output = atoll().args(arguments).output().expect("the built binary starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rows = report["rows"].as_array().expect("rows");
+    assert_eq!(rows.len(), 6, "{report}");
+    for pair in rows.chunks(2) {
+        let [real, simulated] = pair else { unreachable!("six are three pairs") };
+        assert_eq!((&real["network"], &simulated["network"]), (&"processes".into(), &"simulated".into()));
+        assert_eq!(real["overlay"], simulated["overlay"]);
+        assert_eq!(real["lookups_failed_share"], 0.0, "{report}");
+        let hops = |row: &Value| row["hops_mean"].as_f64().expect("a number");
+        assert!((hops(real) / hops(simulated) - 1.0).abs() <= 0.05, "{report}");
+    }
 }

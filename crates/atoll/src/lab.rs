@@ -1,5 +1,7 @@
 //! `atoll lab`: experiments on overlays, in a simulator, from one seed; tables, JSON, a page.
 
+mod real;
+
 use std::{
     io::IsTerminal,
     path::PathBuf,
@@ -8,6 +10,7 @@ use std::{
 
 use atoll_lab::{EXPERIMENTS, Experiment, PRESETS, ParameterError, Preset, Report, columns_of, page};
 use atoll_runtime::Runtime;
+use atoll_types::{OverlayKind, ParseOverlayKindError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rand::Rng;
 use serde::Serialize;
@@ -72,6 +75,10 @@ pub struct Run {
     /// Also write everything as one HTML page with plots, which needs no network to view.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    /// For lookup: by nodes in processes of their own (--nodes, 16 if not given, up to 32), next
+    /// to the same nodes simulated. Of parameters it knows lookups.
+    #[arg(long, conflicts_with = "report")]
+    real: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -107,6 +114,7 @@ impl LabCommand {
         match self {
             LabCommand::List(list) => list.run(),
             LabCommand::Presets(presets) => presets.run(),
+            LabCommand::Run(run) if run.real => run.run_real().await,
             // Off the threads of tokio's tasks: it computes for minutes.
             LabCommand::Run(run) => Runtime::tokio().blocking(move || run.run()).await,
         }
@@ -209,9 +217,7 @@ impl Run {
                 }
             }
         }
-        // 32 bits are enough to draw from, and short enough to type.
-        let seed = self.seed.unwrap_or_else(|| Runtime::tokio().rng().random::<u32>().into());
-        eprintln!("seed {seed}");
+        let seed = self.seed();
         let mut reports = Vec::new();
         for experiment in experiments {
             let mut all = preset.and_then(|preset| preset.parameters_for(experiment)).unwrap_or_default();
@@ -231,6 +237,56 @@ impl Run {
             _ => self.output.show(&reports, |reports| reports.iter().for_each(print)),
         }
         Ok(())
+    }
+
+    async fn run_real(&self) -> Outcome {
+        let wrong = |message: String| Failure::new(Fault::Request, message);
+        if self.name != "lookup" {
+            return Err(wrong(format!("{} runs on simulated networks only", self.name))
+                .hint("atoll lab run lookup --real"));
+        }
+        let number = |name: &str, text: &str| {
+            let number: Result<usize, _> = text.replace('_', "").parse();
+            number.map_err(|_| wrong(format!("{name} is one whole number with --real, got {text:?}")))
+        };
+        let nodes = match &self.nodes {
+            Some(text) => number("nodes", text)?,
+            None => real::NODES_DEFAULT,
+        };
+        if !(2..=real::NODES_MAX).contains(&nodes) {
+            return Err(wrong(format!("real nodes are 2 to {}", real::NODES_MAX)));
+        }
+        let mut lookups = real::LOOKUPS_DEFAULT;
+        for (name, value) in &self.set {
+            match name.as_str() {
+                "lookups" => lookups = number("lookups", value)?.max(1),
+                _ => return Err(wrong(format!("--real knows no parameter {name}"))),
+            }
+        }
+        let kinds = match &self.overlay {
+            None => real::KINDS.to_vec(),
+            Some(text) => {
+                let kinds = text.split(',').map(|name| {
+                    let kind: OverlayKind = name
+                        .trim()
+                        .parse()
+                        .map_err(|error: ParseOverlayKindError| wrong(error.to_string()))?;
+                    Ok(kind)
+                });
+                kinds.collect::<Result<_, Failure>>()?
+            }
+        };
+        let seed = self.seed();
+        let report = real::Real { seed, kinds, nodes, lookups }.run().await?;
+        self.output.show(&report, real::print);
+        Ok(())
+    }
+
+    fn seed(&self) -> u64 {
+        // 32 bits are enough to draw from, and short enough to type.
+        let seed = self.seed.unwrap_or_else(|| Runtime::tokio().rng().random::<u32>().into());
+        eprintln!("seed {seed}");
+        seed
     }
 
     /// The flags that are parameters by another name come first, so that --set may add to them.

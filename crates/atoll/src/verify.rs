@@ -222,7 +222,11 @@ async fn settle(doors: &[Arc<Door>]) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn within(limit: Duration, otherwise: &str, condition: impl AsyncFn() -> bool) -> Result<(), Failure> {
+pub async fn within(
+    limit: Duration,
+    otherwise: &str,
+    condition: impl AsyncFn() -> bool,
+) -> Result<(), Failure> {
     let wait = async {
         while !condition().await {
             sleep(Duration::from_millis(200)).await;
@@ -300,6 +304,84 @@ fn unheard() -> Note {
 
 fn snapshot(history: &Arc<Mutex<atoll_simulation::load::History>>) -> Vec<atoll_simulation::load::Event> {
     history.lock().expect("nobody panics holding it").events().to_vec()
+}
+
+/// Nodes in processes of their own, on loopback, for other commands to ask.
+pub struct Cluster {
+    nodes: Vec<Process>,
+    folder: Folder,
+    network: Network,
+    /// The proxies end with it.
+    tasks: JoinSet<()>,
+}
+
+/// With three ports for each of many nodes, somebody else's connection takes one now and then
+/// between the choice and the node's start.
+const STARTS_MAX: usize = 5;
+
+impl Cluster {
+    pub async fn new(seed: Seed, count: usize) -> Result<Self, Failure> {
+        let folder = Folder::new(seed)?;
+        let (network, mut tasks) = (Network::new(count), JoinSet::new());
+        let mut nodes = Vec::new();
+        for number in 0..count {
+            nodes.push(Process::new(number, &folder.path, &network, &mut tasks).await?);
+        }
+        Ok(Self { nodes, folder, network, tasks })
+    }
+
+    /// Starts them; a client for each, in their order. They may not have found each other yet.
+    pub async fn form(&mut self) -> Result<Vec<AdminClient>, Failure> {
+        self.nodes[0].start(None)?;
+        self.wait_ready(0, None).await?;
+        let first = AdminClient::new(&self.nodes[0].admin(), None, Some(self.nodes[0].folder()));
+        let uses = self.nodes.len() as u32;
+        let ticket = first.create_ticket(uses, Duration::from_secs(600)).await?.ticket;
+        for node in &mut self.nodes[1..] {
+            node.start(Some(&ticket))?;
+        }
+        for number in 1..self.nodes.len() {
+            self.wait_ready(number, Some(&ticket)).await?;
+        }
+        Ok(self.nodes.iter().map(|node| AdminClient::new(&node.admin(), None, Some(node.folder()))).collect())
+    }
+
+    /// Until the node answers. If it ends, it is started again at other ports.
+    async fn wait_ready(&mut self, number: usize, ticket: Option<&str>) -> Result<(), Failure> {
+        let end = tokio::time::Instant::now() + FORMED_WITHIN;
+        let mut starts = 1;
+        loop {
+            let node = &mut self.nodes[number];
+            if AdminClient::new(&node.admin(), None, Some(node.folder())).is_ready().await {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() >= end {
+                let message = format!("node {number} does not answer within {FORMED_WITHIN:?}");
+                return Err(Failure::new(Fault::Internal, message));
+            }
+            if node.has_ended() {
+                if starts >= STARTS_MAX {
+                    return Err(Failure::new(Fault::Internal, format!("node {number} ends at each start")));
+                }
+                starts += 1;
+                *node = Process::new(number, &self.folder.path, &self.network, &mut self.tasks).await?;
+                node.start(ticket)?;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Kills them; what they leave is kept only to be looked at.
+    pub async fn end(mut self, all_is_well: bool) {
+        for node in &mut self.nodes {
+            node.kill().await;
+        }
+        if all_is_well {
+            self.folder.remove();
+        } else {
+            eprintln!("the nodes' folders and logs stay in {}", self.folder.path.display());
+        }
+    }
 }
 
 /// A temporary folder for the nodes.
