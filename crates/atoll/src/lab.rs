@@ -77,7 +77,7 @@ pub struct Run {
     report: Option<PathBuf>,
     /// For lookup: by nodes in processes of their own (--nodes, 16 if not given, up to 32), next
     /// to the same nodes simulated. Of parameters it knows lookups.
-    #[arg(long, conflicts_with = "report")]
+    #[arg(long, conflicts_with_all = ["report", "preset"])]
     real: bool,
     #[command(flatten)]
     output: Output,
