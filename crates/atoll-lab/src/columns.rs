@@ -55,6 +55,7 @@ columns! {
     FailedShare "failed_share" ["share", 2] "of the nodes that failed, all at once";
     LyingShare "lying_share" ["share", 2] "of the nodes that lie; keys are then of honest nodes, asked at honest nodes";
     DisjointPaths "disjoint_paths" ["paths", 0] "of a lookup, with no node in common";
+    JoinedThrough "joined_through" ["nodes", 0] "how many each node knew, drawn, when it joined";
     RepairS "repair_s" ["s", 0] "upkeep between the failure and what is measured";
     HopsMean "hops_mean" ["hops", 2] "remote nodes contacted one after the other that answered, the responsible one included; of lookups that found it";
     HopsP1 "hops_p1" ["hops", 0] "the same, 1st percentile";

@@ -8,11 +8,12 @@ mod liar;
 
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report, Setup, measure_among, network},
+    experiment::{JOIN_EVERY, Progress, Report, Setup, measure_among, network},
     kinds::{Kind, Recipe, Settings, Task},
     page::Plot,
     parameters::{NodeCount, Share, Within, parameters},
     plot::Scale,
+    world::{Links, World},
 };
 
 use self::liar::WithLiars;
@@ -32,6 +33,8 @@ parameters! {
         /// Whether the network is set up as if it had come to rest, or grows by joining. Liars
         /// lie to those who join, too.
         pub setup: Setup = Setup::Converged,
+        /// How many others each node knows when it joins a network that grows, a row for each.
+        pub joined_through: Vec<Within<1, 8>> = vec![Within(1), Within(4)],
         + pub settings: Settings,
     }
 }
@@ -59,7 +62,12 @@ pub(crate) const PLOTS: &[Plot] = &[
 
 /// Looks keys of honest nodes up at honest nodes.
 pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> Report {
-    let LieParameters { overlays, nodes, lying_shares, paths, .. } = &parameters;
+    let LieParameters { overlays, nodes, lying_shares, paths, joined_through, setup, .. } = &parameters;
+    // A network that is set up was not joined.
+    let known: Vec<Option<usize>> = match setup {
+        Setup::Converged => vec![None],
+        Setup::Grown => joined_through.iter().map(|known| Some(known.0)).collect(),
+    };
     // Only Kademlia has paths to choose.
     let runs: Vec<(Kind, Option<Within<1, 16>>)> = overlays
         .iter()
@@ -69,21 +77,24 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
         })
         .collect();
     let sizes: usize = nodes.iter().map(|nodes| nodes.0).sum();
-    let mut progress = Progress::new(tell, (sizes * lying_shares.len() * runs.len()) as f64);
+    let mut progress = Progress::new(tell, (sizes * lying_shares.len() * runs.len() * known.len()) as f64);
     let mut rows = Vec::new();
     for &NodeCount(nodes) in nodes {
         for &Share(lying_share) in lying_shares {
-            for &(overlay, paths) in &runs {
+            for (&(overlay, paths), &joined_through) in
+                runs.iter().flat_map(|run| known.iter().map(move |known| (run, known)))
+            {
                 let row = Row::default()
                     .with(Column::Overlay, overlay.name())
                     .with(Column::Nodes, nodes)
                     .with(Column::LyingShare, lying_share)
-                    .with_some(Column::DisjointPaths, paths.map(|paths| paths.0));
+                    .with_some(Column::DisjointPaths, paths.map(|paths| paths.0))
+                    .with_some(Column::JoinedThrough, joined_through);
                 let mut settings = parameters.settings.clone();
                 settings.kademlia_disjoint_paths = paths.unwrap_or(settings.kademlia_disjoint_paths);
-                rows.push(
-                    overlay.run(&settings, Lie { seed, nodes, lying_share, parameters: &parameters, row }),
-                );
+                let lookups = parameters.lookups;
+                let task = Lie { seed, nodes, lookups, lying_share, joined_through, row };
+                rows.push(overlay.run(&settings, task));
                 progress.add(nodes as f64);
             }
         }
@@ -91,27 +102,41 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
     Report::new("lie", seed, &parameters, rows)
 }
 
-struct Lie<'a> {
+struct Lie {
     seed: u64,
     nodes: usize,
+    lookups: usize,
     lying_share: f64,
-    parameters: &'a LieParameters,
+    /// None: the network is set up.
+    joined_through: Option<usize>,
     row: Row,
 }
 
-impl Task for Lie<'_> {
+impl Task for Lie {
     type Output = Row;
 
     fn run<R: Recipe>(self, recipe: &R) -> Row {
         let recipe = WithLiars::new(recipe, self.lying_share);
-        let mut world = network(&recipe, self.nodes, self.seed, self.parameters.setup);
+        let mut world = match self.joined_through {
+            None => network(&recipe, self.nodes, self.seed, Setup::Converged),
+            Some(members) => {
+                let mut world = World::new(self.seed, Links::default());
+                for _ in 0..self.nodes {
+                    world.join_through(members, |contact| recipe.outside(contact));
+                    world.run(JOIN_EVERY);
+                }
+                world.run(recipe.rest());
+                world.take_reports();
+                world
+            }
+        };
         world.freeze();
         if world.living().all(|(contact, _)| recipe.is_liar(contact)) {
             // Nobody is left to ask.
             return self.row;
         }
         let is_honest = |contact| !recipe.is_liar(contact);
-        measure_among(&recipe, &mut world, self.seed, self.parameters.lookups, is_honest, self.row)
+        measure_among(&recipe, &mut world, self.seed, self.lookups, is_honest, self.row)
     }
 }
 
@@ -138,5 +163,25 @@ mod tests {
         // Two of three steps on average are asked of nodes that may lie: 1 − 0.8² at least.
         assert!(failed(Kind::Chord, 0.2, 1) > 0.36);
         assert!(failed(Kind::Kademlia, 0.7, 1) > failed(Kind::Kademlia, 0.2, 1));
+    }
+
+    /// An eclipse: who knows liars only, when it joins, hears of nobody else.
+    #[test]
+    fn a_node_that_joins_through_several_is_seldom_captured() {
+        let parameters = LieParameters {
+            overlays: vec![Kind::Kademlia],
+            nodes: vec![NodeCount(300)],
+            lying_shares: vec![Share(0.1)],
+            paths: vec![Within(8)],
+            lookups: 300,
+            setup: Setup::Grown,
+            ..LieParameters::default()
+        };
+        let rows = lie(1, parameters, &mut |_| ()).rows;
+        let failed = |known| {
+            let row = rows.iter().find(|row| row.number(Column::JoinedThrough) == Some(known));
+            row.and_then(|row| row.number(Column::LookupsFailedShare)).expect("measured")
+        };
+        assert!(failed(1.0) > 0.1 && failed(4.0) < 0.01, "{} and {}", failed(1.0), failed(4.0));
     }
 }

@@ -509,10 +509,17 @@ impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
 
     /// Adds a node that knows one living member, drawn; the first one founds the overlay.
     pub fn join(&mut self, make: impl Fn(SimulatedContact) -> O) -> SimulatedContact {
-        let known = self.draw_living();
+        self.join_through(1, make)
+    }
+
+    /// The same, but it knows so many, or fewer if one is drawn twice.
+    pub fn join_through(&mut self, members: usize, make: impl Fn(SimulatedContact) -> O) -> SimulatedContact {
+        let mut known: Vec<SimulatedContact> = (0..members).filter_map(|_| self.draw_living()).collect();
+        known.sort_unstable();
+        known.dedup();
         let contact = self.next_contact();
         self.add(make(contact));
-        self.with(contact, |core, now, rng, out| core.join(now, rng, known.as_slice(), out));
+        self.with(contact, |core, now, rng, out| core.join(now, rng, &known, out));
         contact
     }
 
