@@ -330,7 +330,7 @@ mod tests {
     fn a_chord_network_set_up_converged_equals_one_that_grew_by_joining() {
         let recipe = ChordRecipe::new(&Settings::default());
         let [grown, converged] =
-            [Setup::Grown, Setup::Converged].map(|setup| network(&recipe, 2000, 5, setup));
+            [Setup::Grown, Setup::Converged].map(|setup| network(&recipe, 10_000, 5, setup));
         let mut compared = 0;
         for ((contact, grown), (_, converged)) in grown.living().zip(converged.living()) {
             assert_eq!(grown.predecessor(), converged.predecessor(), "{contact:?}");
@@ -338,7 +338,7 @@ mod tests {
             assert_eq!(grown.fingers(), converged.fingers(), "{contact:?}");
             compared += 1;
         }
-        assert_eq!(compared, 2000);
+        assert_eq!(compared, 10_000);
     }
 
     /// How many of the places in buckets are taken, and how many could be: k of a bucket's range,
