@@ -335,8 +335,8 @@ impl<C: Contact> Overlay for Unstructured<C> {
             UnstructuredMessage::Walk { query, wanted, steps_left, origin } => {
                 self.walked(now, rng, from, query, wanted, steps_left, origin, out);
             }
-            UnstructuredMessage::Hit { query, entries, hops } => {
-                self.hit(now, rng, from, query, entries, hops, out);
+            UnstructuredMessage::Hit { query, entries } => {
+                self.hit(now, rng, from, query, entries, out);
             }
             UnstructuredMessage::Check { query } => self.asked_whether(from, query, out),
             UnstructuredMessage::Checked { query, go_on } => self.checked(rng, &from, query, go_on, out),

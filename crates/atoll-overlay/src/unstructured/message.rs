@@ -53,7 +53,6 @@ pub enum UnstructuredMessage<C> {
     Hit {
         query: u64,
         entries: Vec<Entry>,
-        hops: u8,
     },
     /// From a walker to its origin: is more wanted? Answered by `Checked`.
     Check {

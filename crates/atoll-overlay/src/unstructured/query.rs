@@ -236,7 +236,7 @@ impl<C: Contact> Unstructured<C> {
     fn answer(&mut self, now: Instant, to: &C, query: u64, wanted: &Wanted, out: &mut UnstructuredOut<C>) {
         let entries = self.shelves.find(wanted, self.wall(now));
         if !entries.is_empty() {
-            out.send(to.clone(), UnstructuredMessage::Hit { query, entries, hops: 1 });
+            out.send(to.clone(), UnstructuredMessage::Hit { query, entries });
         }
     }
 
@@ -330,7 +330,6 @@ impl<C: Contact> Unstructured<C> {
     }
 
     /// A hit for this node, or on its way back through it: then it is remembered here too.
-    #[allow(clippy::too_many_arguments, reason = "a hit's fields, and where it comes from")]
     pub(super) fn hit(
         &mut self,
         now: Instant,
@@ -338,7 +337,6 @@ impl<C: Contact> Unstructured<C> {
         from: C,
         query: u64,
         entries: Vec<Entry>,
-        hops: u8,
         out: &mut UnstructuredOut<C>,
     ) {
         if !self.neighbours.contains(&from) {
@@ -357,8 +355,7 @@ impl<C: Contact> Unstructured<C> {
             entries.iter().for_each(|entry| self.shelves.cache(entry.clone()));
         }
         if let Some(back) = back {
-            let hops = hops.saturating_add(1);
-            return out.send(back, UnstructuredMessage::Hit { query, entries, hops });
+            return out.send(back, UnstructuredMessage::Hit { query, entries });
         }
         let Some(place) = self.operations.iter().position(|operation| operation.query == query) else {
             return;

@@ -314,13 +314,13 @@ fn strangers_and_forgers_are_not_listened_to() {
         vec![entry]
     };
     net.sent.clear();
-    net.hear(1, 2, Message::Hit { query: 3, entries: forged("Other word"), hops: 1 });
+    net.hear(1, 2, Message::Hit { query: 3, entries: forged("Other word") });
     assert!(net.sent.is_empty());
-    net.hear(1, 2, Message::Hit { query: 3, entries: forged("Word"), hops: 1 });
+    net.hear(1, 2, Message::Hit { query: 3, entries: forged("Word") });
     assert_eq!(net.sent.len(), 1, "and what it signed goes back");
     assert_eq!(net.sent[0].1, 0);
     for _ in 0..1000 {
-        net.hear(1, 2, Message::Hit { query: 3, entries: forged("Word"), hops: 1 });
+        net.hear(1, 2, Message::Hit { query: 3, entries: forged("Word") });
     }
     assert!(net.sent.len() <= 256, "{} hits for one query", net.sent.len());
 }
@@ -383,7 +383,7 @@ fn any_message(rng: &mut StdRng, numbered: u32, query: u64) -> Message {
             let body = Body::Posting { content: Id::of(&[rng.random()]), name: "a word".into() };
             let expires = WALL + Duration::from_secs(rng.random_range(0..6000));
             let entry = author(9).sign(keyword_key("word"), rng.random(), expires, body);
-            Message::Hit { query, entries: vec![entry; rng.random_range(0..40)], hops: rng.random() }
+            Message::Hit { query, entries: vec![entry; rng.random_range(0..40)] }
         }
         8 => Message::Check { query },
         _ => Message::Checked { query, go_on: rng.random() },
