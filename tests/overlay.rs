@@ -229,6 +229,24 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
     assert_eq!(providers["providers"][0]["node"], cluster.nodes[2].id.as_str(), "{providers}");
     let stopped = cluster.nodes[2].json(&["overlay", "provide", "Holiday plans", "--stop"]);
     assert_eq!(stopped["was_provided"], true);
+
+    // Without structure: nobody is responsible, and what somebody has read is read from there.
+    let set = cluster.nodes[3].atoll(&["cluster", "set", "overlay", "flood"]);
+    assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+    wait_until("every node has three neighbours", || {
+        cluster.running().all(|node| {
+            let view = node.json(&["overlay", "show"]);
+            view["kind"] == "flood" && view["is_member"] == true && table(&view, "neighbours").len() >= 3
+        })
+    });
+    let refused = cluster.nodes[0].atoll(&["overlay", "trace", "key"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("not_offered"));
+    let stored = cluster.nodes[0].json(&["overlay", "put", "of flood", "kept"]);
+    assert_eq!(stored["kept_by"][0], cluster.nodes[0].id.as_str());
+    assert_eq!(value(&cluster.nodes[4], "of flood").as_deref(), Some("kept"));
+    cluster.nodes[0].kill_9();
+    assert_eq!(value(&cluster.nodes[6], "of flood").as_deref(), Some("kept"));
+    cluster.nodes[0].restart();
     let missing = cluster.nodes[0].atoll(&["overlay", "get", "nothing"]);
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no_such_value"));
 }

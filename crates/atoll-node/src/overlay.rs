@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use atoll_membership::View;
 use atoll_overlay::{
     AuthorKey, Chord, ChordConfig, ContentError, Dht, DhtConfig, Finished, Id, Kademlia, KademliaConfig,
-    LocateError, Located, Pastry, PastryConfig,
+    LocateError, Located, Pastry, PastryConfig, SearchStyle, Unstructured, UnstructuredConfig,
 };
 use atoll_placement::Layout;
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
@@ -68,6 +68,9 @@ pub struct OverlaySettings {
     pub kademlia: KademliaConfig,
     /// 0.5 s for an answer, leaf sets compared every 2 s.
     pub pastry: PastryConfig,
+    /// A plain flood of TTL 4, which with six neighbours each is enough for some hundred nodes:
+    /// 0.1 s for a hop, so 0.8 s for each question. 0.5 s for a neighbour's answer, every 2 s.
+    pub flood: UnstructuredConfig,
     /// 0.5 s for an answer; missing copies are looked for every 5 s and compared every minute,
     /// and what is published is published again every 10 minutes.
     pub content: DhtConfig,
@@ -91,6 +94,13 @@ impl Default for OverlaySettings {
                 answer_timeout,
                 upkeep_every: Duration::from_secs(2),
                 ..PastryConfig::default()
+            },
+            flood: UnstructuredConfig {
+                style: SearchStyle::Flood { ttl: 4 },
+                answer_timeout,
+                hop_timeout: Duration::from_millis(100),
+                upkeep_every: Duration::from_secs(2),
+                ..UnstructuredConfig::default()
             },
             content: DhtConfig {
                 answer_timeout,
@@ -191,7 +201,8 @@ pub fn kind_of(layout: &Layout) -> OverlayKind {
 }
 
 /// The kinds that this program can play.
-pub const PLAYED: [OverlayKind; 3] = [OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry];
+pub const PLAYED: [OverlayKind; 5] =
+    [OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry, OverlayKind::Flood, OverlayKind::Walk];
 
 impl Overlays {
     pub fn start(parts: OverlayParts) -> Self {
@@ -255,6 +266,7 @@ async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySett
     let me = NodeContact::from(around.transport.node_id());
     let (chord, kademlia) = (Arc::new(settings.chord), Arc::new(settings.kademlia));
     let (pastry, content) = (Arc::new(settings.pastry), Arc::new(settings.content));
+    let flood = Arc::new(settings.flood);
     let mut estate = Estate::default();
     loop {
         let kind = kind_of(&around.layout.borrow_and_update());
@@ -272,7 +284,11 @@ async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySett
                 let core = Dht::new(Pastry::new(me, pastry.clone()), author, content);
                 Driver::new(&mut around, kind, core, estate).run().await
             }
-            OverlayKind::Directory | OverlayKind::Flood | OverlayKind::Walk | OverlayKind::Hybrid => {
+            OverlayKind::Flood => {
+                let core = Unstructured::new(me, author, flood.clone());
+                Driver::new(&mut around, kind, core, estate).run().await
+            }
+            OverlayKind::Directory | OverlayKind::Walk | OverlayKind::Hybrid => {
                 // A program that plays it has set it, while this one was away.
                 tracing::error!(%kind, "this program does not play the cluster's overlay");
                 driver::sit_out(&mut around, kind, estate).await

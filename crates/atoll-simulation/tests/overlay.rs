@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use atoll_node::{Operation, Overlays};
-use atoll_overlay::{Answer, AuthorKey, Body, Contact, Finished, Id, Offered};
+use atoll_node::{AskError, Operation, Overlays};
+use atoll_overlay::{Answer, AuthorKey, Body, Contact, Finished, Id, LocateError, Offered};
 use atoll_simulation::{OverlayWorld, Seed, TraceHash, overlay_lookups, seeds};
 use atoll_transport::{Protocol, memory::LinkProfile};
 use atoll_types::{NodeId, OverlayKind};
@@ -102,7 +102,7 @@ impl Overlay {
 }
 
 /// Chord grows, loses two nodes of three that keep something, gets them back, and becomes
-/// Kademlia and then Pastry, and what was stored and provided is found all the way.
+/// an overlay of every other kind, and what was stored and provided is found all the way.
 fn story(seed: u64, links: LinkProfile) -> TraceHash {
     let mut overlay = Overlay::new(seed, links);
     overlay.settle();
@@ -123,7 +123,8 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
     overlay.settle();
     overlay.check_lookups(&[]);
 
-    for kind in [OverlayKind::Kademlia, OverlayKind::Pastry] {
+    let others = [OverlayKind::Flood, OverlayKind::Kademlia, OverlayKind::Pastry];
+    for kind in others {
         overlay.0.choose(kind);
         overlay.settle();
         for index in 0..overlay.0.members.len() {
@@ -131,6 +132,10 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
             let shown = overlay.on(index, |overlays| async move { overlays.show().await });
             let shown = shown.expect("it is there");
             assert_eq!((shown.kind, shown.is_member), (kind, true));
+            let key = Id::of(b"kept");
+            let located = overlay.on(index, |overlays| async move { overlays.locate(key).await });
+            let refused = Err(AskError::Refused(LocateError::NotOffered));
+            assert_eq!(located.map(drop) == refused, kind == OverlayKind::Flood, "{kind}");
         }
     }
     let found = overlay.operate(5, Operation::Search { words: "PHOTOS".into() });

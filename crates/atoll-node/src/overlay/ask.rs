@@ -10,7 +10,7 @@ use atoll_gateway::admin::{
         OverlayValues, OverlayView,
     },
 };
-use atoll_overlay::{Answer, Body, Contact, ContentError, Entry, Finished, Id, Offered};
+use atoll_overlay::{Answer, Body, Contact, ContentError, Entry, Finished, Id, LocateError, Offered};
 use atoll_runtime::Runtime;
 use atoll_types::NodeId;
 
@@ -190,8 +190,14 @@ fn value(entry: Entry) -> Option<OverlayValue> {
 fn ask_error(error: AskError) -> AdminError {
     match error {
         AskError::Content(error) => content_error(&error),
+        AskError::Refused(LocateError::NotOffered) => not_offered(error.to_string()),
         AskError::Gone | AskError::Refused(_) => unavailable("overlay_unavailable", &error),
     }
+}
+
+fn not_offered(message: String) -> AdminError {
+    AdminError::new(AdminErrorKind::Conflict, "not_offered", message)
+        .hint("another kind may: atoll cluster set overlay KIND")
 }
 
 fn content_error(error: &ContentError) -> AdminError {
@@ -201,8 +207,7 @@ fn content_error(error: &ContentError) -> AdminError {
         None => error.to_string(),
     };
     match error {
-        ContentError::NotOffered { .. } => AdminError::new(AdminErrorKind::Conflict, "not_offered", message)
-            .hint("another kind may: atoll cluster set overlay KIND"),
+        ContentError::NotOffered { .. } => not_offered(message),
         ContentError::Unsound(_) | ContentError::NoKeyword => {
             AdminError::new(AdminErrorKind::Invalid, "out_of_range", message)
         }
