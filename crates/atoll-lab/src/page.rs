@@ -124,16 +124,20 @@ fn chart(plot: &Plot, rows: &[Row]) -> Option<Chart> {
         let label = label(plot, row, &drawn);
         match series.iter_mut().find(|series| series.label == label) {
             Some(series) => series.points.push((x, y)),
-            None => series.push(Series { label, style: Style::Measured, points: vec![(x, y)] }),
+            None => {
+                series.push(Series { label, style: Style::Measured, like: None, points: vec![(x, y)] });
+            }
         }
     }
     if let Some(column) = plot.model {
         for row in &drawn {
             let Some(point) = row.number(plot.x.0).zip(row.number(column)) else { continue };
-            let label = format!("{} (model)", label(plot, row, &drawn));
+            let measured = label(plot, row, &drawn);
+            let like = series.iter().position(|series| series.label == measured);
+            let label = format!("{measured} (model)");
             match series.iter_mut().find(|series| series.label == label) {
                 Some(series) => series.points.push(point),
-                None => series.push(Series { label, style: Style::Theory, points: vec![point] }),
+                None => series.push(Series { label, style: Style::Theory, like, points: vec![point] }),
             }
         }
     }
@@ -150,7 +154,8 @@ fn chart(plot: &Plot, rows: &[Row]) -> Option<Chart> {
                 }
             };
             let points = (0..=THEORY_POINTS).map(between).map(|x| (x, (theory.of)(x))).collect();
-            series.push(Series { label: theory.label.to_owned(), style: Style::Theory, points });
+            let label = theory.label.to_owned();
+            series.push(Series { label, style: Style::Theory, like: None, points });
         }
     }
     let axis = |(column, scale): (Column, Scale)| {

@@ -44,6 +44,8 @@ pub(crate) enum Style {
 pub(crate) struct Series {
     pub(crate) label: String,
     pub(crate) style: Style,
+    /// Which series it belongs to, and has the colour of; none has its own.
+    pub(crate) like: Option<usize>,
     /// In the order in which they are joined.
     pub(crate) points: Vec<(f64, f64)>,
 }
@@ -226,7 +228,7 @@ impl Chart {
 }
 
 fn draw_series(svg: &mut String, series: &Series, index: usize, points: &[(f64, f64)]) {
-    let colour = COLOURS[index % COLOURS.len()];
+    let colour = COLOURS[series.like.unwrap_or(index) % COLOURS.len()];
     let dashes = match series.style {
         Style::Measured => "",
         Style::Theory => r#" stroke-dasharray="6 4""#,
@@ -269,8 +271,13 @@ mod tests {
             x: Axis { label: "nodes".into(), scale: x },
             y: Axis { label: "latency (ms)".into(), scale: y },
             series: vec![
-                Series { label: "chord".into(), style: Style::Measured, points: points.to_vec() },
-                Series { label: "½·log₂N".into(), style: Style::Theory, points: points.to_vec() },
+                Series { label: "chord".into(), style: Style::Measured, like: None, points: points.to_vec() },
+                Series {
+                    label: "½·log₂N".into(),
+                    style: Style::Theory,
+                    like: Some(0),
+                    points: points.to_vec(),
+                },
             ],
         }
         .to_svg()
@@ -304,6 +311,7 @@ mod tests {
     fn theory_is_dashed_and_has_no_points_and_both_are_in_the_legend() {
         let svg = chart(Scale::Linear, Scale::Linear, &[(1.0, 2.0), (2.0, 3.0)]);
         assert_eq!(svg.matches("stroke-dasharray").count(), 2, "its line, and its legend");
+        assert_eq!(svg.matches(COLOURS[1]).count(), 0, "it has the colour of what it belongs to");
         assert_eq!(svg.matches("<circle").count(), 4, "two points, and two in the legend");
         assert!(svg.contains(">chord</text>") && svg.contains(">½·log₂N</text>"));
         assert!(svg.contains("a &lt; b") && !svg.contains("a < b"));

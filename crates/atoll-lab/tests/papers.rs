@@ -2,8 +2,9 @@
 //! above its test.
 
 use atoll_lab::{
-    BitsPerStep, Column, FailureParameters, Kind, LieParameters, LookupParameters, NodeCount, Report, Row,
-    SearchMethod, SearchParameters, Settings, Share, Within, failure, lie, lookup, search,
+    BitsPerStep, BroadcastParameters, Column, FailureParameters, Kind, LieParameters, LookupParameters,
+    Method, NodeCount, Report, Row, SearchMethod, SearchParameters, Settings, Share, Within, broadcast,
+    failure, lie, lookup, search,
 };
 
 const SEEDS: u64 = 10;
@@ -254,4 +255,35 @@ fn the_same_seed_gives_the_same_rows() {
     };
     assert_eq!(run(1), run(1));
     assert_ne!(run(1), run(2));
+}
+
+fn trees(failed_share: f64, repair_s: u64) -> Vec<Row> {
+    over_seeds(|seed| {
+        let parameters = BroadcastParameters {
+            overlays: Vec::new(),
+            random_graph: false,
+            methods: vec![Method::Tree],
+            failed_shares: vec![Share(failed_share)],
+            repairs_s: vec![repair_s],
+            ..BroadcastParameters::default()
+        };
+        broadcast(seed, parameters, &mut |_| ())
+    })
+}
+
+/// Leitão et al., SRDS 2007: in steady state the payload comes to each node once. Qualitative;
+/// with 1,000 nodes rather than 10,000.
+#[test]
+fn a_tree_that_has_settled_sends_the_payload_once_a_node() {
+    let rows = trees(0.0, 0);
+    check("reached", mean(&rows, Column::ReachedShareMin), 1.0, SHARES);
+    check("payloads per node", mean(&rows, Column::PayloadsPerNode), 1.0, 0.25);
+}
+
+/// Leitão et al., DSN 2007: HyParView (active 5, passive 30) mends itself after 80 % of the nodes
+/// crashed at once.
+#[test]
+fn a_tree_reaches_all_again_after_four_fifths_crashed() {
+    let rows = trees(0.8, 60);
+    check("reached", mean(&rows, Column::ReachedShareMean), 1.0, SHARES);
 }
