@@ -45,6 +45,12 @@ pub static PRESETS: &[Preset] = &[
         parameters: &[("overlays", "pastry"), ("pastry_bits_per_digit", "4"), ("pastry_leaves_each", "8")],
     },
     Preset {
+        name: "gnutella",
+        about: "Gnutella 0.4: queries flood with TTL 7; four neighbours, as its early clients are said to have kept",
+        experiments: &["search"],
+        parameters: &[("methods", "flood"), ("ttl", "7"), ("connections", "4")],
+    },
+    Preset {
         name: "bitcoin",
         about: "inv and getdata as before compact blocks: 8 connections opened and as many accepted, blocks of 1 MB",
         experiments: &["broadcast", "blocks"],
@@ -95,6 +101,8 @@ mod tests {
                     ("warm_up_s", "60"),
                     ("measured_s", "60"),
                     ("times", "1"),
+                    ("searches", "2"),
+                    ("holder_shares", "0.2"),
                     ("broadcasts", "1"),
                 ] {
                     if experiment.parameters().iter().any(|described| described.name == name) {
