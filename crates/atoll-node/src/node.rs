@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use atoll_access::{Access, AdminToken, Secret};
 use atoll_disk::{ChunkStore, Files, OrderedStore, SharedLog};
 use atoll_membership::{MemberInfo, Membership};
-use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts};
+use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts, ObjectsSettings};
 use atoll_overlay::AuthorKey;
 use atoll_placement::{Layout, LayoutSettings, PlanSettings, SlotsOf, Warning};
 use atoll_records::{Observer, Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
@@ -56,6 +56,7 @@ pub struct NodeParts {
     /// What the cluster shall agree on, if this node founds it.
     pub founding: LayoutSettings,
     pub planning: PlanSettings,
+    pub objects: ObjectsSettings,
     pub maintenance: MaintenanceSettings,
     /// How this node plays the cluster's overlay; `None` is out of it.
     pub overlay: Option<OverlaySettings>,
@@ -134,6 +135,7 @@ impl Node {
             root_key,
             founding,
             planning,
+            objects: objects_settings,
             maintenance,
             overlay,
             observer,
@@ -248,7 +250,7 @@ impl Node {
             chunks: chunks.clone(),
             layout: follower.subscribe(),
             link: link.clone(),
-            settings: Default::default(),
+            settings: objects_settings,
         });
         let maintenance = MaintenanceSettings { walk_first: !found.damage.is_empty(), ..maintenance };
         let maintenance = Arc::new(objects.maintain(store, maintenance));

@@ -13,7 +13,7 @@ use atoll_gateway::{
     admin,
     s3::{S3Gateway, S3Metrics, S3Parts, serve_s3},
 };
-use atoll_objects::MaintenanceSettings;
+use atoll_objects::{MaintenanceSettings, ObjectsSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_runtime::{Runtime, watch};
 use atoll_transport::{
@@ -180,6 +180,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         root_key: settings.root_key.clone(),
         founding: LayoutSettings::default(),
         planning: PlanSettings::default(),
+        objects: ObjectsSettings::default(),
         maintenance: MaintenanceSettings::default(),
         overlay: Some(OverlaySettings::default()),
         observer: None,

@@ -7,12 +7,28 @@ use atoll_types::ChunkHash;
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::{Normalization, cut, select_masks};
 
-/// About 1 MiB on average; never over 4 MiB, which a message's body has room for.
-pub const CHUNK_BYTES_AVERAGE: usize = 1 << 20;
-pub const CHUNK_BYTES_MIN: usize = 256 << 10;
+/// No chunk is longer, whatever the settings: a message's body has room for it.
 pub const CHUNK_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(CHUNK_BYTES_MAX <= atoll_transport::Message::BODY_BYTES_MAX);
+
+/// How long chunks are, all but a body's last one. Any node reads what any sizes have cut;
+/// where they differ, the same bytes are stored twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkSizes {
+    pub min: usize,
+    pub average: usize,
+    /// At most [`CHUNK_BYTES_MAX`].
+    pub max: usize,
+}
+
+impl Default for ChunkSizes {
+    /// About 1 MiB: a 64 MiB object is 64 chunks, few enough to name and enough to fetch side
+    /// by side.
+    fn default() -> Self {
+        Self { min: 256 << 10, average: 1 << 20, max: CHUNK_BYTES_MAX }
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
@@ -20,13 +36,18 @@ pub struct Chunk {
     pub bytes: Bytes,
 }
 
-/// Holds the bytes after the last cut: less than [`CHUNK_BYTES_MAX`].
-#[derive(Default)]
+/// Holds the bytes after the last cut: fewer than the longest chunk has.
 pub struct Chunker {
+    sizes: ChunkSizes,
     tail: BytesMut,
 }
 
 impl Chunker {
+    pub fn new(sizes: ChunkSizes) -> Self {
+        assert!(sizes.max <= CHUNK_BYTES_MAX, "a chunk has {CHUNK_BYTES_MAX} bytes at most");
+        Self { sizes, tail: BytesMut::new() }
+    }
+
     /// Takes the next bytes of the body and gives the chunks that they complete. Cheapest
     /// with a few MiB at once: what stays behind is looked at again.
     pub fn push(&mut self, pieces: &[Bytes]) -> Vec<Chunk> {
@@ -35,7 +56,7 @@ impl Chunker {
             self.tail.extend_from_slice(piece);
         }
         let mut chunks = Vec::new();
-        while let Some(len) = next_cut(&self.tail) {
+        while let Some(len) = next_cut(self.sizes, &self.tail) {
             // The chunks share the buffer's memory; only the tail is ever copied on.
             let bytes = self.tail.split_to(len).freeze();
             chunks.push(Chunk { hash: ChunkHash::of(&bytes), bytes });
@@ -51,23 +72,15 @@ impl Chunker {
 }
 
 /// The length of the first chunk in `bytes`, if more bytes can't change it.
-fn next_cut(bytes: &[u8]) -> Option<usize> {
-    if bytes.len() <= CHUNK_BYTES_MIN {
+fn next_cut(sizes: ChunkSizes, bytes: &[u8]) -> Option<usize> {
+    let ChunkSizes { min, average, max } = sizes;
+    if bytes.len() <= min {
         return None;
     }
-    let (mask_s, mask_l) = select_masks(CHUNK_BYTES_AVERAGE, Normalization::Level1);
-    let (_, len) = cut(
-        bytes,
-        CHUNK_BYTES_MIN,
-        CHUNK_BYTES_AVERAGE,
-        CHUNK_BYTES_MAX,
-        mask_s,
-        mask_l,
-        mask_s << 1,
-        mask_l << 1,
-    );
+    let (mask_s, mask_l) = select_masks(average, Normalization::Level1);
+    let (_, len) = cut(bytes, min, average, max, mask_s, mask_l, mask_s << 1, mask_l << 1);
     // A cut at the very end means that none was found: the true one may lie beyond.
-    (len < bytes.len() || len == CHUNK_BYTES_MAX).then_some(len)
+    (len < bytes.len() || len == max).then_some(len)
 }
 
 #[cfg(test)]
@@ -83,7 +96,8 @@ mod tests {
     }
 
     fn chunks_of(body: &Bytes, mut step: impl FnMut() -> usize) -> Vec<Chunk> {
-        let (mut chunker, mut chunks, mut rest) = (Chunker::default(), Vec::new(), body.clone());
+        let (mut chunker, mut chunks, mut rest) =
+            (Chunker::new(ChunkSizes::default()), Vec::new(), body.clone());
         while !rest.is_empty() {
             let piece = rest.split_to(step().clamp(1, rest.len()));
             chunks.extend(chunker.push(&[piece]));
@@ -99,10 +113,9 @@ mod tests {
         let mut rng = StdRng::seed_from_u64(2);
         let pieces = chunks_of(&body, || rng.random_range(1..3 << 20));
         assert_eq!(whole, pieces);
-        let reference: Vec<usize> =
-            fastcdc::v2020::FastCDC::new(&body, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX)
-                .map(|chunk| chunk.length)
-                .collect();
+        let reference: Vec<usize> = fastcdc::v2020::FastCDC::new(&body, 256 << 10, 1 << 20, 4 << 20)
+            .map(|chunk| chunk.length)
+            .collect();
         assert_eq!(whole.iter().map(|chunk| chunk.bytes.len()).collect::<Vec<_>>(), reference);
         let joined: Vec<u8> = whole.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect();
         assert_eq!(joined, body);

@@ -254,7 +254,7 @@ impl ChunkedBody {
     async fn push(&mut self, pieces: Vec<Bytes>) -> Result<(), Unavailable> {
         let (mut chunker, ready) = match self.cutting.take() {
             Some(cutting) => finished(cutting).await?,
-            None => (Chunker::default(), Vec::new()),
+            None => (Chunker::new(self.objects.inner.settings.chunks), Vec::new()),
         };
         let runtime = self.objects.inner.runtime.clone();
         self.cutting = Some(self.objects.inner.runtime.spawn("body chunks", async move {

@@ -34,6 +34,7 @@ mod slots;
 mod upload;
 mod wire;
 
+pub use chunker::ChunkSizes;
 pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions, WriteConditions};
 pub use error::*;
 pub use layout_link::{LayoutLink, ReportError};

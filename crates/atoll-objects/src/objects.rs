@@ -17,6 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
+    chunker::ChunkSizes,
     error::Unavailable,
     holder::{ChunkHandler, Holder},
     holders::Holders,
@@ -45,11 +46,12 @@ pub struct ObjectsSettings {
     /// must have said so within 5, on a busy machine too. A put's clock starts again after its body: the client sets
     /// that pace.
     pub patience: Duration,
+    pub chunks: ChunkSizes,
 }
 
 impl Default for ObjectsSettings {
     fn default() -> Self {
-        Self { patience: Duration::from_secs(4) }
+        Self { patience: Duration::from_secs(4), chunks: ChunkSizes::default() }
     }
 }
 

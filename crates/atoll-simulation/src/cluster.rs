@@ -16,7 +16,7 @@ use std::{
 
 use atoll_gateway::admin::Admin;
 use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, PROGRAM_VERSION, StartError};
-use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings};
+use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings, ObjectsSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_records::Observer;
 use atoll_runtime::{Runtime, watch};
@@ -31,6 +31,7 @@ use rand::Rng;
 use crate::{
     checkers::RaftWatch,
     executor::lock,
+    load::SHORT_CHUNKS,
     world::{Inspection, Life, Place, Program, World},
 };
 
@@ -299,6 +300,7 @@ async fn start(
         root_key: None,
         founding,
         planning: PlanSettings::default(),
+        objects: ObjectsSettings { chunks: SHORT_CHUNKS, ..ObjectsSettings::default() },
         maintenance: hurried(),
         // Nothing that is checked here depends on it; tests/overlay.rs runs it by itself.
         overlay: None,

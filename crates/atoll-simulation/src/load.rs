@@ -28,4 +28,4 @@ pub use client::{Client, Note};
 pub use history::{Call, Ending, Event, History, SharedHistory};
 pub use operation::{Answer, Kind, Operation, Outcome, Page, PageEntry, RecordChange, Span, Target};
 pub use options::Load;
-pub use value::Size;
+pub use value::{SHORT_CHUNKS, Size};

@@ -93,7 +93,7 @@ fn drawn(rng: &mut StdRng, number: u64, seen: &mut u64) -> Operation {
     let condition = if rng.random_bool(0.2) { Condition::Absent } else { Condition::None };
     match rng.random_range(0..100) {
         0..30 => Operation::Get { key, span: None },
-        30..55 => Operation::Put { key, value: Value::sized(number, Size::Word), condition, id: None },
+        30..55 => Operation::Put { key, value: Value::sized(number, Size::Word, false), condition, id: None },
         55..65 => Operation::Delete { key, condition: Condition::None, id: None },
         65..75 => Operation::List { prefix: String::new(), delimiter: None, after: None, limit: 4 },
         75..90 => {

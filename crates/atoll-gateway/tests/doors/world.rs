@@ -119,7 +119,7 @@ impl Door {
             chunks,
             layout: layout.subscribe(),
             link: Arc::new(NoMoves),
-            settings: ObjectsSettings { patience: PATIENCE },
+            settings: ObjectsSettings { patience: PATIENCE, ..ObjectsSettings::default() },
         });
 
         let access = Access::start(runtime.clone(), records);

@@ -246,7 +246,7 @@ impl World {
                 layout: self.layout.clone(),
                 filled: self.filled.clone(),
             }),
-            settings: ObjectsSettings { patience: self.patience },
+            settings: ObjectsSettings { patience: self.patience, ..ObjectsSettings::default() },
         });
         self.nodes.insert(number, Node { objects, records, chunks, maintenance: None });
     }

@@ -78,7 +78,7 @@ impl Audit {
     async fn try_once(&mut self, target: usize, kind: Kind) -> bool {
         self.count += 1;
         let key = "audit".to_owned();
-        let value = Value::sized(AUDITOR * 1_000_000 + self.count, Size::OverInline);
+        let value = Value::sized(AUDITOR * 1_000_000 + self.count, Size::OverInline, false);
         let (condition, id) = (Condition::None, None);
         let operation = match kind {
             Kind::Get => Operation::Get { key, span: None },

@@ -209,7 +209,8 @@ impl Client {
     async fn put(&mut self) {
         let key = self.key();
         let size = Size::drawn(&mut self.caller.rng, self.load.large);
-        let (value, condition, id) = (Value::sized(self.fresh(), size), self.condition(&key), self.id());
+        let (value, condition, id) =
+            (Value::sized(self.fresh(), size, !self.load.over_http), self.condition(&key), self.id());
         let outcome = self.caller.ask(Operation::Put { key: key.clone(), value, condition, id }).await;
         if outcome == Outcome::Answered(Answer::Done) {
             self.saw(key, Some(value));
@@ -260,7 +261,8 @@ impl Client {
     async fn upload(&mut self, go_on: &Arc<AtomicBool>) {
         let key = self.key();
         let size = Size::drawn_in_parts(&mut self.caller.rng, self.load.large);
-        let (value, condition) = (Value::sized(self.fresh(), size), self.condition(&key));
+        let (value, condition) =
+            (Value::sized(self.fresh(), size, !self.load.over_http), self.condition(&key));
         let abort = chance(&mut self.caller.rng, 15);
         if chance(&mut self.caller.rng, self.load.slow_uploads) {
             let pause = self.load.upload_pause.clone();

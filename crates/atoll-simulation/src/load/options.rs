@@ -40,7 +40,8 @@ pub struct Load {
     pub slow_uploads: u32,
     /// How long a slow upload waits between two steps.
     pub upload_pause: RangeInclusive<Duration>,
-    /// Only what can be asked through S3 and the admin API: records one at a time and
+    /// Of a cluster with chunks of usual length, and only what can be asked through S3 and the
+    /// admin API: records one at a time and
     /// without ids, copies without a condition on their destination (a 412 does not say
     /// which condition failed), and no key with dots that URLs resolve.
     pub over_http: bool,

@@ -1,18 +1,26 @@
 //! The bytes that a value stands for.
 //!
-//! A value's upper byte tells its size, the rest is a number that no other has. Objects
+//! A value's upper byte tells its size, and whether it is of those for short chunks; the
+//! rest is a number that no other has. Objects
 //! carry the value beside their bytes (S3's user metadata), because some sizes leave no
 //! room for it: the empty object, and those that are the same for all on purpose, so that
 //! different objects share chunks.
 
+use atoll_objects::ChunkSizes;
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use rand::{Rng, rngs::StdRng};
 
 use crate::linearizability::register::Value;
 
+/// The chunks of simulated clusters: bodies of many chunks are short, and a run is not spent on
+/// hashing and copying them.
+pub const SHORT_CHUNKS: ChunkSizes = ChunkSizes { min: 20 << 10, average: 64 << 10, max: 256 << 10 };
+/// In a value: its size is one for [`SHORT_CHUNKS`].
+const SHORT: u64 = 1 << 63;
+
 /// Sizes around what the system treats differently: the inline limit (16 KiB), and the
-/// least (256 KiB), usual (1 MiB) and greatest (4 MiB) length of a chunk.
+/// least, usual and greatest length of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Size {
@@ -30,9 +38,9 @@ pub enum Size {
     /// The same for all.
     Flat = 7,
     Several = 8,
-    /// Begins with 1.5 MiB that it has in common with others of its size.
+    /// Begins with more than a chunk that it has in common with others of its size.
     Shared = 9,
-    /// All of it in common with others of its size: 300 KiB.
+    /// All of it in common with others of its size.
     Same = 10,
     /// An upload of one small part.
     OnePart = 11,
@@ -44,8 +52,6 @@ pub enum Size {
 
 /// What S3 demands of a part that is not the last.
 const PART_BYTES_MIN: usize = 5 << 20;
-/// 1.5 MiB: a chunk at least.
-const SHARED_BYTES: usize = 3 << 19;
 const TAIL_BYTES: usize = 64;
 
 impl Size {
@@ -96,15 +102,19 @@ impl Size {
 }
 
 impl Value {
-    /// `number` below 2^56.
-    pub fn sized(number: u64, size: Size) -> Self {
+    /// `number` below 2^56. `short`: for a cluster that cuts [`SHORT_CHUNKS`].
+    pub fn sized(number: u64, size: Size, short: bool) -> Self {
         debug_assert!(number >> 56 == 0);
-        Value((size as u64) << 56 | number)
+        Value(if short { SHORT } else { 0 } | (size as u64) << 56 | number)
+    }
+
+    fn is_short(self) -> bool {
+        self.0 & SHORT != 0
     }
 
     /// Of a number that is no value's, the first.
     pub fn size(self) -> Size {
-        Size::ALL.get((self.0 >> 56) as usize).copied().unwrap_or(Size::Word)
+        Size::ALL.get(((self.0 & !SHORT) >> 56) as usize).copied().unwrap_or(Size::Word)
     }
 
     /// Tells values with the same bytes from others: what an ETag can tell.
@@ -118,23 +128,33 @@ impl Value {
         bytes
     }
 
+    fn chunks(self) -> ChunkSizes {
+        if self.is_short() { SHORT_CHUNKS } else { ChunkSizes::default() }
+    }
+
+    /// A chunk at least.
+    fn shared_bytes(self) -> usize {
+        self.chunks().average * 3 / 2
+    }
+
     /// Of its bytes, in all.
     pub fn length(self) -> u64 {
+        let of = |usual: usize, short: usize| if self.is_short() { short } else { usual };
         let length = match self.size() {
             Size::Word => 8,
             Size::Empty => 0,
             Size::Small => 100,
             Size::Inline => 16 << 10,
             Size::OverInline => (16 << 10) + 1,
-            Size::OneChunk => 100_000,
-            Size::LeastChunk => (256 << 10) + 1,
-            Size::Flat => (4 << 20) + 1,
-            Size::Several => 2_400_000,
-            Size::Shared => SHARED_BYTES + TAIL_BYTES,
-            Size::Same => 300 << 10,
+            Size::OneChunk => of(100_000, 18_000),
+            Size::LeastChunk => self.chunks().min + 1,
+            Size::Flat => self.chunks().max + 1,
+            Size::Several => of(2_400_000, 150_000),
+            Size::Shared => self.shared_bytes() + TAIL_BYTES,
+            Size::Same => of(300 << 10, 24 << 10),
             Size::OnePart => 1_000,
             Size::TwoParts => PART_BYTES_MIN + 1_000,
-            Size::LargePart => 2_000_000,
+            Size::LargePart => of(2_000_000, 125_000),
         };
         length as u64
     }
@@ -151,7 +171,7 @@ impl Value {
             Size::Word => self.0.to_le_bytes().to_vec(),
             Size::Flat => vec![7; length],
             Size::Same => common(length),
-            Size::Shared => [common(SHARED_BYTES), self.unique(TAIL_BYTES)].concat(),
+            Size::Shared => [common(self.shared_bytes()), self.unique(TAIL_BYTES)].concat(),
             Size::TwoParts => {
                 return vec![common(PART_BYTES_MIN).into(), self.unique(length - PART_BYTES_MIN).into()];
             }
@@ -234,14 +254,16 @@ mod tests {
 
     #[test]
     fn a_value_tells_its_size_and_no_two_share_an_etag_unless_they_share_their_bytes() {
-        let mut etags = BTreeSet::new();
-        for size in Size::ALL {
-            let (a, b) = (Value::sized(5, size), Value::sized(6, size));
-            assert_eq!(a.size(), size);
-            assert_eq!(a.length(), a.body().len() as u64);
-            assert_eq!(a.content() == b.content(), a.body() == b.body(), "{size:?}");
-            assert_eq!(a.content() == b.content(), a.etag() == b.etag(), "{size:?}");
-            assert!(etags.insert(a.etag()), "{size:?}");
+        for short in [false, true] {
+            let mut etags = BTreeSet::new();
+            for size in Size::ALL {
+                let (a, b) = (Value::sized(5, size, short), Value::sized(6, size, short));
+                assert_eq!(a.size(), size);
+                assert_eq!(a.length(), a.body().len() as u64);
+                assert_eq!(a.content() == b.content(), a.body() == b.body(), "{size:?}");
+                assert_eq!(a.content() == b.content(), a.etag() == b.etag(), "{size:?}");
+                assert!(etags.insert(a.etag()), "{size:?}");
+            }
         }
     }
 
@@ -253,7 +275,7 @@ mod tests {
 
     #[test]
     fn other_bytes_are_noticed_wherever_they_are() {
-        let value = Value::sized(9, Size::Small);
+        let value = Value::sized(9, Size::Small, false);
         let body = value.body();
         assert_eq!(value.difference(0, &body, true), None);
         assert_eq!(value.difference(10, &body[10..20], false), None);
