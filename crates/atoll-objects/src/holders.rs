@@ -182,6 +182,7 @@ impl Holders {
     ) {
         let (this, hash, bytes) = (self.clone(), chunk.hash, chunk.bytes.clone());
         self.inner.runtime.spawn("chunk write", async move {
+            this.inner.runtime.fault_point("objects: a chunk is on its way under a layout").await;
             let reply = if node == this.inner.holder.me {
                 Ok(this.inner.holder.put(hash, bytes, stamp, layout_version, true).await)
             } else {

@@ -14,6 +14,8 @@
 pub enum Broken {
     /// 1: a leader that was deposed unknowingly answers reads: no heartbeat round is asked for.
     ReadWithoutRound,
+    /// 1: a read is answered from what has been applied, however little that is.
+    ReadBeforeApplied,
     /// 2: an internal retry carries another transaction id: 412 to one's own success.
     RetryAsAnother,
     /// 2: a shard does not look whether it has done a transaction before.
@@ -74,6 +76,11 @@ pub enum Broken {
     OneHolder,
     /// 7: a slot counts as moved, and its old copies go, when nothing was copied.
     MoveWithoutCopy,
+    /// 7: a holder takes writes under any layout, and for slots that it no longer has.
+    StaleWrite,
+    /// 7: a slot is listed while writes to it are under way, and its old copies go without a
+    /// last look at what the new holders lack.
+    FinalPassSkipped,
     /// 7: nobody looks whether copies are missing.
     NoRepair,
     /// 10: a page of a listing ends with a key that it does not show.

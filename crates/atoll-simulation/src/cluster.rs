@@ -76,6 +76,12 @@ impl Cluster {
         Self { settings, view: ClusterView::default(), raft: Arc::default(), sweeps: false }
     }
 
+    /// How many nodes hold each chunk.
+    pub fn with_copies(mut self, copies: u8) -> Self {
+        self.settings.copies = copies;
+        self
+    }
+
     /// When all is calm, waits until what nobody refers to must be gone: minutes of
     /// virtual time, and seconds of real time.
     pub fn waits_for_sweeps(mut self) -> Self {

@@ -19,12 +19,14 @@
 //! Nothing here holds a lock while it polls, wakes or drops what it did not make: all of
 //! these may call back.
 
+mod error;
+mod faults;
+mod life;
+
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -34,13 +36,18 @@ use std::{
     time::Duration,
 };
 
-use atoll_runtime::{AbortTask, Executor, Runtime};
-use atoll_types::{Instant, WallTime};
-use futures_util::{FutureExt, future::BoxFuture};
-use rand::{Rng, RngCore, rngs::StdRng};
+use atoll_runtime::Runtime;
+use atoll_types::Instant;
+use futures_util::future::BoxFuture;
+use rand::{Rng, rngs::StdRng};
 
+use self::life::NodeExecutor;
+pub use self::{
+    error::{RunError, StopReason},
+    faults::Faults,
+};
 use crate::{
-    Seed,
+    Seed, Stalls,
     clock::WallClock,
     trace::{Event, Trace, TraceHash},
 };
@@ -79,60 +86,6 @@ pub trait FaultPoints: Send + Sync + 'static {
     fn reached(&self, node: NodeIndex, name: &'static str) -> Option<Strike>;
 }
 
-/// Why a run did not get where it should. Each says when, and with which seed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunError {
-    pub seed: Seed,
-    pub at: Instant,
-    pub reason: StopReason,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StopReason {
-    /// A task panicked. In a real process that is a bug wherever it happens.
-    Panicked { node: String, task: &'static str, message: String },
-    /// Nothing is ready and no timer is set, so nothing will ever happen again.
-    Deadlock { waiting: Vec<String> },
-    /// The condition did not come true in time.
-    LimitReached { limit: Duration },
-    /// Tasks keep waking each other and time stands still.
-    Stuck { busy: Vec<String> },
-    /// A node ended by itself, on a disk that never lied.
-    GaveUp { node: String, reason: String },
-    /// Something woke a task from outside of the simulation's thread.
-    ForeignThread,
-}
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "seed {}, at {:?}: ", self.seed, self.at - Instant::ORIGIN)?;
-        match &self.reason {
-            StopReason::Panicked { node, task, message } => {
-                write!(f, "task {task} of node {node} panicked: {message}")
-            }
-            StopReason::Deadlock { waiting } => {
-                write!(f, "deadlock: nothing is ready and no timer is set; waiting: {}", waiting.join(", "))
-            }
-            StopReason::GaveUp { node, reason } => {
-                write!(f, "node {node} gave up, and its disk is sound: {reason}")
-            }
-            StopReason::LimitReached { limit } => write!(f, "not within {limit:?}"),
-            StopReason::Stuck { busy } => {
-                write!(
-                    f,
-                    "time stands still: {STEPS_PER_INSTANT_MAX} steps in one instant; busy: {}",
-                    busy.join(", ")
-                )
-            }
-            StopReason::ForeignThread => {
-                write!(f, "a task was woken from another thread, the run is not deterministic")
-            }
-        }
-    }
-}
-
-impl std::error::Error for RunError {}
-
 /// A million: a burst of a thousand clients on a thousand replicas is done in fewer.
 const STEPS_PER_INSTANT_MAX: u64 = 1_000_000;
 
@@ -163,6 +116,8 @@ struct Node {
     clock: WallClock,
     rng: StdRng,
     paused: bool,
+    /// What its blocking work waits for a processor.
+    busy: Stalls,
     /// Tasks that became ready during a pause.
     backlog: Vec<TaskId>,
 }
@@ -301,6 +256,7 @@ impl Simulation {
             clock: WallClock::right(),
             rng,
             paused: false,
+            busy: Stalls::NONE,
             backlog: Vec::new(),
         });
         NodeIndex(state.nodes.len() - 1)
@@ -407,79 +363,6 @@ impl Drop for Simulation {
             std::mem::take(&mut state.tasks).into_values().collect()
         };
         drop(tasks);
-    }
-}
-
-/// Breaks nodes. May be used from the world's tasks; what it drops is dropped before the
-/// next step.
-#[derive(Clone)]
-pub struct Faults {
-    core: Weak<Core>,
-}
-
-impl Faults {
-    fn core(&self) -> Arc<Core> {
-        self.core.upgrade().expect("the simulation is running")
-    }
-
-    /// Drops all of the node's tasks. What they held is gone; what they told the disk's
-    /// twin is the twin's affair.
-    ///
-    /// # Panics
-    /// If it is the world.
-    pub fn crash(&self, node: NodeIndex) {
-        assert_ne!(node, NodeIndex::WORLD, "the world does not crash");
-        let core = self.core();
-        {
-            let mut state = core.state();
-            let state = &mut *state;
-            state.trace.record(state.now, Event::Crash, node.0 as u64);
-            let place = &mut state.nodes[node.0];
-            place.incarnation += 1;
-            place.paused = false;
-            place.backlog.clear();
-            let ids: Vec<TaskId> =
-                state.tasks.iter().filter(|(_, task)| task.node == node).map(|(&id, _)| id).collect();
-            for id in ids {
-                state.wreckage.extend(state.tasks.remove(&id).and_then(|task| task.future));
-            }
-        }
-        let polling = core.state().polling;
-        if !polling {
-            core.clear_wreckage();
-        }
-    }
-
-    /// Nothing on the node runs until it is resumed, while time goes on: a long stall.
-    pub fn pause(&self, node: NodeIndex) {
-        let core = self.core();
-        let mut state = core.state();
-        let state = &mut *state;
-        state.trace.record(state.now, Event::Pause, node.0 as u64);
-        state.nodes[node.0].paused = true;
-    }
-
-    pub fn resume(&self, node: NodeIndex) {
-        let core = self.core();
-        let mut state = core.state();
-        let state = &mut *state;
-        state.trace.record(state.now, Event::Resume, node.0 as u64);
-        state.nodes[node.0].paused = false;
-        let backlog = std::mem::take(&mut state.nodes[node.0].backlog);
-        state.ready.extend(backlog);
-    }
-
-    /// Sets the node's wall clock forward (or back) at once.
-    pub fn jump_clock(&self, node: NodeIndex, by: Duration, forward: bool) {
-        self.core().state().nodes[node.0].clock.jump(by, forward);
-    }
-
-    /// Makes the node's wall clock run `ppm` millionths too fast (or too slow) from now on.
-    pub fn drift_clock(&self, node: NodeIndex, ppm: i64) {
-        let core = self.core();
-        let mut state = core.state();
-        let now = state.now;
-        state.nodes[node.0].clock.drift(now, ppm);
     }
 }
 
@@ -695,155 +578,5 @@ impl State {
 
     fn describe(&self, task: &Task) -> String {
         format!("{}/{}", self.nodes[task.node.0].name, task.name)
-    }
-}
-
-/// One life of one node, as its tasks see it.
-struct NodeExecutor {
-    core: Arc<Core>,
-    node: NodeIndex,
-    incarnation: u64,
-}
-
-impl NodeExecutor {
-    /// False once the node crashed: whoever still holds this handle is a leftover.
-    fn lives(&self, state: &State) -> bool {
-        state.nodes[self.node.0].incarnation == self.incarnation
-    }
-
-    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) -> Option<TaskId> {
-        let refused = {
-            let mut state = self.core.state();
-            if self.lives(&state) {
-                let id = TaskId(state.next_task);
-                state.next_task += 1;
-                let wakes = Arc::clone(&self.core.wakes);
-                let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), wakes });
-                let task = Task { name, node: self.node, future: Some(future), waker, aborted: false };
-                state.tasks.insert(id, task);
-                state.ready.push_back(id);
-                return Some(id);
-            }
-            future
-        };
-        drop(refused);
-        None
-    }
-}
-
-impl Executor for NodeExecutor {
-    fn now(&self) -> Instant {
-        self.core.state().now
-    }
-
-    fn wall_now(&self) -> WallTime {
-        let state = self.core.state();
-        state.nodes[self.node.0].clock.now(state.now)
-    }
-
-    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Box<dyn AbortTask> {
-        let id = self.spawn(name, task);
-        Box::new(Abort { core: Arc::downgrade(&self.core), id })
-    }
-
-    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        if !self.lives(&self.core.state()) {
-            return futures_util::future::pending().boxed();
-        }
-        Box::pin(Sleep { core: Arc::downgrade(&self.core), deadline, timer: None })
-    }
-
-    /// A task of its own, so that others get turns between the call and the work, as
-    /// with real threads, and so that a crash may come first.
-    fn run_blocking(&self, work: Box<dyn FnOnce() + Send>) {
-        self.spawn("blocking", Box::pin(async move { work() }));
-    }
-
-    fn fault_point(&self, name: &'static str) -> Option<BoxFuture<'static, ()>> {
-        let stall = {
-            let mut state = self.core.state();
-            let state = &mut *state;
-            if !self.lives(state) {
-                return None;
-            }
-            let strike = state.fault_points.as_ref()?.reached(self.node, name)?;
-            state.trace.record_bytes(state.now, Event::Note, name.as_bytes());
-            match strike {
-                Strike::Stall(stall) => stall,
-                Strike::Halt => {
-                    state.nodes[self.node.0].paused = true;
-                    return Some(futures_util::future::pending().boxed());
-                }
-            }
-        };
-        Some(self.sleep_until(self.now() + stall))
-    }
-
-    fn seed(&self) -> [u8; 32] {
-        let mut seed = [0; 32];
-        self.core.state().nodes[self.node.0].rng.fill_bytes(&mut seed);
-        seed
-    }
-}
-
-struct Abort {
-    core: Weak<Core>,
-    id: Option<TaskId>,
-}
-
-impl AbortTask for Abort {
-    fn abort(&self) {
-        let (Some(core), Some(id)) = (self.core.upgrade(), self.id) else { return };
-        let waker = {
-            let mut state = core.state();
-            let Some(task) = state.tasks.get_mut(&id) else { return };
-            task.aborted = true;
-            Arc::clone(&task.waker)
-        };
-        waker.wake();
-    }
-}
-
-/// Waits for virtual time to reach `deadline`.
-struct Sleep {
-    core: Weak<Core>,
-    deadline: Instant,
-    /// Set while its timer is in the heap, unless that has fired meanwhile.
-    timer: Option<TimerKey>,
-}
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(core) = self.core.upgrade() else { return Poll::Pending };
-        let mut state = core.state();
-        if state.now >= self.deadline {
-            let replaced = self.timer.take().and_then(|key| state.timers.remove(&key));
-            drop(state);
-            drop(replaced);
-            return Poll::Ready(());
-        }
-        let key = match self.timer {
-            Some(key) => key,
-            None => {
-                let key = TimerKey(self.deadline, state.next_timer);
-                state.next_timer += 1;
-                key
-            }
-        };
-        self.timer = Some(key);
-        let replaced = state.timers.insert(key, cx.waker().clone());
-        drop(state);
-        drop(replaced);
-        Poll::Pending
-    }
-}
-
-impl Drop for Sleep {
-    fn drop(&mut self) {
-        let (Some(core), Some(key)) = (self.core.upgrade(), self.timer) else { return };
-        let waker = core.state().timers.remove(&key);
-        drop(waker);
     }
 }

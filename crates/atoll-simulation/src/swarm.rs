@@ -157,8 +157,8 @@ mod tests {
             let on = all.iter().filter(|swarm| swarm.names().contains(name)).count();
             assert!((20..280).contains(&on), "{name} is on in {on} of 300");
         }
-        // Seventeen of storms, four of changes.
-        assert_eq!(every.len(), 21, "{every:?}");
+        // Eighteen of storms, four of changes.
+        assert_eq!(every.len(), 22, "{every:?}");
         assert_eq!(all.iter().map(|swarm| swarm.zones).collect::<BTreeSet<_>>(), [1, 2, 3].into());
     }
 

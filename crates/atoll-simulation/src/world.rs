@@ -451,6 +451,16 @@ impl World {
         self.program.was_set_back(index);
     }
 
+    /// Whoever comes to this named place may wait there, from now on.
+    pub fn slow_down_at(&mut self, place: &'static str, stalls: crate::Stalls) {
+        self.fault_points.slow_down(place, stalls);
+    }
+
+    /// Its processors have other work from now on.
+    pub fn keep_busy(&mut self, index: usize, busy: crate::Stalls) {
+        self.simulation.faults().keep_busy(self.machines[index].node, busy);
+    }
+
     /// What goes wrong on the machine's disk from now on.
     pub fn set_disk_faults(&mut self, index: usize, faults: DiskFaults) {
         let machine = &mut self.machines[index];

@@ -89,6 +89,7 @@ cases! {
     damage_taken_for_the_logs_end_is_found: CutAtDamage, records::damaged_log, "linearizability";
     a_vote_with_a_damaged_log_is_found: DamagedVotes, records::shortened_log, "liveness";
     a_read_without_a_round_is_found: ReadWithoutRound, records::depositions, "linearizability";
+    a_read_of_what_is_not_applied_yet_is_found: ReadBeforeApplied, records::busy, "linearizability";
     a_forgotten_vote_is_found: ForgetVote, records::elections, "raft";
     a_vote_of_an_emptied_disk_is_found: EmptyVotes, records::emptied_disk, "linearizability";
     a_vote_of_an_old_disk_is_found: OldDiskVotes, records::old_disk, "linearizability";
@@ -108,6 +109,8 @@ cases! {
     a_sweep_that_takes_nothing_is_found: GarbageKept, clusters::sweeps, "garbage";
     a_put_content_with_one_holder_is_found: OneHolder, clusters::full_disks, "references";
     a_move_that_copies_nothing_is_found: MoveWithoutCopy, clusters::relocation, "references";
+    a_write_under_an_old_layout_is_found: StaleWrite, clusters::late_writers, "references";
+    copies_dropped_before_the_final_pass_are_found: FinalPassSkipped, clusters::slow_holders, "references";
     copies_that_nobody_restores_are_found: NoRepair, clusters::absence, "copies";
     a_key_dropped_at_a_pages_border_is_found: ListBorder, clusters::calm, "listings";
     a_deleted_object_in_the_index_is_found: CurrentLeft, clusters::calm, "listings";

@@ -13,7 +13,7 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 use super::supervision::Signal;
 use crate::{
-    NodeIndex, Seed,
+    NodeIndex, Seed, Stalls,
     executor::{FaultPoints, Strike, lock},
 };
 
@@ -28,6 +28,8 @@ pub(super) struct DangerousPlaces {
 
 struct State {
     on: bool,
+    /// Where a scenario wants what, whether a storm is on or not.
+    slow: BTreeMap<&'static str, Stalls>,
     rng: StdRng,
     /// By name: the chance that something happens, drawn when somebody first comes there.
     chances: BTreeMap<&'static str, f64>,
@@ -38,6 +40,7 @@ impl DangerousPlaces {
     pub(super) fn new(seed: Seed, signals: Arc<Mutex<Vec<Signal>>>) -> Self {
         let state = State {
             on: false,
+            slow: BTreeMap::new(),
             rng: seed.stream("fault points"),
             chances: BTreeMap::new(),
             struck: BTreeMap::new(),
@@ -49,6 +52,10 @@ impl DangerousPlaces {
         lock(&self.state).on = on;
     }
 
+    pub(super) fn slow_down(&self, name: &'static str, stalls: Stalls) {
+        lock(&self.state).slow.insert(name, stalls);
+    }
+
     /// How often something happened where.
     pub(super) fn struck(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.state).struck.clone()
@@ -58,7 +65,12 @@ impl DangerousPlaces {
 impl FaultPoints for DangerousPlaces {
     fn reached(&self, node: NodeIndex, name: &'static str) -> Option<Strike> {
         let mut state = lock(&self.state);
-        let State { on, rng, chances, struck } = &mut *state;
+        let State { on, slow, rng, chances, struck } = &mut *state;
+        if let Some(Stalls { chance, longest }) = slow.get(name) {
+            return rng
+                .random_bool(*chance)
+                .then(|| Strike::Stall(rng.random_range(Duration::ZERO..=*longest)));
+        }
         if !*on || node == NodeIndex::WORLD {
             return None;
         }

@@ -40,6 +40,8 @@ pub struct Storm {
     pub narrow_links: bool,
     /// Single operations of a disk take a second longer.
     pub slow_disks: bool,
+    /// Single pieces of work off the async threads are up to half a second late.
+    pub busy_nodes: bool,
     /// A disk has room for a last few kilobytes.
     pub full_disks: bool,
     /// One machine's disk lies.
@@ -81,6 +83,7 @@ impl Storm {
         slow_links: false,
         narrow_links: false,
         slow_disks: false,
+        busy_nodes: false,
         full_disks: false,
         damage: None,
         fault_points: false,
@@ -103,6 +106,7 @@ impl Storm {
         slow_links: true,
         narrow_links: true,
         slow_disks: true,
+        busy_nodes: true,
         ..Storm::NONE
     };
 
@@ -125,6 +129,7 @@ impl Storm {
             slow_links: coin(),
             narrow_links: coin(),
             slow_disks: coin(),
+            busy_nodes: coin(),
             calm_max,
             ..Storm::NONE
         }
@@ -163,6 +168,7 @@ impl Storm {
             (self.slow_links, "slow links"),
             (self.narrow_links, "narrow links"),
             (self.slow_disks, "slow disks"),
+            (self.busy_nodes, "busy nodes"),
             (self.full_disks, "full disks"),
             (self.damage.is_some(), "damage"),
             (self.fault_points, "fault points"),
@@ -231,6 +237,8 @@ impl World {
         for index in 0..self.machines.len() {
             self.set_disk_faults(index, storm.disk(index));
         }
+        let busy = Stalls { chance: 0.01, longest: Duration::from_millis(500) };
+        self.all_busy(if storm.busy_nodes { busy } else { Stalls::NONE });
         self.fault_points.switch(storm.fault_points);
         while self.simulation.now() < end {
             let calm = rng.random_range(Duration::from_millis(50)..=storm.calm_max);
@@ -241,11 +249,16 @@ impl World {
             }
         }
         self.fault_points.switch(false);
+        self.all_busy(Stalls::NONE);
         self.network.set_stalls(Stalls::NONE);
         (0..self.machines.len()).for_each(|index| self.set_disk_faults(index, usual_disk()));
         self.lay_links(false);
         self.heal();
         Ok(())
+    }
+
+    fn all_busy(&mut self, busy: Stalls) {
+        (0..self.machines.len()).for_each(|index| self.keep_busy(index, busy));
     }
 
     /// Every link as long as its places are apart, all of them in order or all of them bad.

@@ -7,7 +7,7 @@ use atoll_node::Node;
 use atoll_objects::{BucketName, ObjectKey, PutBody, PutObject};
 use atoll_runtime::Runtime;
 use atoll_simulation::{
-    Seed,
+    Seed, Stalls,
     checkers::Judgement,
     cluster::{Cluster, ClusterView},
     load::Load,
@@ -149,6 +149,28 @@ pub fn relocation(seed: Seed) -> Judgement {
     world.run_until_within(move |_| !seen.is_member(1, 0), PATIENCE);
     world.take_away(0);
     world.judge()
+}
+
+/// Each chunk is on one node only, and one of the nodes is drained under many writes, which
+/// are slow at this place.
+fn retreat(seed: Seed, slow_at: &'static str) -> Judgement {
+    let (mut world, view) = settled(seed, 3, Cluster::new(1).with_copies(1));
+    world.slow_down_at(slow_at, Stalls { chance: 0.5, longest: seconds(3) });
+    world.clients(12, Load { think: Duration::ZERO..=Duration::from_millis(20), gets: 1, ..many() });
+    world.run_for(seconds(1));
+    view.drain_and_remove(1, 0);
+    let seen = view.clone();
+    world.run_until_within(move |_| !seen.is_member(1, 0), PATIENCE);
+    world.take_away(0);
+    world.judge()
+}
+
+pub fn late_writers(seed: Seed) -> Judgement {
+    retreat(seed, "objects: a chunk is on its way under a layout")
+}
+
+pub fn slow_holders(seed: Seed) -> Judgement {
+    retreat(seed, "objects: a write was let in, its chunk is not stored")
 }
 
 /// One node misses what the others store.

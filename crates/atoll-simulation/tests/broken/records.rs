@@ -11,7 +11,7 @@ use std::{
 
 use atoll_disk::DiskFaults;
 use atoll_simulation::{
-    Seed,
+    Seed, Stalls,
     checkers::{Finding, Judgement},
     load::Load,
     world::{Storm, World, stable},
@@ -49,6 +49,21 @@ fn three_under(seed: Seed, load: Load) -> (World, OneShardView) {
     world.clients(6, load);
     world.run_until(stable);
     (world, view)
+}
+
+/// Applying takes its time, longer than an election, and leaders are killed one after the other.
+pub fn busy(seed: Seed) -> Judgement {
+    let (mut world, view) = three(seed);
+    let late = Stalls { chance: 0.05, longest: MINUTE / 10 };
+    (0..3).for_each(|index| world.keep_busy(index, late));
+    for round in 0..9 {
+        world.run_for(Duration::from_secs(4));
+        world.kill(round % 3);
+        world.run_for(Duration::from_secs(4));
+        world.restart(round % 3);
+    }
+    (0..3).for_each(|index| world.keep_busy(index, Stalls::NONE));
+    judge(world, &view)
 }
 
 fn judge(mut world: World, view: &OneShardView) -> Judgement {
