@@ -243,7 +243,8 @@ pub fn checkpoint(seed: Seed) -> Judgement {
         let (runtime, records) = view.records(index).expect("the node runs");
         runtime.spawn("checkpoint", async move { records.checkpoint().await });
     }
-    world.run_for(Duration::from_secs(1));
+    // What is seen of peers is flushed once a second, and all else with it.
+    world.run_for(Duration::from_millis(300));
     (0..3).for_each(|index| world.crash(index));
     (0..3).for_each(|index| world.restart(index));
     judge(world, &view)
