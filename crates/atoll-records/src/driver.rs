@@ -342,7 +342,8 @@ impl Driver {
             Input::Remove { replica, removed } => {
                 self.close_group(replica);
                 self.absent.remove(&replica);
-                let _ = removed.send(());
+                // Without the writer, which has failed, nobody waits for an answer.
+                let _ = self.log.send(Wish::Settle(removed));
             }
         }
     }
@@ -550,7 +551,7 @@ impl Driver {
     fn round(&mut self, now: Instant) {
         let wall = self.runtime.wall_now();
         let mut frames = Outgoing::default();
-        let mut wish = Wish::new();
+        let mut round = Vec::new();
         self.metrics.rounds.add(1);
         while let Some(replica) = self.dirty.pop_first() {
             loop {
@@ -560,7 +561,7 @@ impl Driver {
                 };
                 frames.add(&self.groups, replica, effects.send);
                 if let Some(persist) = effects.persist {
-                    wish.push((replica, persist));
+                    round.push((replica, persist));
                 }
                 if !effects.apply.is_empty() {
                     self.unflushed_bytes += effects.apply.iter().map(Committed::bytes).sum::<usize>();
@@ -583,7 +584,7 @@ impl Driver {
             }
         }
         frames.send(self);
-        if !wish.is_empty() && self.log.send(wish).is_err() {
+        if !round.is_empty() && self.log.send(Wish::Persist(round)).is_err() {
             self.fail("the log's writer is gone");
         }
     }

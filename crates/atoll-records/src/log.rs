@@ -8,7 +8,7 @@ use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_types::{Format, ReplicaId};
 use raft::eraftpb::{Entry, HardState};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     driver::Feedback,
@@ -154,7 +154,14 @@ pub(crate) async fn read(
 }
 
 /// What a round of the driver wants persisted.
-pub(crate) type Wish = Vec<(ReplicaId, Persist)>;
+type Round = Vec<(ReplicaId, Persist)>;
+
+pub(crate) enum Wish {
+    Persist(Round),
+    /// To be told when everything before is durable: whoever removes a replica from the log
+    /// must not be followed by what was still to be written of it.
+    Settle(oneshot::Sender<()>),
+}
 
 pub(crate) struct Writer {
     pub runtime: Runtime,
@@ -166,16 +173,32 @@ pub(crate) struct Writer {
 impl Writer {
     /// Writes one batch after the other; while one is flushed, the next gathers.
     pub async fn run(self, mut wishes: mpsc::UnboundedReceiver<Wish>) {
-        while let Some(mut batch) = wishes.recv().await {
-            let bytes = |wish: &Wish| -> usize {
-                wish.iter().flat_map(|(_, persist)| &persist.entries).map(entry_bytes).sum()
+        while let Some(wish) = wishes.recv().await {
+            let mut batch = match wish {
+                Wish::Persist(round) => round,
+                Wish::Settle(settled) => {
+                    let _ = settled.send(());
+                    continue;
+                }
+            };
+            let mut settled = None;
+            let bytes = |round: &Round| -> usize {
+                round.iter().flat_map(|(_, persist)| &persist.entries).map(entry_bytes).sum()
             };
             let mut total = bytes(&batch);
             while total < WRITE_BYTES_TARGET
                 && let Ok(more) = wishes.try_recv()
             {
-                total += bytes(&more);
-                batch.extend(more);
+                match more {
+                    Wish::Persist(more) => {
+                        total += bytes(&more);
+                        batch.extend(more);
+                    }
+                    Wish::Settle(after) => {
+                        settled = Some(after);
+                        break;
+                    }
+                }
             }
             self.metrics.log_batches.add(1);
             self.metrics.log_entries.add(batch.iter().map(|(_, persist)| persist.entries.len() as u64).sum());
@@ -196,10 +219,13 @@ impl Writer {
             if self.feedback.send(done).is_err() {
                 return;
             }
+            if let Some(settled) = settled {
+                let _ = settled.send(());
+            }
         }
     }
 
-    async fn write(&self, batch: Wish) -> Result<(), LogError> {
+    async fn write(&self, batch: Round) -> Result<(), LogError> {
         let mut appends: Vec<Append> = batch.into_iter().map(append).collect();
         loop {
             match self.log.append(appends.clone()).await {

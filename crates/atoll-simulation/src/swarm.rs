@@ -136,7 +136,6 @@ fn damage(rng: &mut StdRng, nodes: usize) -> Damage {
         misplaced_write: chance(0.002),
         sync_error: chance(0.002),
         node: rng.random_range(0..nodes),
-        store: rng.random_bool(0.3),
     }
 }
 

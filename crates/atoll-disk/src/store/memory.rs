@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use imbl::OrdMap;
-use rand::{Rng, seq::IndexedRandom};
+use rand::Rng;
 
 use super::{OrderedStore, Pairs, Snapshot, StoreError, Table, WriteBatch, check, holds_nothing};
 
@@ -34,32 +34,15 @@ struct State {
     earlier: VecDeque<Tables>,
 }
 
-/// What is kept under a key.
-#[derive(Debug, Clone, PartialEq)]
-enum Held {
-    Whole(Bytes),
-    /// As where a checksum does not fit: every read says so, until the key is written again.
-    Damaged,
-}
-
-impl Held {
-    fn read(&self) -> Result<Bytes, StoreError> {
-        match self {
-            Held::Whole(value) => Ok(value.clone()),
-            Held::Damaged => Err(StoreError { operation: "read", source: "damaged".into() }),
-        }
-    }
-}
-
 #[derive(Debug, Default, Clone)]
 struct Tables {
-    records: OrdMap<Bytes, Held>,
-    chunks: OrdMap<Bytes, Held>,
-    local: OrdMap<Bytes, Held>,
+    records: OrdMap<Bytes, Bytes>,
+    chunks: OrdMap<Bytes, Bytes>,
+    local: OrdMap<Bytes, Bytes>,
 }
 
 impl Tables {
-    fn of(&self, table: Table) -> &OrdMap<Bytes, Held> {
+    fn of(&self, table: Table) -> &OrdMap<Bytes, Bytes> {
         match table {
             Table::Records => &self.records,
             Table::Chunks => &self.chunks,
@@ -67,7 +50,7 @@ impl Tables {
         }
     }
 
-    fn of_mut(&mut self, table: Table) -> &mut OrdMap<Bytes, Held> {
+    fn of_mut(&mut self, table: Table) -> &mut OrdMap<Bytes, Bytes> {
         match table {
             Table::Records => &mut self.records,
             Table::Chunks => &mut self.chunks,
@@ -94,19 +77,6 @@ impl MemoryStore {
         forgotten
     }
 
-    /// Damages what is kept under one key, drawn from `rng`. Says whether there was one.
-    pub fn damage(&self, rng: &mut impl Rng) -> bool {
-        let mut state = self.lock();
-        let tables = [Table::Records, Table::Chunks, Table::Local];
-        let filled: Vec<Table> =
-            tables.into_iter().filter(|table| !state.current.of(*table).is_empty()).collect();
-        let Some(table) = filled.choose(rng) else { return false };
-        let map = state.current.of_mut(*table);
-        let key = map.keys().nth(rng.random_range(0..map.len())).expect("below the length").clone();
-        map.insert(key, Held::Damaged);
-        true
-    }
-
     /// A store of its own with what this one has now, all of it flushed: a disk image, to
     /// be damaged or brought back later.
     pub fn image(&self) -> MemoryStore {
@@ -126,7 +96,7 @@ impl OrderedStore for MemoryStore {
     }
 
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.lock().current.of(table).get(key).map(Held::read).transpose()
+        Ok(self.lock().current.of(table).get(key).cloned())
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), StoreError> {
@@ -143,7 +113,7 @@ impl OrderedStore for MemoryStore {
         for (table, key, value) in batch.operations {
             let map = state.current.of_mut(table);
             match value {
-                Some(value) => map.insert(key, Held::Whole(value)),
+                Some(value) => map.insert(key, value),
                 None => map.remove(&key),
             };
         }
@@ -158,7 +128,7 @@ impl OrderedStore for MemoryStore {
 
 impl Snapshot for Tables {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.of(table).get(key).map(Held::read).transpose()
+        Ok(self.of(table).get(key).cloned())
     }
 
     fn range(&self, table: Table, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
@@ -176,6 +146,6 @@ impl Snapshot for Tables {
     }
 }
 
-fn pair((key, value): (&Bytes, &Held)) -> Result<(Bytes, Bytes), StoreError> {
-    Ok((key.clone(), value.read()?))
+fn pair((key, value): (&Bytes, &Bytes)) -> Result<(Bytes, Bytes), StoreError> {
+    Ok((key.clone(), value.clone()))
 }

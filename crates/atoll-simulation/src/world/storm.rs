@@ -62,8 +62,6 @@ pub struct Damage {
     pub lost_write: f64,
     pub misplaced_write: f64,
     pub sync_error: f64,
-    /// What the ordered store keeps is damaged, a key at a time.
-    pub store: bool,
 }
 
 /// Long enough for an election now and then, short enough to interrupt one.
@@ -192,7 +190,6 @@ impl Storm {
             (self.slow_links, Accident::SlowLinks),
             (self.narrow_links, Accident::NarrowLinks),
             (self.full_disks, Accident::FullDisk),
-            (self.damage.is_some_and(|damage| damage.store), Accident::DamagedStore),
         ];
         kinds.into_iter().filter(|(on, _)| *on).map(|(_, accident)| accident).collect()
     }
@@ -212,7 +209,6 @@ enum Accident {
     SlowLinks,
     NarrowLinks,
     FullDisk,
-    DamagedStore,
 }
 
 impl World {
@@ -360,11 +356,6 @@ impl World {
                 let room = rng.random_range(0..=64 << 10);
                 let capacity = Some(self.machines[victim].disk.used() + room);
                 self.set_disk_faults(victim, DiskFaults { capacity, ..storm.disk(victim) });
-            }
-            Accident::DamagedStore => {
-                let Some(Damage { node, .. }) = storm.damage else { return Ok(()) };
-                self.befell("disk: store damaged");
-                self.machines[node].store.damage(rng);
             }
         }
         Ok(())
