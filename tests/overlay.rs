@@ -251,10 +251,11 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no_such_value"));
 }
 
-/// The same nodes, keys and askers in processes and in the simulation.
+/// The same nodes, keys and askers in processes and in the simulation. With 16 as in the docs it
+/// takes three times as long.
 #[test]
-fn sixteen_processes_need_the_hops_that_the_simulation_says() {
-    let arguments = ["lab", "run", "lookup", "--real", "--nodes", "16", "--set", "lookups=60", "-o", "json"];
+fn eight_processes_need_the_hops_that_the_simulation_says() {
+    let arguments = ["lab", "run", "lookup", "--real", "--nodes", "8", "--set", "lookups=60", "-o", "json"];
     let output = atoll().args(arguments).output().expect("the built binary starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");

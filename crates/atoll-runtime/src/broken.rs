@@ -32,7 +32,8 @@ pub enum Broken {
     ForgetVote,
     /// 4: a replica whose log is damaged goes on with what is left.
     DamagedVotes,
-    /// 4: a log that ends before what was flushed of it looks like one that was torn.
+    /// 4: a log that ends before what was flushed of it looks like one that was torn, to its
+    /// node and to the peers that saw it.
     NoteIgnored,
     /// 5: damage in the middle of the log is taken for its end.
     CutAtDamage,

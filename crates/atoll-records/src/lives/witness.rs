@@ -48,7 +48,7 @@ impl Witness {
     /// Whether the sender of a frame still knows what it has promised.
     pub fn check(&mut self, from: NodeId, frame: &Frame) -> Verdict {
         self.peers_saw.insert(from, frame.seen);
-        if is_broken(Broken::OldDiskVotes) {
+        if is_broken(Broken::OldDiskVotes) || is_broken(Broken::NoteIgnored) {
             return Verdict::Take;
         }
         if frame.set_back == Some(self.lives.own) {
