@@ -30,12 +30,12 @@ pub enum Broken {
     LeaseCutShort,
     /// 4: a replica that starts again does not know whom it voted for.
     ForgetVote,
-    /// 4: a replica whose log is damaged goes on with what is left.
+    /// 4: a replica whose log is damaged goes on with what is left, and its peers believe it.
     DamagedVotes,
     /// 4: a log that ends before what was flushed of it looks like one that was torn, to its
     /// node and to the peers that saw it.
     NoteIgnored,
-    /// 5: damage in the middle of the log is taken for its end.
+    /// 5: damage in the middle of the log is taken for its end, by the peers that saw it too.
     CutAtDamage,
     /// 4: a disk that was set back is believed.
     OldDiskVotes,

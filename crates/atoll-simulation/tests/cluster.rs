@@ -5,6 +5,7 @@ mod logs;
 
 use std::time::Duration;
 
+use atoll_node::PROGRAM_VERSION;
 use atoll_simulation::{
     Seed,
     cluster::{Cluster, ClusterView},
@@ -179,23 +180,23 @@ fn a_cluster_is_upgraded_node_by_node_and_not_set_back() {
         };
         world.clients(3, Load::default());
         for index in 0..3 {
-            assert_eq!(version(&mut world, 1), 1, "raised before node {index} knew it");
-            view.install(index, 2);
+            assert_eq!(version(&mut world, 1), PROGRAM_VERSION, "raised before node {index} knew it");
+            view.install(index, PROGRAM_VERSION + 1);
             world.kill(index);
             world.restart(index);
             world.run_until_within(stable, Duration::from_secs(60));
         }
         world.run_for(Duration::from_secs(10));
-        assert_eq!(version(&mut world, 1), 2);
+        assert_eq!(version(&mut world, 1), PROGRAM_VERSION + 1);
         assert_eq!(view.ended(2), None);
-        view.install(2, 1);
+        view.install(2, PROGRAM_VERSION);
         world.kill(2);
         world.restart(2);
         let seen = view.clone();
         world.run_until_within(move |_| seen.ended(2).is_some(), Duration::from_secs(60));
         let reason = view.ended(2).unwrap_or_default();
         assert!(reason.contains("install a newer one"), "{reason}");
-        view.install(2, 2);
+        view.install(2, PROGRAM_VERSION + 1);
         world.kill(2);
         world.restart(2);
         world.run_until_within(stable, Duration::from_secs(60));

@@ -20,6 +20,10 @@ pub(crate) enum Verdict {
     WeWereSetBack,
 }
 
+/// What a log has lost its peers notice too, so these are broken in both places.
+const BELIEVING: [Broken; 4] =
+    [Broken::OldDiskVotes, Broken::NoteIgnored, Broken::CutAtDamage, Broken::DamagedVotes];
+
 pub(crate) struct Witness {
     runtime: Runtime,
     store: Arc<dyn OrderedStore>,
@@ -48,7 +52,7 @@ impl Witness {
     /// Whether the sender of a frame still knows what it has promised.
     pub fn check(&mut self, from: NodeId, frame: &Frame) -> Verdict {
         self.peers_saw.insert(from, frame.seen);
-        if is_broken(Broken::OldDiskVotes) || is_broken(Broken::NoteIgnored) {
+        if BELIEVING.into_iter().any(is_broken) {
             return Verdict::Take;
         }
         if frame.set_back == Some(self.lives.own) {
