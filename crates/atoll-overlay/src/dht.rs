@@ -43,12 +43,12 @@ use atoll_types::{Instant, WallTime};
 use rand::RngCore;
 
 pub use self::message::{ContentMessage, DhtMessage, Refused};
-pub(crate) use self::publish::Published;
 use self::{
     cellar::Cellar,
     exchange::{Call, Tokens},
     operation::{Operation, Part},
 };
+pub(crate) use self::{message::Named, operation::fitting, publish::Published};
 use crate::{AuthorKey, ContentError, Id, LocateError, LookupId, Notification, Out, Overlay, Table};
 
 /// How content is kept. All nodes of one overlay should agree on `replicas`.

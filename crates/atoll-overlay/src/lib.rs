@@ -2,7 +2,7 @@
 //!
 //! Every kind of overlay is a core behind one interface, [`Overlay`]: a state machine that
 //! takes messages, timeouts and commands, and gives what follows from them as values in
-//! [`Out`]. Here so far: [`Chord`], [`Kademlia`], [`Pastry`], and
+//! [`Out`]. Here so far: [`Directory`], which has a centre, [`Chord`], [`Kademlia`], [`Pastry`], and
 //! [`Unstructured`], which floods and walks. The same code runs over real
 //! connections and, a million times over, in the simulator of `atoll-lab`; so a core is generic
 //! over its [`Contact`], which is four bytes there, and a node's key with its addresses on the
@@ -24,6 +24,7 @@ mod broadcast;
 mod chord;
 mod content;
 mod dht;
+mod directory;
 mod entry;
 mod id;
 mod kademlia;
@@ -40,6 +41,7 @@ pub use broadcast::{
 pub use chord::{Chord, ChordConfig, ChordMessage, LookupStyle};
 pub use content::{Answer, Content, ContentError, Finished, Kept, Offered, OperationId, Shelf};
 pub use dht::{ContentMessage, Dht, DhtConfig, DhtMessage, Refused};
+pub use directory::{Directory, DirectoryConfig, DirectoryMessage};
 pub use entry::{
     AuthorKey, Body, Class, Entry, KEYWORDS_MAX, LIFETIME_MAX, NAME_BYTES_MAX, Unsound, VALUE_BYTES_MAX,
     keywords_of,

@@ -46,7 +46,7 @@ pub enum ContentMessage<C> {
 }
 
 /// An entry by its tag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Named {
     pub key: Id,
     pub tag: u64,

@@ -112,7 +112,7 @@ impl<C> Part<C> {
 }
 
 /// As many entries, from the first on, as one message takes.
-pub(super) fn fitting(entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
+pub(crate) fn fitting(entries: impl IntoIterator<Item = Entry>) -> Vec<Entry> {
     let mut bytes = 0;
     let fits = |entry: &Entry| {
         bytes += entry.bytes();

@@ -75,7 +75,7 @@ pub enum Wanted {
 
 impl Wanted {
     /// Whether it is one that a sound node asks.
-    pub(super) fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         match self {
             Wanted::Under { .. } => true,
             Wanted::Words(words) => {
@@ -84,7 +84,7 @@ impl Wanted {
         }
     }
 
-    pub(super) fn fits(&self, entry: &Entry) -> bool {
+    pub(crate) fn fits(&self, entry: &Entry) -> bool {
         match (self, &entry.body) {
             (Wanted::Under { key, class }, _) => entry.key == *key && entry.class() == *class,
             (Wanted::Words(words), crate::Body::Posting { name, .. }) => {
