@@ -2,7 +2,7 @@
 //!
 //! The network is always as large: when a session ends, another node joins at that moment,
 //! under an identifier of its own, through a node that is there. (So did Rhea, Geels, Roscoe,
-//! Kubiatowicz, *Handling churn in a DHT*, USENIX ATC 2004.)
+//! Kubiatowicz, *Handling churn in a DHT*, USENIX ATC 2004.) A kind's centre may stay.
 //!
 //! ```text
 //! grow by joining, rest ─► churn begins, warm-up ─► upkeep is counted ─► lookups are asked
@@ -227,7 +227,7 @@ impl<'a, R: Recipe> Town<'a, R> {
             world,
         };
         let all: Vec<SimulatedContact> = town.world.living().map(|(contact, _)| contact).collect();
-        for contact in all {
+        for contact in all.into_iter().filter(|contact| !recipe.stays(*contact)) {
             let rest = town.sessions.rest(town.median, &mut town.rng);
             town.ends.push(Reverse((town.world.now() + rest, contact)));
         }
@@ -352,6 +352,20 @@ mod tests {
         assert!(failed[2] < 0.01 && failed[0] > 0.01, "{failed:?}");
         // Who comes must be told, so more churn is more upkeep.
         assert!(column(&rows, Column::UpkeepBytesPerNodeS).is_sorted_by(|one, next| one > next));
+    }
+
+    #[test]
+    fn a_directory_goes_as_its_index_nodes_do() {
+        let of = |stay| {
+            let rows = run(|parameters| {
+                parameters.overlays = vec![Kind::Directory];
+                parameters.medians_s = vec![Within(300)];
+                parameters.settings.directory_indexes_stay = stay;
+            });
+            column(&rows, Column::LookupsFailedShare)[0]
+        };
+        // Three sessions of whose kind one in 32 is longer than the 25 minutes.
+        assert_eq!((of(true), of(false)), (0.0, 1.0));
     }
 
     #[test]

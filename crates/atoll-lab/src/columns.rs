@@ -56,6 +56,9 @@ columns! {
     LyingShare "lying_share" ["share", 2] "of the nodes that lie; keys are then of honest nodes, asked at honest nodes";
     DisjointPaths "disjoint_paths" ["paths", 0] "of a lookup, with no node in common";
     JoinedThrough "joined_through" ["nodes", 0] "how many each node knew, drawn, when it joined";
+    LyingIndexes "lying_indexes" ["nodes", 0] "index nodes of a directory that lie: they keep nothing, and answer that there is nothing";
+    Reads "reads" ["nodes", 0] "index nodes of a directory that a read asks at once";
+    ValuesMissedShare "values_missed_share" ["share", 3] "of values stored by honest nodes, those that a read at another honest node does not find";
     RepairS "repair_s" ["s", 0] "upkeep between the failure and what is measured";
     HopsMean "hops_mean" ["hops", 2] "remote nodes contacted one after the other that answered, the responsible one included; of lookups that found it";
     HopsP1 "hops_p1" ["hops", 0] "the same, 1st percentile";

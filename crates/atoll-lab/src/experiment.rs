@@ -97,16 +97,27 @@ pub(crate) fn network_over<R: Recipe>(
         Setup::Converged => {
             world.set_up(nodes, |contact, ring, round_trip| recipe.converged(contact, ring, round_trip));
         }
-        Setup::Grown => {
-            for _ in 0..nodes {
-                world.join(|contact| recipe.outside(contact));
-                world.run(JOIN_EVERY);
-            }
-            world.run(recipe.rest());
-            world.take_reports();
-        }
+        Setup::Grown => grow_network(recipe, &mut world, nodes, 1),
     }
     world
+}
+
+/// Lets so many nodes join, each through so many others that it knows, and come to rest.
+pub(crate) fn grow_network<R: Recipe>(recipe: &R, world: &mut World<R::Core>, nodes: usize, known: usize) {
+    for _ in 0..nodes {
+        let before = recipe.appointed().len();
+        world.join_through(known, |contact| recipe.outside(contact));
+        let appointed = recipe.appointed();
+        if appointed.len() != before {
+            let all: Vec<SimulatedContact> = world.living().map(|(contact, _)| contact).collect();
+            for contact in all {
+                world.with(contact, |core, now, rng, out| core.meet(now, rng, &appointed, out));
+            }
+        }
+        world.run(JOIN_EVERY);
+    }
+    world.run(recipe.rest());
+    world.take_reports();
 }
 
 /// Looks keys up in a network without upkeep, and adds to the row how it went. Keys and askers

@@ -3,11 +3,11 @@
 //! A kind is a name in [`Kind`], its settings in [`Settings`], a [`Recipe`] that makes its cores,
 //! and a line in [`Kind::run`]. Experiments are written once, as a [`Task`] for any recipe.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use atoll_overlay::{
-    Chord, ChordConfig, ChordMessage, Id, Kademlia, KademliaConfig, KademliaMessage, LookupStyle, Overlay,
-    Pastry, PastryConfig, PastryMessage,
+    AuthorKey, Chord, ChordConfig, ChordMessage, Contact, Directory, DirectoryConfig, DirectoryMessage, Id,
+    Kademlia, KademliaConfig, KademliaMessage, LookupStyle, Overlay, Pastry, PastryConfig, PastryMessage,
 };
 
 use serde::Serialize;
@@ -20,6 +20,7 @@ use crate::{
 /// A kind of overlay that the lab can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
+    Directory,
     Chord,
     Kademlia,
     Pastry,
@@ -35,11 +36,17 @@ pub enum BitsPerStep {
 
 words!(BitsPerStep { One "1", Two "2", Four "4" });
 
-words!(Kind { Chord "chord", Kademlia "kademlia", Pastry "pastry" });
+words!(Kind { Directory "directory", Chord "chord", Kademlia "kademlia", Pastry "pastry" });
 
 parameters! {
     /// What the kinds can be told; each experiment takes them all.
     pub struct Settings {
+        /// The directory's index nodes: the first ones of the network. Each has everything.
+        pub directory_indexes: Within<1, 16> = Within(3),
+        /// Index nodes that a read asks at once. Lookups of keys ask one.
+        pub directory_reads: Within<1, 16> = Within(2),
+        /// Whether index nodes stay while others come and go, as servers do.
+        pub directory_indexes_stay: bool = true,
         /// Chord's successor list.
         pub chord_successors: Within<1, 64> = Within(20),
         /// Whether Chord routes by its successor list too. Off gives the papers' ½·log₂N to the
@@ -87,6 +94,17 @@ pub(crate) trait Recipe {
 
     /// How long a network that grew needs to come to rest.
     fn rest(&self) -> Duration;
+
+    /// Those whom every node is told of by somebody else than its peers, as by a cluster's layout;
+    /// while a network grows it hears of it when there are more. Nobody in kinds without a centre.
+    fn appointed(&self) -> Vec<SimulatedContact> {
+        Vec::new()
+    }
+
+    /// Whether a node stays while others come and go.
+    fn stays(&self, _contact: SimulatedContact) -> bool {
+        false
+    }
 }
 
 pub(crate) type MessageOf<R> = <<R as Recipe>::Core as Overlay>::Message;
@@ -101,10 +119,115 @@ pub(crate) trait Task {
 impl Kind {
     pub(crate) fn run<T: Task>(self, settings: &Settings, task: T) -> T::Output {
         match self {
+            Kind::Directory => task.run(&DirectoryRecipe::new(settings)),
             Kind::Chord => task.run(&ChordRecipe::new(settings)),
             Kind::Kademlia => task.run(&KademliaRecipe::new(settings)),
             Kind::Pastry => task.run(&PastryRecipe::new(settings)),
         }
+    }
+}
+
+/// For one network: its first nodes are the index nodes.
+pub(crate) struct DirectoryRecipe {
+    config: Arc<DirectoryConfig>,
+    wanted: usize,
+    stay: bool,
+    /// One for all: who signs makes no difference to lookups, and keys are dear.
+    author: AuthorKey,
+    /// In the order in which they came.
+    indexes: RefCell<Vec<SimulatedContact>>,
+}
+
+impl DirectoryRecipe {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        // As many clients and entries as there are: who buys a server for a million buys a large
+        // one.
+        let config = DirectoryConfig {
+            reads: settings.directory_reads.0,
+            clients_max: usize::MAX,
+            entries_max: usize::MAX,
+            bytes_max: usize::MAX,
+            ..DirectoryConfig::default()
+        };
+        Self {
+            config: Arc::new(config),
+            wanted: settings.directory_indexes.0,
+            stay: settings.directory_indexes_stay,
+            author: AuthorKey::from_seed([1; 32]),
+            indexes: RefCell::default(),
+        }
+    }
+}
+
+impl Recipe for DirectoryRecipe {
+    type Core = Directory<SimulatedContact>;
+
+    fn outside(&self, me: SimulatedContact) -> Self::Core {
+        let mut indexes = self.indexes.borrow_mut();
+        if indexes.len() < self.wanted && !indexes.contains(&me) {
+            indexes.push(me);
+        }
+        Directory::new(me, self.author.clone(), self.config.clone(), indexes.clone())
+    }
+
+    fn converged(
+        &self,
+        me: SimulatedContact,
+        ring: &[(Id, SimulatedContact)],
+        _round_trip: &dyn Fn(SimulatedContact) -> Duration,
+    ) -> Self::Core {
+        let mut indexes = self.indexes.borrow_mut();
+        if indexes.is_empty() {
+            let mut all: Vec<SimulatedContact> = ring.iter().map(|(_, contact)| *contact).collect();
+            all.sort_unstable();
+            all.truncate(self.wanted);
+            *indexes = all;
+        }
+        let all = ring.iter().map(|(_, contact)| *contact);
+        Directory::converged(me, self.author.clone(), self.config.clone(), &indexes, all)
+    }
+
+    /// Of the index nodes that live, the first in the key's order; of all if none does, so that
+    /// nothing that is found is right.
+    fn responsible(&self, key: Id, ring: &[(Id, SimulatedContact)]) -> SimulatedContact {
+        let indexes = self.indexes.borrow();
+        let lives = |index: &&SimulatedContact| ring.binary_search(&(index.id(), **index)).is_ok();
+        let living: Vec<SimulatedContact> = indexes.iter().filter(lives).copied().collect();
+        let found = Directory::responsible_among(key, &living);
+        found.or_else(|| Directory::responsible_among(key, &indexes)).expect("the first node is one")
+    }
+
+    /// "I have that", and later "there is nothing". About keys there is nothing to lie: who asks
+    /// an index node for one asks whether it is there.
+    fn lie(
+        &self,
+        question: &DirectoryMessage,
+        _liars: &[(Id, SimulatedContact)],
+    ) -> Option<DirectoryMessage> {
+        match question {
+            DirectoryMessage::Keep { request, entries, .. } => {
+                let outcomes = entries.iter().map(|_| Ok(())).collect();
+                Some(DirectoryMessage::Kept { request: *request, outcomes })
+            }
+            DirectoryMessage::Get { request, .. } => {
+                let (entries, is_settled) = (Vec::new(), true);
+                Some(DirectoryMessage::Got { request: *request, entries, is_settled })
+            }
+            _ => None,
+        }
+    }
+
+    /// An index node is new for two periods of 30 s.
+    fn rest(&self) -> Duration {
+        Duration::from_secs(2 * 60)
+    }
+
+    fn appointed(&self) -> Vec<SimulatedContact> {
+        self.indexes.borrow().clone()
+    }
+
+    fn stays(&self, contact: SimulatedContact) -> bool {
+        self.stay && self.indexes.borrow().contains(&contact)
     }
 }
 
@@ -325,6 +448,46 @@ mod tests {
         }
     }
 
+    /// Who is an index node, and who is registered there: the same in both.
+    #[test]
+    fn a_directory_set_up_converged_equals_one_that_grew_by_joining() {
+        let [grown, converged] = [Setup::Grown, Setup::Converged]
+            .map(|setup| network(&DirectoryRecipe::new(&Settings::default()), 2_000, 5, setup));
+        let mut compared = 0;
+        for ((contact, grown), (_, converged)) in grown.living().zip(converged.living()) {
+            assert_eq!(grown.is_index(), converged.is_index(), "{contact:?}");
+            assert_eq!(grown.contacts(), converged.contacts(), "{contact:?}");
+            assert!(grown.contacts().len() == if grown.is_index() { 1_999 } else { 3 }, "{contact:?}");
+            compared += 1;
+        }
+        assert_eq!(compared, 2_000);
+    }
+
+    /// With two of three index nodes gone a key's first is dead in 2 of 3 cases, and the second in
+    /// half of these: a time-out on average, until clients have noticed.
+    #[test]
+    fn a_directory_works_while_one_of_its_index_nodes_does() {
+        let recipe = DirectoryRecipe::new(&Settings::default());
+        let mut world = network(&recipe, 300, 5, Setup::Converged);
+        let indexes = recipe.appointed();
+        let measured = |world: &crate::world::World<_>| {
+            let mut copy = world.clone();
+            copy.freeze();
+            let row = crate::experiment::measure(&recipe, &mut copy, 5, 900, Row::default());
+            let columns = [Column::LookupsFailedShare, Column::TimeoutsMean];
+            columns.map(|column| row.number(column).expect("measured"))
+        };
+        assert_eq!(measured(&world), [0.0, 0.0]);
+        indexes[..2].iter().for_each(|index| world.fail(*index));
+        let [failed, timeouts] = measured(&world);
+        assert!(failed == 0.0 && (0.9..1.1).contains(&timeouts), "{failed} {timeouts}");
+        world.run(Duration::from_secs(120));
+        assert_eq!(measured(&world), [0.0, 0.0]);
+        world.fail(indexes[2]);
+        let [failed, timeouts] = measured(&world);
+        assert!(failed == 1.0 && timeouts == 3.0, "{failed} {timeouts}");
+    }
+
     /// The grown network's every table, against the converged one's of the same seed.
     #[test]
     fn a_chord_network_set_up_converged_equals_one_that_grew_by_joining() {
@@ -350,7 +513,7 @@ mod tests {
             let mut buckets = node.buckets();
             // Those who have the first bits in common with this node, and not the next.
             let mut near = &ring[..];
-            let me = atoll_overlay::Contact::id(&me);
+            let me = me.id();
             for bits in 0.. {
                 if near.len() == 1 {
                     break;
@@ -363,7 +526,7 @@ mod tests {
                 let contacts = buckets.next().unwrap_or_default();
                 for contact in contacts {
                     assert!(world.is_living(*contact), "{contact:?} is gone");
-                    let in_common = atoll_overlay::Contact::id(contact).xor(me).leading_zeros();
+                    let in_common = contact.id().xor(me).leading_zeros();
                     assert_eq!(in_common, bits, "{contact:?} is in another's place");
                 }
                 taken += contacts.len();

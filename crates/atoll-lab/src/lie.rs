@@ -3,12 +3,16 @@
 //! A liar has its place in the overlay as everybody has, drawn and not chosen, and does all
 //! that upkeep asks of it. It lies about keys: whoever asks it for its way is sent to other
 //! liars, who say the same, and what it answers for never belongs to anybody else.
+//!
+//! In a directory only those in the middle have a say, and a key is whose they are told by others
+//! than peers; so there it is index nodes that lie, about what they keep.
 
+mod hide;
 mod liar;
 
 use crate::{
     columns::{Column, Row},
-    experiment::{JOIN_EVERY, Progress, Report, Setup, measure_among, network},
+    experiment::{Progress, Report, Setup, grow_network, measure_among, network},
     kinds::{Kind, Recipe, Settings, Task},
     page::Plot,
     parameters::{NodeCount, Share, Within, parameters},
@@ -16,7 +20,10 @@ use crate::{
     world::{Links, World},
 };
 
-use self::liar::WithLiars;
+use self::{
+    hide::hide,
+    liar::{Liars, WithLiars},
+};
 
 parameters! {
     pub struct LieParameters {
@@ -30,6 +37,12 @@ parameters! {
         pub lying_shares: Vec<Share> = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5].map(Share).to_vec(),
         /// Disjoint paths of Kademlia's lookups, a row for each.
         pub paths: Vec<Within<1, 16>> = [1, 2, 4, 8].map(Within).to_vec(),
+        /// How many of a directory's index nodes lie, a row for each.
+        pub lying_indexes: Vec<Within<0, 16>> = [0, 1, 2].map(Within).to_vec(),
+        /// How many of them a read asks at once, a row for each.
+        pub reads: Vec<Within<1, 16>> = [1, 2, 3].map(Within).to_vec(),
+        /// Values of which it is seen whether they are found there.
+        pub values: Within<1, 10_000> = Within(300),
         /// Whether the network is set up as if it had come to rest, or grows by joining. Liars
         /// lie to those who join, too.
         pub setup: Setup = Setup::Converged,
@@ -47,6 +60,14 @@ pub(crate) const PLOTS: &[Plot] = &[
         x: (Column::LyingShare, Scale::Linear),
         y: (Column::LookupsFailedShare, Scale::Linear),
         by: LINES,
+        theory: &[],
+        model: None,
+    },
+    Plot {
+        title: "Values that lying index nodes hide",
+        x: (Column::LyingIndexes, Scale::Linear),
+        y: (Column::ValuesMissedShare, Scale::Linear),
+        by: &[Column::Overlay, Column::Nodes, Column::Reads],
         theory: &[],
         model: None,
     },
@@ -73,11 +94,13 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
         .iter()
         .flat_map(|&overlay| match overlay {
             Kind::Kademlia => paths.iter().map(|paths| (overlay, Some(*paths))).collect(),
+            Kind::Directory => Vec::new(),
             _ => vec![(overlay, None)],
         })
         .collect();
     let sizes: usize = nodes.iter().map(|nodes| nodes.0).sum();
-    let mut progress = Progress::new(tell, (sizes * lying_shares.len() * runs.len() * known.len()) as f64);
+    let mut progress =
+        Progress::new(tell, (sizes * lying_shares.len() * runs.len() * known.len() + 1) as f64);
     let mut rows = Vec::new();
     for &NodeCount(nodes) in nodes {
         for &Share(lying_share) in lying_shares {
@@ -99,7 +122,28 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
             }
         }
     }
+    if overlays.contains(&Kind::Directory) {
+        rows.extend(nodes.iter().flat_map(|nodes| hidden(seed, nodes.0, &parameters)));
+    }
+    progress.add(1.0);
     Report::new("lie", seed, &parameters, rows)
+}
+
+/// A directory's rows.
+fn hidden(seed: u64, nodes: usize, parameters: &LieParameters) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for &Within(lying) in &parameters.lying_indexes {
+        for &reads in &parameters.reads {
+            let row = Row::default()
+                .with(Column::Overlay, Kind::Directory.name())
+                .with(Column::Nodes, nodes)
+                .with(Column::LyingIndexes, lying)
+                .with(Column::Reads, reads.0);
+            let settings = Settings { directory_reads: reads, ..parameters.settings.clone() };
+            rows.push(hide(seed, nodes, parameters.values.0, lying, &settings, row));
+        }
+    }
+    rows
 }
 
 struct Lie {
@@ -116,17 +160,12 @@ impl Task for Lie {
     type Output = Row;
 
     fn run<R: Recipe>(self, recipe: &R) -> Row {
-        let recipe = WithLiars::new(recipe, self.lying_share);
+        let recipe = WithLiars::new(recipe, Liars::Share(self.lying_share));
         let mut world = match self.joined_through {
             None => network(&recipe, self.nodes, self.seed, Setup::Converged),
             Some(members) => {
                 let mut world = World::new(self.seed, Links::default());
-                for _ in 0..self.nodes {
-                    world.join_through(members, |contact| recipe.outside(contact));
-                    world.run(JOIN_EVERY);
-                }
-                world.run(recipe.rest());
-                world.take_reports();
+                grow_network(&recipe, &mut world, self.nodes, members);
                 world
             }
         };
@@ -163,6 +202,27 @@ mod tests {
         // Two of three steps on average are asked of nodes that may lie: 1 − 0.8² at least.
         assert!(failed(Kind::Chord, 0.2, 1) > 0.36);
         assert!(failed(Kind::Kademlia, 0.7, 1) > failed(Kind::Kademlia, 0.2, 1));
+    }
+
+    /// Of three, one in the first place for a third of the keys; two, in both of the first two.
+    #[test]
+    fn lying_index_nodes_hide_what_only_they_are_asked_for() {
+        let parameters = LieParameters {
+            overlays: vec![Kind::Directory],
+            nodes: vec![NodeCount(100)],
+            values: Within(90),
+            ..LieParameters::default()
+        };
+        let rows = lie(1, parameters, &mut |_| ()).rows;
+        let missed: Vec<f64> =
+            rows.iter().map(|row| row.number(Column::ValuesMissedShare).expect("measured")).collect();
+        // 0, 1 and 2 lie; each with 1, 2 and 3 reads. σ is 0.05 at most.
+        let expected = [0.0, 0.0, 0.0, 1.0 / 3.0, 0.0, 0.0, 2.0 / 3.0, 1.0 / 3.0, 0.0];
+        for (missed, expected) in missed.iter().zip(expected) {
+            let is_right = if expected == 0.0 { *missed == 0.0 } else { (missed - expected).abs() < 0.15 };
+            assert!(is_right, "{missed} instead of {expected}");
+        }
+        assert_eq!(missed.len(), 9);
     }
 
     /// An eclipse: who knows liars only, when it joins, hears of nobody else.

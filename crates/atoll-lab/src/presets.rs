@@ -16,6 +16,12 @@ const LOOKUPS: &[&str] = &["lookup", "failure", "churn", "grow", "lie"];
 
 pub static PRESETS: &[Preset] = &[
     Preset {
+        name: "napster",
+        about: "Napster, 1999, as OpenNap's authors wrote its protocol down: a client asks the one server that it is connected to",
+        experiments: LOOKUPS,
+        parameters: &[("overlays", "directory"), ("directory_indexes", "1"), ("directory_reads", "1")],
+    },
+    Preset {
         name: "chord",
         about: "Stoica et al., ToN 2003, V: iterative, successor lists of 20 that are used in routing",
         experiments: LOOKUPS,
@@ -104,6 +110,7 @@ mod tests {
                     ("searches", "2"),
                     ("holder_shares", "0.2"),
                     ("broadcasts", "1"),
+                    ("values", "5"),
                 ] {
                     if experiment.parameters().iter().any(|described| described.name == name) {
                         given.push((name.to_owned(), text.to_owned()));

@@ -14,23 +14,39 @@ use crate::{
 /// Sorted by id.
 type Ring = Vec<(Id, SimulatedContact)>;
 
+/// Who lies.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Liars {
+    /// Such a share of all nodes, drawn.
+    Share(f64),
+    /// So many of those in the middle, the first ones.
+    FirstAppointed(usize),
+}
+
 /// A kind whose nodes are honest or lie.
 pub(super) struct WithLiars<'a, R> {
     honest: &'a R,
-    lying_share: f64,
+    who: Liars,
     /// They know each other, as if by another way than the overlay.
     liars: Rc<RefCell<Ring>>,
 }
 
 impl<'a, R: Recipe> WithLiars<'a, R> {
-    pub(super) fn new(honest: &'a R, lying_share: f64) -> Self {
-        Self { honest, lying_share, liars: Rc::default() }
+    pub(super) fn new(honest: &'a R, who: Liars) -> Self {
+        Self { honest, who, liars: Rc::default() }
     }
 
-    /// By the end of its identifier, of which its place does not depend.
     pub(super) fn is_liar(&self, contact: SimulatedContact) -> bool {
-        let [.., a, b, c, d] = <[u8; 32]>::from(contact.id());
-        f64::from(u32::from_be_bytes([a, b, c, d])) < self.lying_share * 2_f64.powi(32)
+        match self.who {
+            // By the end of its identifier, of which its place does not depend.
+            Liars::Share(share) => {
+                let [.., a, b, c, d] = <[u8; 32]>::from(contact.id());
+                f64::from(u32::from_be_bytes([a, b, c, d])) < share * 2_f64.powi(32)
+            }
+            Liars::FirstAppointed(count) => {
+                self.honest.appointed().iter().take(count).any(|appointed| *appointed == contact)
+            }
+        }
     }
 
     fn node(&self, core: R::Core) -> Node<'a, R> {
@@ -72,6 +88,14 @@ impl<'a, R: Recipe> Recipe for WithLiars<'a, R> {
     fn rest(&self) -> Duration {
         self.honest.rest()
     }
+
+    fn appointed(&self) -> Vec<SimulatedContact> {
+        self.honest.appointed()
+    }
+
+    fn stays(&self, contact: SimulatedContact) -> bool {
+        self.honest.stays(contact)
+    }
 }
 
 /// One node of such a kind.
@@ -80,6 +104,12 @@ pub(super) struct Node<'a, R: Recipe> {
     recipe: &'a R,
     /// Of a liar.
     liars: Option<Rc<RefCell<Ring>>>,
+}
+
+impl<R: Recipe> Node<'_, R> {
+    pub(super) fn core_mut(&mut self) -> &mut R::Core {
+        &mut self.core
+    }
 }
 
 impl<R: Recipe> Clone for Node<'_, R> {
