@@ -1,4 +1,4 @@
-//! The built binary, real processes, real clients: `aws`, boto3 and rclone.
+//! The built binary, real processes, real clients: `aws`, boto3, rclone, s3cmd and restic.
 //!
 //! What belongs here: what a user sees, across processes and through clients that other
 //! people wrote. What does not: anything that a test inside a crate can show, and faults
@@ -25,4 +25,7 @@ mod parallelism;
 mod records;
 mod recovery;
 mod replication;
+mod settings;
+mod tools;
 mod verify;
+mod versions;

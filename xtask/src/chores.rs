@@ -140,17 +140,25 @@ fn binary(profile: &str) -> PathBuf {
     target.join(profile).join("atoll")
 }
 
-/// A folder of Python's with `aws` and boto3, made once; and rclone, installed where that
-/// can be done.
+/// What other people wrote for S3 and the integration tests drive, each with how to ask
+/// whether it is there.
+const TOOLS: [(&str, &str); 3] = [("rclone", "version"), ("s3cmd", "--version"), ("restic", "version")];
+
+/// A folder of Python's with `aws` and boto3, made once; and the other tools, installed
+/// where that can be done.
 fn clients() -> Result<PathBuf, String> {
-    if !works("rclone", &["version"]) {
+    let missing = || TOOLS.iter().filter(|(tool, ask)| !works(tool, &[ask])).map(|(tool, _)| *tool);
+    if missing().next().is_some() {
         // Without root or Debian this fails, and the message below says what to do.
+        let tools: Vec<&str> = missing().collect();
         let installed = run(Command::new("apt-get").arg("update"))
-            .and_then(|()| run(Command::new("apt-get").args(["install", "--yes", "rclone"])));
-        if installed.is_err() || !works("rclone", &["version"]) {
-            return Err("the tests need rclone: install it with your package manager (apt install rclone, \
-                        dnf install rclone, brew install rclone)"
-                .into());
+            .and_then(|()| run(Command::new("apt-get").args(["install", "--yes"]).args(&tools)));
+        if installed.is_err() || missing().next().is_some() {
+            let tools = missing().collect::<Vec<_>>().join(" ");
+            return Err(format!(
+                "the tests need {tools}: install it with your package manager (apt install {tools}, \
+                 dnf install {tools}, brew install {tools})"
+            ));
         }
     }
     let folder = root().join("target/test-clients");

@@ -10,23 +10,32 @@
 //! decoded length (both are checked as the body is stored), and logs signatures and
 //! malformed bodies ([`may_log`] keeps it quiet).
 
+mod acl;
+mod attributes;
 mod auth;
 mod body;
 mod bucket;
 mod checksum;
 mod context;
 mod copy;
+mod cors;
 mod delete;
+mod domains;
 mod error;
+mod form;
+mod form_fields;
 mod gateway;
 mod get;
 mod headers;
+mod lifecycle;
 mod list;
 mod metrics;
 mod multipart;
 mod operations;
 mod put;
+mod tags;
 mod unsupported;
+mod versions;
 
 use std::sync::Arc;
 
@@ -55,6 +64,8 @@ pub struct S3Parts {
     pub access: Access,
     /// What `GetBucketLocation` says. Requests signed for any region are served.
     pub region: String,
+    /// The door's names: under `bucket.name` a bucket is asked in virtual-hosted style.
+    pub domains: Vec<String>,
     pub metrics: S3Metrics,
 }
 
@@ -69,18 +80,27 @@ struct S3Operations {
 
 impl S3Gateway {
     pub fn new(parts: S3Parts) -> Self {
-        let S3Parts { runtime, objects, access, region, metrics } = parts;
+        let S3Parts { runtime, objects, access, region, domains, metrics } = parts;
+        let domains = domains::Domains::new(domains);
         let owner_name = atoll_access::ROOT_USER.to_owned();
-        let operations =
-            S3Operations { objects, region, owner_id: atoll_access::canonical_id(&owner_name), owner_name };
+        let operations = S3Operations {
+            objects: objects.clone(),
+            region,
+            owner_id: atoll_access::canonical_id(&owner_name),
+            owner_name,
+        };
         let mut builder = S3ServiceBuilder::new(operations);
+        builder.set_host(domains.clone());
         builder.set_auth(auth::Doorkeeper::new(access.clone()));
         builder.set_access(auth::Doorkeeper::new(access));
         let mut config = S3Config::default();
         config.xml_max_body_size = XML_BYTES_MAX;
+        config.post_object_max_file_size = form::FORM_FILE_BYTES_MAX;
+        config.form_max_fields_size = form::FORM_FIELDS_BYTES_MAX;
+        config.form_max_field_size = form::FORM_FIELDS_BYTES_MAX;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let first_id = runtime.rng().random();
-        Self::of(runtime, builder.build(), first_id, metrics)
+        Self::of(runtime, builder.build(), objects, domains, first_id, metrics)
     }
 }
 

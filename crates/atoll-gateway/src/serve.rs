@@ -33,6 +33,8 @@ use tokio::{
     sync::Semaphore,
 };
 
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+
 use crate::s3::{Counted, S3Gateway};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,11 +60,15 @@ const ADMIN_DRAIN_WAIT: Duration = Duration::from_secs(2);
 /// After an accept that failed (no file handle left): something has to be closed first.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves S3 on `listener` until `shutdown` is ready; then lets the requests under way
-/// finish, and returns.
+/// How long a client may take for the TLS handshake.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+
+/// Serves S3 on `listener`, over TLS if given what it takes, until `shutdown` is ready; then
+/// lets the requests under way finish, and returns.
 pub async fn serve_s3(
     listener: TcpListener,
     gateway: S3Gateway,
+    tls: Option<Arc<ServerConfig>>,
     runtime: Runtime,
     shutdown: impl Future<Output = ()>,
 ) {
@@ -71,7 +77,7 @@ pub async fn serve_s3(
         let gateway = gateway.clone();
         async move { Ok::<_, Infallible>(gateway.handle(request).await) }
     });
-    serve(listener, service, open, runtime, shutdown, S3_DRAIN_WAIT).await;
+    serve(listener, tls.map(TlsAcceptor::from), service, open, runtime, shutdown, S3_DRAIN_WAIT).await;
 }
 
 /// Serves the admin API ([`crate::admin::router`]) in the same way.
@@ -82,11 +88,12 @@ pub async fn serve_admin(
     shutdown: impl Future<Output = ()>,
 ) {
     let service = TowerToHyperService::new(router);
-    serve(listener, service, Gauge::default(), runtime, shutdown, ADMIN_DRAIN_WAIT).await;
+    serve(listener, None, service, Gauge::default(), runtime, shutdown, ADMIN_DRAIN_WAIT).await;
 }
 
 async fn serve<S, B>(
     listener: TcpListener,
+    tls: Option<TlsAcceptor>,
     service: S,
     open: Gauge,
     runtime: Runtime,
@@ -128,12 +135,27 @@ async fn serve<S, B>(
             tracing::debug!(%error, "a connection closed as it opened");
             continue;
         }
-        let io = TokioIo::new(PatientStream::new(stream, runtime.clone()));
+        let stream = PatientStream::new(stream, runtime.clone());
         let held = (permit, Counted::in_gauge(&open));
-        let connection = graceful.watch(http.serve_connection(io, service.clone()).into_owned());
+        let (http, service, watcher) = (http.clone(), service.clone(), graceful.watcher());
+        let (tls, clock) = (tls.clone(), runtime.clone());
         drop(runtime.spawn("client connection", async move {
             let _held = held;
-            if let Err(error) = connection.await {
+            let served = match tls {
+                None => {
+                    let io = TokioIo::new(stream);
+                    watcher.watch(http.serve_connection(io, service).into_owned()).await
+                }
+                Some(tls) => match clock.timeout(HANDSHAKE_WAIT, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let io = TokioIo::new(stream);
+                        watcher.watch(http.serve_connection(io, service).into_owned()).await
+                    }
+                    Ok(Err(error)) => Err(error.into()),
+                    Err(_) => Err("no handshake in time".into()),
+                },
+            };
+            if let Err(error) = served {
                 // Clients hang up in the middle all the time.
                 tracing::debug!(error = &*error, "a connection broke off");
             }

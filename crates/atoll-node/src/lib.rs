@@ -11,6 +11,7 @@ mod controller;
 mod editor;
 mod follower;
 mod gossip;
+mod https;
 mod identity;
 mod join;
 mod kv;

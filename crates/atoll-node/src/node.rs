@@ -243,6 +243,7 @@ impl Node {
         let (chunks, found) =
             ChunkStore::open(files.clone(), store.clone(), runtime.clone(), Default::default()).await?;
         let link = Link::new(me);
+        let (heard_version, cluster_version) = watch::channel(0);
         let objects = Objects::new(ObjectsParts {
             runtime: runtime.clone(),
             transport: transport.clone(),
@@ -250,6 +251,7 @@ impl Node {
             chunks: chunks.clone(),
             layout: follower.subscribe(),
             link: link.clone(),
+            cluster_version,
             settings: objects_settings,
         });
         let maintenance = MaintenanceSettings { walk_first: !found.damage.is_empty(), ..maintenance };
@@ -334,8 +336,14 @@ impl Node {
         };
         let tasks = vec![
             runtime.spawn_owned(
-                "version check",
-                end_if_too_old(runtime.clone(), truths, follower.clone(), properties.program_version),
+                "cluster version",
+                follow_version(
+                    runtime.clone(),
+                    truths,
+                    follower.clone(),
+                    properties.program_version,
+                    heard_version,
+                ),
             ),
             runtime.spawn_owned("replica keeper", keeper.run()),
             runtime.spawn_owned("controller", controller.run()),
@@ -444,16 +452,33 @@ impl Node {
     }
 }
 
-/// Ends a node whose program is older than the cluster's version: it was set back after the
+/// How often a node asks for the cluster's version while that is lower than its program's:
+/// an upgrade takes minutes.
+const VERSION_ASKED_EVERY: Duration = Duration::from_secs(5);
+
+/// Tells the cluster's version to those who write what older programs do not know, until it
+/// is the program's own; and ends a node whose program is older: it was set back after the
 /// others had gone on, and may meet what it does not understand.
-async fn end_if_too_old(runtime: Runtime, truths: Truths, follower: Arc<LayoutFollower>, program: u32) {
+async fn follow_version(
+    runtime: Runtime,
+    truths: Truths,
+    follower: Arc<LayoutFollower>,
+    program: u32,
+    heard: watch::Sender<u32>,
+) {
     loop {
         match truths.info(runtime.now() + FOUNDING_TIME).await {
             Ok(info) if info.version > program => {
                 follower.end(Ended::ProgramTooOld { needed: info.version, program });
                 return;
             }
-            Ok(_) => return,
+            Ok(info) => {
+                heard.send_replace(info.version);
+                if info.version == program {
+                    return;
+                }
+                runtime.sleep(VERSION_ASKED_EVERY).await;
+            }
             // Without a quorum nobody knows; asking took its time.
             Err(_) => runtime.sleep(Duration::from_secs(1)).await,
         }

@@ -2,10 +2,12 @@
 //! defaults, from one typed definition. Settings that the whole cluster must agree on
 //! live in its records, not here.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use atoll_types::{ByteSize, Zone};
 use serde::Deserialize;
+
+use crate::https::Https;
 
 /// What one source says: every field may be left out.
 ///
@@ -23,6 +25,12 @@ pub struct SettingsSource {
     pub capacity: Option<String>,
     pub root_access_key: Option<String>,
     pub root_secret_key: Option<String>,
+    pub lifecycle_day: Option<String>,
+    /// Several are separated by commas.
+    pub s3_domains: Option<String>,
+    pub s3_https: Option<bool>,
+    pub s3_cert: Option<PathBuf>,
+    pub s3_key: Option<PathBuf>,
 }
 
 /// A node's settings, complete.
@@ -52,6 +60,15 @@ pub struct Settings {
     /// The first access key of a new cluster. Default: drawn at random and printed.
     /// Ignored once the cluster exists.
     pub root_key: Option<RootKey>,
+    /// How long a day of buckets' lifecycle rules takes. Default: a day. Shorter for tests
+    /// only, and then on all nodes.
+    pub lifecycle_day: Duration,
+    /// The names under which clients reach S3: `bucket.name` then means that bucket
+    /// (virtual-hosted style). `localhost` is always one of them.
+    pub s3_domains: Vec<String>,
+    /// Whether S3 is served over HTTPS, and with which certificate. Default: plain HTTP, as
+    /// behind a proxy or on one machine.
+    pub s3_https: Https,
 }
 
 #[derive(Clone)]
@@ -91,6 +108,10 @@ pub enum SettingsError {
 const ACCESS_KEY_CHARS: std::ops::RangeInclusive<usize> = 3..=128;
 const SECRET_KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 
+const DAY: Duration = Duration::from_secs(86_400);
+/// Shorter ones end before a round has begun.
+const DAY_MIN: Duration = Duration::from_secs(1);
+
 impl SettingsSource {
     /// From `ATOLL_…` variables, looked up with `variable`.
     pub fn from_environment(variable: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
@@ -117,6 +138,23 @@ impl SettingsSource {
             capacity: variable("ATOLL_CAPACITY"),
             root_access_key: variable("ATOLL_ROOT_ACCESS_KEY"),
             root_secret_key: variable("ATOLL_ROOT_SECRET_KEY"),
+            lifecycle_day: variable("ATOLL_LIFECYCLE_DAY"),
+            s3_domains: variable("ATOLL_S3_DOMAINS"),
+            s3_https: match variable("ATOLL_S3_HTTPS").as_deref() {
+                None => None,
+                Some("true" | "1") => Some(true),
+                Some("false" | "0") => Some(false),
+                Some(value) => {
+                    return Err(SettingsError::Invalid {
+                        name: "ATOLL_S3_HTTPS",
+                        from: "environment",
+                        value: value.into(),
+                        reason: "it is true or false".into(),
+                    });
+                }
+            },
+            s3_cert: variable("ATOLL_S3_CERT").map(PathBuf::from),
+            s3_key: variable("ATOLL_S3_KEY").map(PathBuf::from),
         })
     }
 
@@ -137,6 +175,11 @@ impl SettingsSource {
             capacity: self.capacity.or(lower.capacity),
             root_access_key: self.root_access_key.or(lower.root_access_key),
             root_secret_key: self.root_secret_key.or(lower.root_secret_key),
+            lifecycle_day: self.lifecycle_day.or(lower.lifecycle_day),
+            s3_domains: self.s3_domains.or(lower.s3_domains),
+            s3_https: self.s3_https.or(lower.s3_https),
+            s3_cert: self.s3_cert.or(lower.s3_cert),
+            s3_key: self.s3_key.or(lower.s3_key),
         }
     }
 
@@ -198,6 +241,41 @@ impl SettingsSource {
                 Some(RootKey { access_key, secret_key })
             }
         };
+        let lifecycle_day = match &self.lifecycle_day {
+            None => DAY,
+            Some(text) => humantime::parse_duration(text)
+                .ok()
+                .filter(|day| (DAY_MIN..=DAY).contains(day))
+                .ok_or_else(|| invalid("lifecycle_day", text, "it is between 1s and 1d".into()))?,
+        };
+        let mut s3_domains = vec!["localhost".to_owned()];
+        for domain in self.s3_domains.iter().flat_map(|all| all.split(',')).map(str::trim) {
+            let is_sound = !domain.is_empty()
+                && domain.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c))
+                && !domain.starts_with('.');
+            if !is_sound {
+                let reason = "a domain is a host's name without a port, such as s3.example.org".into();
+                return Err(invalid("s3_domains", domain, reason));
+            }
+            s3_domains.push(domain.to_owned());
+        }
+        let s3_https = match (self.s3_cert, self.s3_key, self.s3_https) {
+            (None, None, None | Some(false)) => Https::Off,
+            (None, None, Some(true)) => Https::SelfMade,
+            (Some(cert), Some(key), None | Some(true)) => Https::Given { cert, key },
+            (Some(cert), Some(_), Some(false)) => {
+                let reason = "a certificate is given, but HTTPS is off".into();
+                return Err(invalid("s3_cert", &cert.display().to_string(), reason));
+            }
+            (Some(cert), None, _) => {
+                let reason = "a certificate needs its key: set s3_key".into();
+                return Err(invalid("s3_cert", &cert.display().to_string(), reason));
+            }
+            (None, Some(key), _) => {
+                let reason = "a key needs its certificate: set s3_cert".into();
+                return Err(invalid("s3_key", &key.display().to_string(), reason));
+            }
+        };
         Ok(Settings {
             data: self
                 .data
@@ -209,6 +287,9 @@ impl SettingsSource {
             zone: Zone(zone),
             capacity,
             root_key,
+            lifecycle_day,
+            s3_domains,
+            s3_https,
         })
     }
 }
@@ -285,6 +366,10 @@ mod tests {
         assert!(refused(SettingsSource { capacity: Some("lots".into()), ..none() }));
         assert!(refused(SettingsSource { capacity: Some("0".into()), ..none() }));
         assert!(refused(SettingsSource { advertise_addr: Some("nowhere".into()), ..none() }));
+        assert!(refused(SettingsSource { s3_domains: Some("a:9000".into()), ..none() }));
+        assert!(refused(SettingsSource { s3_cert: Some("cert.pem".into()), ..none() }));
+        assert!(refused(SettingsSource { s3_key: Some("key.pem".into()), ..none() }));
+        assert!(refused(SettingsSource { lifecycle_day: Some("2d".into()), ..none() }));
         assert!(refused(SettingsSource { root_access_key: Some("admin".into()), ..none() }));
     }
 }

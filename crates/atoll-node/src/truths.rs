@@ -32,8 +32,10 @@ pub struct ClusterInfo {
 /// What this program can write and read: raised with each format that older programs
 /// do not know.
 ///
-/// 2: a layout that names a kind of overlay.
-pub const PROGRAM_VERSION: u32 = 2;
+/// 2: a layout that names a kind of overlay. 3: versions of objects.
+pub const PROGRAM_VERSION: u32 = 3;
+
+const _: () = assert!(PROGRAM_VERSION >= atoll_objects::VERSIONS_SINCE);
 
 /// From this cluster version on a layout may name a kind of overlay.
 pub const OVERLAY_CHOSEN_SINCE: u32 = 2;

@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 
 use crate::{
     admin::NodeAdmin,
+    https::{self, Https, HttpsError},
     identity::{Identity, IdentityError},
     metrics::NodeMetrics,
     node::{Node, NodeParts, NodeProperties},
@@ -64,6 +65,8 @@ pub enum UpError {
     },
     #[error("can't listen for other nodes")]
     Transport(#[from] BindError),
+    #[error("S3 can't be served over HTTPS")]
+    Https(#[from] HttpsError),
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -83,6 +86,11 @@ impl UpError {
             UpError::Listen { flag, .. } => {
                 Some(format!("name another address with {flag}, such as 127.0.0.1:9100"))
             }
+            UpError::Https(_) => Some(
+                "name a certificate chain with --s3-cert and its key with --s3-key, both in PEM; or leave both \
+                 out for one of the node's own"
+                    .into(),
+            ),
             UpError::Transport(_) => {
                 Some("name another address with --node-addr, such as 0.0.0.0:9102".into())
             }
@@ -112,6 +120,10 @@ pub struct Facts {
     pub cluster: ClusterId,
     pub data: PathBuf,
     pub s3_addr: SocketAddr,
+    /// S3 is served over HTTPS.
+    pub https: bool,
+    /// The certificate that the node made for itself: clients must be told to trust it.
+    pub own_cert: Option<PathBuf>,
     pub admin_addr: SocketAddr,
     pub node_addresses: Vec<String>,
     /// Only when this start created the cluster: it is shown once.
@@ -156,6 +168,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         Some(address) => vec![address.clone()],
         None => own_addresses(transport.local_addr()),
     };
+    let tls = https::load(&settings.s3_https, files.as_ref(), https_names(&settings, s3_addr)).await?;
     let store_folder = files.folder().join("store");
     let store = runtime.blocking(move || FjallStore::open(&store_folder)).await?;
     let capacity = match settings.capacity {
@@ -181,7 +194,10 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         founding: LayoutSettings::default(),
         planning: PlanSettings::default(),
         objects: ObjectsSettings::default(),
-        maintenance: MaintenanceSettings::default(),
+        maintenance: MaintenanceSettings {
+            lifecycle_day: settings.lifecycle_day,
+            ..MaintenanceSettings::default()
+        },
         overlay: Some(OverlaySettings::default()),
         observer: None,
     })
@@ -198,11 +214,12 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         objects: node.objects().clone(),
         access: node.access().clone(),
         region: "us-east-1".into(),
+        domains: settings.s3_domains.clone(),
         metrics: s3_metrics,
     });
     let router = admin::router(Arc::new(NodeAdmin::new(node.clone())), node.access().clone(), registry);
     let doors = vec![
-        runtime.spawn("s3 door", serve_s3(s3_listener, s3, runtime.clone(), told(shutdown.subscribe()))),
+        runtime.spawn("s3 door", serve_s3(s3_listener, s3, tls, runtime.clone(), told(shutdown.subscribe()))),
         runtime.spawn(
             "admin door",
             admin::serve_admin(admin_listener, router, runtime.clone(), told(shutdown.subscribe())),
@@ -218,6 +235,8 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
     let facts = Facts {
         node: node.id(),
         cluster: node.cluster(),
+        https: settings.s3_https != Https::Off,
+        own_cert: (settings.s3_https == Https::SelfMade).then(|| settings.data.join(https::CERT_FILE)),
         data: settings.data,
         s3_addr,
         admin_addr,
@@ -274,6 +293,22 @@ async fn listen(what: &'static str, flag: &'static str, address: SocketAddr) -> 
 
 fn local_addr(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
+}
+
+/// What a certificate of our own is good for: this machine by its names and addresses.
+fn https_names(settings: &Settings, s3_addr: SocketAddr) -> Vec<String> {
+    let mut names = vec!["127.0.0.1".to_owned(), "::1".to_owned()];
+    for address in own_addresses(s3_addr) {
+        if let Ok(address) = address.parse::<SocketAddr>() {
+            names.push(address.ip().to_string());
+        }
+    }
+    for domain in &settings.s3_domains {
+        names.extend([domain.clone(), format!("*.{domain}")]);
+    }
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// The addresses that peers may try: the one bound to, or each of this machine's when it

@@ -131,6 +131,7 @@ mod tests {
             etag: ETAG,
             modified: WallTime(10_500),
             revision: atoll_types::Revision(1),
+            version: None,
             headers: Default::default(),
             checksum: None,
             parts: vec![],

@@ -3,19 +3,21 @@
 
 use crate::{
     error::{CopyObjectError, GetObjectError, PutObjectError},
+    get::LookedUp,
     ingest::{BODY_BYTES_MAX, Ingested, IngestedContent},
     manifest::Manifest,
     objects::Objects,
     put::NewObject,
-    request::{CopyObject, GetObject, PutResult},
+    request::{Copied, CopyObject, GetObject},
     shard::object::Got,
 };
 
 impl Objects {
-    pub async fn copy(&self, request: CopyObject) -> Result<PutResult, CopyObjectError> {
+    pub async fn copy(&self, request: CopyObject) -> Result<Copied, CopyObjectError> {
         let CopyObject {
             source_bucket,
             source_key,
+            source_version,
             source_conditions,
             bucket,
             key,
@@ -34,11 +36,16 @@ impl Objects {
         let epoch =
             self.recent_epoch(shard).await.map_err(|error| CopyObjectError::Destination(error.into()))?;
 
-        let get =
-            GetObject { bucket: source_bucket, key: source_key, range: None, conditions: source_conditions };
-        let (source, got) = self.look_up(&get, true).await.map_err(CopyObjectError::Source)?;
-        let Got { revision, version, inline } = got;
-        let info = crate::get::object_info(revision, &version);
+        let get = GetObject {
+            bucket: source_bucket,
+            key: source_key,
+            version: source_version,
+            range: None,
+            conditions: source_conditions,
+        };
+        let LookedUp { bucket: source, got, info } =
+            self.look_up(&get, true).await.map_err(CopyObjectError::Source)?;
+        let Got { version, inline, .. } = got;
         crate::get::check_conditions(&get, &info).map_err(CopyObjectError::Source)?;
         if version.size > BODY_BYTES_MAX {
             return Err(CopyObjectError::Destination(PutObjectError::EntityTooLarge { max: BODY_BYTES_MAX }));
@@ -67,6 +74,7 @@ impl Objects {
             },
             idempotency,
         };
-        self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)
+        let put = self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)?;
+        Ok(Copied { put, source_version: info.version })
     }
 }

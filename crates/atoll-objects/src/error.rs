@@ -5,8 +5,9 @@
 //! is a definite answer, and nothing was changed.
 
 use atoll_records::RecordsError;
+use atoll_types::WallTime;
 
-use crate::names::BucketName;
+use crate::names::{BucketName, VersionId};
 
 /// A cause from elsewhere.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -39,6 +40,9 @@ pub enum Unavailable {
     /// The bucket or its shard changed under the operation again and again.
     #[error("the bucket keeps changing")]
     Unsettled,
+    /// Some member of the cluster is older than what was asked for (rule 18).
+    #[error("the cluster is being upgraded: it has version {has}, this needs {needs}")]
+    Upgrading { has: u32, needs: u32 },
     /// Of a body: the object was replaced two sweeps ago or more, and what was left of it
     /// is gone.
     #[error("the object was replaced long ago, while it was being read")]
@@ -87,6 +91,14 @@ pub enum GetObjectError {
     NoSuchBucket(BucketName),
     #[error("no such key")]
     NoSuchKey,
+    /// No version was named, and the newest is a delete marker: as good as no key.
+    #[error("the object was deleted")]
+    Deleted { marker: VersionId },
+    /// The version named is a delete marker: it can only be deleted.
+    #[error("this version is a delete marker")]
+    DeleteMarker { version: VersionId, modified: WallTime },
+    #[error("no such version")]
+    NoSuchVersion,
     #[error("a precondition does not hold")]
     PreconditionFailed,
     /// 304; boxed because it carries what HTTP wants to see with it.

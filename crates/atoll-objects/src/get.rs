@@ -12,14 +12,16 @@ use crate::{
     conditions::FailedRead,
     error::{GetObjectError, Unavailable},
     manifest::{ChunkRef, Manifest},
-    names::{BucketId, ManifestId, ObjectKey, UploadId},
+    names::{BucketId, ManifestId, UploadId},
     object::ObjectInfo,
     objects::{BUCKET_ATTEMPTS, Objects, unexpected},
-    request::{BodyOut, BucketInfo, GetObject, GotObject},
+    request::{BodyOut, BucketInfo, GetObject, GotObject, PartInfo},
     shard::{
-        object::{self, Got},
-        upload,
+        Refused,
+        object::{self, Found, Got},
+        upload, version,
     },
+    versions::Named,
 };
 
 /// Chunks fetched ahead of the reader: about 4 MiB, at most 16. Enough for several
@@ -33,9 +35,8 @@ impl Objects {
     /// The object, as of one moment: what is written to its key later does not change
     /// the body.
     pub async fn get(&self, request: GetObject) -> Result<GotObject, GetObjectError> {
-        let (bucket, got) = self.look_up(&request, true).await?;
-        let Got { revision, version, inline } = got;
-        let info = object_info(revision, &version);
+        let LookedUp { bucket, got, info } = self.look_up(&request, true).await?;
+        let Got { version, inline, .. } = got;
         check_conditions(&request, &info)?;
         let range = resolve_range(&request, &info)?;
         let body: BodyOut = match (version.manifest, inline) {
@@ -54,42 +55,94 @@ impl Objects {
 
     /// [`Objects::get`] without the bytes; a range is checked all the same.
     pub async fn head(&self, request: GetObject) -> Result<ObjectInfo, GetObjectError> {
-        let (_, got) = self.look_up(&request, false).await?;
-        let info = object_info(got.revision, &got.version);
+        let LookedUp { info, .. } = self.look_up(&request, false).await?;
         check_conditions(&request, &info)?;
         resolve_range(&request, &info)?;
         Ok(info)
+    }
+
+    /// [`Objects::head`] with up to `limit` of the parts that the object was put together
+    /// from, of those with higher numbers than `after`.
+    pub async fn head_with_parts(
+        &self,
+        request: GetObject,
+        after: u16,
+        limit: usize,
+    ) -> Result<(ObjectInfo, Vec<PartInfo>), GetObjectError> {
+        let LookedUp { bucket, got, info } = self.look_up(&request, false).await?;
+        check_conditions(&request, &info)?;
+        let Manifest::Parts { upload, .. } = got.version.manifest else { return Ok((info, Vec::new())) };
+        let shard = bucket.shard_of(request.key.as_bytes());
+        let (mut parts, mut from) = (Vec::new(), after.saturating_add(1));
+        while parts.len() < limit {
+            let limit = PARTS_PER_QUERY.min((limit - parts.len()) as u32);
+            let ask = upload::Parts { bucket: bucket.id, upload, from, limit };
+            let page = self.query(shard, &upload::PART_INFOS, ask, self.deadline()).await?;
+            // Replaced and swept since it was looked up.
+            let page: Vec<PartInfo> = page.map_err(|_| Unavailable::Vanished)?;
+            let full = page.len() == limit as usize;
+            from = page.last().map_or(from, |part| part.number.saturating_add(1));
+            parts.extend(page);
+            if !full {
+                break;
+            }
+        }
+        Ok((info, parts))
     }
 
     pub(crate) async fn look_up(
         &self,
         request: &GetObject,
         content: bool,
-    ) -> Result<(Arc<BucketInfo>, Got), GetObjectError> {
+    ) -> Result<LookedUp, GetObjectError> {
         let no_such = || GetObjectError::NoSuchBucket(request.bucket.clone());
         let deadline = self.deadline();
-        let mut info = self.bucket(&request.bucket, deadline).await?.ok_or_else(no_such)?;
+        let mut bucket = self.bucket(&request.bucket, deadline).await?.ok_or_else(no_such)?;
         for _ in 0..BUCKET_ATTEMPTS {
-            match self.get_version(&info, &request.key, content, deadline).await? {
-                Ok(Some(got)) => return Ok((info, got)),
-                Ok(None) => return Err(GetObjectError::NoSuchKey),
+            let found = match self.find(&bucket, request, content, deadline).await? {
+                Ok(found) => found,
+                Err(Refused::NoSuchVersion) => return Err(GetObjectError::NoSuchVersion),
                 Err(refused) => {
-                    info = self.follow_bucket(&info, &refused, deadline).await?.ok_or_else(no_such)?;
+                    bucket = self.follow_bucket(&bucket, &refused, deadline).await?.ok_or_else(no_such)?;
+                    continue;
                 }
-            }
+            };
+            let (got, versioned) = match found {
+                Found::Nothing => return Err(GetObjectError::NoSuchKey),
+                Found::Marker { version, modified } => {
+                    return Err(match request.version {
+                        None => GetObjectError::Deleted { marker: version },
+                        Some(_) => GetObjectError::DeleteMarker { version, modified },
+                    });
+                }
+                Found::Object(got) => (got, false),
+                Found::Versioned(got) => (got, true),
+            };
+            let info = object_info(&got, versioned);
+            return Ok(LookedUp { bucket, got, info });
         }
         Err(Unavailable::Unsettled.into())
     }
 
-    async fn get_version(
+    async fn find(
         &self,
         info: &BucketInfo,
-        key: &ObjectKey,
+        request: &GetObject,
         content: bool,
         deadline: Instant,
-    ) -> Result<Result<Option<Got>, crate::shard::Refused>, Unavailable> {
-        let get = object::Get { bucket: info.id, key: key.clone(), content };
-        self.query(info.shard_of(key.as_bytes()), &object::GET, get, deadline).await
+    ) -> Result<Result<Found, Refused>, Unavailable> {
+        let (bucket, key) = (info.id, request.key.clone());
+        let shard = info.shard_of(key.as_bytes());
+        match self.named_version(request.version, deadline).await? {
+            Named::Newest => {
+                self.query(shard, &object::GET, object::Get { bucket, key, content }, deadline).await
+            }
+            Named::Nothing => Ok(Err(Refused::NoSuchVersion)),
+            Named::Version(version) => {
+                let get = version::GetVersion { bucket, key, version, content };
+                self.query(shard, &version::GET, get, deadline).await
+            }
+        }
     }
 
     /// The bytes of `range`, chunk by chunk.
@@ -125,10 +178,15 @@ impl Objects {
     }
 }
 
-pub(crate) fn object_info(
-    revision: atoll_types::Revision,
-    version: &crate::shard::records::VersionRecord,
-) -> ObjectInfo {
+/// One version of an object as a shard gave it, and where.
+pub(crate) struct LookedUp {
+    pub bucket: Arc<BucketInfo>,
+    pub got: Got,
+    pub info: ObjectInfo,
+}
+
+fn object_info(got: &Got, versioned: bool) -> ObjectInfo {
+    let Got { revision, version, .. } = got;
     let parts = match &version.manifest {
         Manifest::Parts { parts, .. } => parts.clone(),
         _ => Vec::new(),
@@ -137,7 +195,8 @@ pub(crate) fn object_info(
         size: version.size,
         etag: version.etag,
         modified: version.modified,
-        revision,
+        revision: *revision,
+        version: versioned.then(|| version.id(*revision)),
         headers: version.headers.clone(),
         checksum: version.checksum.clone(),
         parts,

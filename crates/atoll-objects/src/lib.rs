@@ -15,6 +15,7 @@ mod holder;
 mod holders;
 mod ingest;
 mod layout_link;
+mod lifecycle;
 mod list;
 mod maintenance;
 mod manifest;
@@ -29,9 +30,11 @@ mod reclaim;
 mod repair;
 mod request;
 mod scrub;
+mod settings;
 mod shard;
 mod slots;
 mod upload;
+mod versions;
 mod wire;
 
 pub use chunker::ChunkSizes;
@@ -39,7 +42,10 @@ pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions,
 pub use error::*;
 pub use layout_link::{LayoutLink, ReportError};
 pub use maintenance::{Maintenance, MaintenanceSettings, MaintenanceStatus};
-pub use names::{BucketId, BucketName, InvalidBucketName, InvalidKey, ManifestId, ObjectKey, UploadId};
+pub use names::{
+    BucketId, BucketName, InvalidBucketName, InvalidKey, ManifestId, ObjectKey, ParseVersionIdError,
+    UploadId, VersionId,
+};
 pub use object::{
     BodyDigest, ByteRange, Checksum, ChecksumAlgorithm, ETag, ListEntry, ObjectHeaders, ObjectInfo,
     ParseETagError,
@@ -48,3 +54,4 @@ pub use objects::{Objects, ObjectsParts, ObjectsSettings};
 pub use probe::HeldChunk;
 pub use request::*;
 pub use shard::register_procedures;
+pub use versions::VERSIONS_SINCE;

@@ -1,4 +1,5 @@
-//! What a node does by itself to keep the copies whole: repair, moves, reclaim, scrub.
+//! What a node does by itself: repair, moves, reclaim and scrub, which keep the copies
+//! whole, and its share of buckets' lifecycles.
 //! Each is one loop in a file of its own, all at a bounded pace.
 
 use std::{
@@ -14,7 +15,7 @@ use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_types::{ByteSize, Format, Instant, ShardId};
 use serde::{Deserialize, Serialize};
 
-use crate::{mover, objects::Objects, reclaim, repair, scrub};
+use crate::{lifecycle, mover, objects::Objects, reclaim, repair, scrub};
 
 /// How hard a node works on its copies.
 #[derive(Debug, Clone)]
@@ -37,6 +38,9 @@ pub struct MaintenanceSettings {
     /// For repair and moves together, of this node. 100 MiB/s leaves most of a common
     /// disk and network to users; raise it to replace a node sooner.
     pub copy_bytes_per_second: ByteSize,
+    /// A day of buckets' lifecycle rules. Shorter only for tests; the same on all nodes,
+    /// since any of them may have the next round.
+    pub lifecycle_day: Duration,
     /// Begin with a walk: the chunk store lost something that it can't name.
     pub walk_first: bool,
 }
@@ -49,6 +53,7 @@ impl Default for MaintenanceSettings {
             sweep_every: Duration::from_secs(3600),
             scrub_every: Duration::from_secs(14 * 86_400),
             copy_bytes_per_second: ByteSize::mib(100),
+            lifecycle_day: Duration::from_secs(86_400),
             walk_first: false,
         }
     }
@@ -78,7 +83,7 @@ pub struct MaintenanceStatus {
 pub struct Maintenance {
     status: Arc<Mutex<MaintenanceStatus>>,
     walks_wanted: Arc<AtomicU64>,
-    _loops: [AbortOnDrop; 4],
+    _loops: [AbortOnDrop; 5],
 }
 
 impl Maintenance {
@@ -113,6 +118,7 @@ impl Objects {
             runtime.spawn_owned("repair", repair::run(worker.clone(), suspicious)),
             runtime.spawn_owned("mover", mover::run(worker.clone())),
             runtime.spawn_owned("reclaim", reclaim::run(worker.clone())),
+            runtime.spawn_owned("lifecycle", lifecycle::run(worker.clone())),
             runtime.spawn_owned("scrub", scrub::run(worker)),
         ];
         Maintenance { status, walks_wanted, _loops: loops }

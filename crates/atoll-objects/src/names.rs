@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use atoll_types::TransactionId;
+use atoll_types::{Revision, TransactionId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +131,44 @@ impl std::str::FromStr for UploadId {
     }
 }
 
+/// Names one version of an object: S3's version id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum VersionId {
+    /// The one written while the bucket had no versioning, or had it suspended.
+    Null,
+    /// The shard's revision that wrote it.
+    At(Revision),
+}
+
+/// The text is nobody's version id: the client's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a version id")]
+pub struct ParseVersionIdError;
+
+impl fmt::Display for VersionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VersionId::Null => f.write_str("null"),
+            VersionId::At(revision) => write!(f, "{:016x}", revision.0),
+        }
+    }
+}
+
+impl std::str::FromStr for VersionId {
+    type Err = ParseVersionIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "null" {
+            return Ok(VersionId::Null);
+        }
+        let is_ours = text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match u64::from_str_radix(text, 16) {
+            Ok(revision) if is_ours => Ok(VersionId::At(Revision(revision))),
+            _ => Err(ParseVersionIdError),
+        }
+    }
+}
+
 /// Names the segments of one large manifest; random.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -162,6 +200,16 @@ mod tests {
             "../x",
         ] {
             assert!(BucketName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_version_id_reads_back_what_it_printed_and_nothing_else() {
+        for id in [VersionId::Null, VersionId::At(Revision(0)), VersionId::At(Revision(u64::MAX))] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for bad in ["", "Null", "1", "+000000000000001", "00000000000000AB", "00000000000000000"] {
+            assert_eq!(bad.parse::<VersionId>(), Err(ParseVersionIdError), "{bad}");
         }
     }
 

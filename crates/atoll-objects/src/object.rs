@@ -6,7 +6,7 @@ use atoll_types::{Revision, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::names::ObjectKey;
+use crate::names::{ObjectKey, VersionId};
 
 /// S3's ETag: the MD5 of the content, or for a multipart object the MD5 of the parts'
 /// MD5s with their number.
@@ -114,6 +114,8 @@ pub struct ObjectInfo {
     /// The shard's revision that wrote this version: its place among all writes of the
     /// bucket's range.
     pub revision: Revision,
+    /// `None` in a bucket whose versioning nobody has touched.
+    pub version: Option<VersionId>,
     pub headers: ObjectHeaders,
     pub checksum: Option<Checksum>,
     /// Sizes of the parts of a multipart object, by part number; empty otherwise.
@@ -177,6 +179,7 @@ mod tests {
             etag: ETag { md5: [0; 16], parts: 0 },
             modified: WallTime(0),
             revision: Revision(1),
+            version: None,
             headers: ObjectHeaders::default(),
             checksum: None,
             parts: parts.to_vec(),

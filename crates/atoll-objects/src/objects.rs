@@ -36,6 +36,8 @@ pub struct ObjectsParts {
     pub chunks: ChunkStore,
     pub layout: watch::Receiver<Arc<Layout>>,
     pub link: Arc<dyn LayoutLink>,
+    /// What may be written (rule 18); 0 until it is known.
+    pub cluster_version: watch::Receiver<u32>,
     pub settings: ObjectsSettings,
 }
 
@@ -71,6 +73,7 @@ pub(crate) struct Inner {
     pub records: Records,
     pub holders: Holders,
     pub settings: ObjectsSettings,
+    pub cluster_version: watch::Receiver<u32>,
     /// Where buckets were when somebody last asked. It may be old: the shard that is
     /// asked knows what it owns, and its "no" leads to shard 0.
     buckets: Mutex<BTreeMap<BucketName, Arc<BucketInfo>>>,
@@ -85,7 +88,8 @@ pub(crate) struct Inner {
 impl Objects {
     /// Begins to serve chunks to the other nodes.
     pub fn new(parts: ObjectsParts) -> Self {
-        let ObjectsParts { runtime, transport, records, chunks, layout, link, settings } = parts;
+        let ObjectsParts { runtime, transport, records, chunks, layout, link, cluster_version, settings } =
+            parts;
         let me: NodeId = transport.node_id();
         let (suspicious_tx, suspicious) = mpsc::channel(SUSPICIOUS_MAX);
         let holder = Arc::new(Holder::new(runtime.clone(), me, chunks, layout, link, suspicious_tx));
@@ -96,6 +100,7 @@ impl Objects {
             records,
             holders,
             settings,
+            cluster_version,
             buckets: Mutex::default(),
             epochs: Mutex::default(),
             ingest_room: Arc::new(Semaphore::new(NODE_IN_FLIGHT_BYTES)),

@@ -26,8 +26,8 @@ const STAMP_ATTEMPTS: usize = 3;
 
 impl From<Written> for PutResult {
     fn from(written: Written) -> Self {
-        let Written { revision, modified, size, etag, checksum } = written;
-        PutResult { etag, size, revision, modified, checksum }
+        let Written { revision, modified, size, etag, checksum, version } = written;
+        PutResult { etag, size, revision, modified, checksum, version }
     }
 }
 

@@ -1,8 +1,8 @@
 //! What callers ask, and what they get: one type per operation, in S3's words.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
-use atoll_types::{Revision, ShardId, TransactionId, WallTime};
+use atoll_types::{Format, Revision, ShardId, TransactionId, WallTime};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     conditions::{ReadConditions, WriteConditions},
     error::{BoxError, DeleteObjectError, Unavailable},
-    names::{BucketId, BucketName, ObjectKey, UploadId},
+    names::{BucketId, BucketName, ObjectKey, UploadId, VersionId},
     object::{
         BodyDigest, ByteRange, Checksum, ChecksumAlgorithm, ETag, ListEntry, ObjectHeaders, ObjectInfo,
     },
@@ -41,6 +41,109 @@ pub struct BucketInfo {
 pub struct KeyRange {
     pub start: Bytes,
     pub shard: ShardId,
+}
+
+/// Whether a bucket keeps what is replaced and deleted. Once it is set there is no way back
+/// to `Unset`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Versioning {
+    /// Nobody ever asked for versions, and none are told.
+    #[default]
+    Unset,
+    Enabled,
+    /// Writes replace the `null` version; the others stay.
+    Suspended,
+}
+
+/// What can be set on a bucket besides its versioning. The number is part of its record's
+/// key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SettingKind {
+    Tags = 0,
+    Cors = 1,
+    Lifecycle = 2,
+}
+
+impl SettingKind {
+    pub(crate) const ALL: [SettingKind; 3] = [SettingKind::Tags, SettingKind::Cors, SettingKind::Lifecycle];
+}
+
+/// One such setting, as it was set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BucketSetting {
+    Tags(BTreeMap<String, String>),
+    Cors(Vec<CorsRule>),
+    Lifecycle(Vec<LifecycleRule>),
+}
+
+impl BucketSetting {
+    pub fn kind(&self) -> SettingKind {
+        match self {
+            BucketSetting::Tags(_) => SettingKind::Tags,
+            BucketSetting::Cors(_) => SettingKind::Cors,
+            BucketSetting::Lifecycle(_) => SettingKind::Lifecycle,
+        }
+    }
+}
+
+impl Format for BucketSetting {
+    const NAME: &'static str = "bucket setting";
+    const VERSION: u8 = 1;
+}
+
+/// One rule of S3's CORS configuration. It means nothing here; the gateway obeys it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CorsRule {
+    pub id: Option<String>,
+    pub origins: Vec<String>,
+    pub methods: Vec<String>,
+    pub headers: Vec<String>,
+    pub expose_headers: Vec<String>,
+    pub max_age_seconds: Option<i32>,
+}
+
+/// One rule of a bucket's lifecycle: whom it is for, and what becomes of them when. Days
+/// are whole ones, and may be shorter in tests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifecycleRule {
+    pub id: String,
+    pub enabled: bool,
+    pub filter: LifecycleFilter,
+    pub expiration: Option<Expiration>,
+    pub noncurrent: Option<NoncurrentExpiration>,
+    /// Days after its beginning that an upload is aborted.
+    pub abort_uploads_days: Option<u32>,
+    /// The filter was given as the older `Prefix` beside it: said again as it came.
+    pub plain_prefix: bool,
+}
+
+/// All of these must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LifecycleFilter {
+    pub prefix: Bytes,
+    pub tags: BTreeMap<String, String>,
+    /// More bytes than this.
+    pub larger_than: Option<u64>,
+    /// Fewer.
+    pub smaller_than: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Expiration {
+    /// So long after it was written.
+    Days(u32),
+    /// From then on, all.
+    At(WallTime),
+    /// A delete marker goes when it is the only version left of its key.
+    LoneMarkers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoncurrentExpiration {
+    /// So long after a newer one replaced it.
+    pub days: u32,
+    /// Besides the newest so many noncurrent ones.
+    pub keep: u32,
 }
 
 impl BucketInfo {
@@ -84,12 +187,16 @@ pub struct PutResult {
     pub revision: Revision,
     pub modified: WallTime,
     pub checksum: Option<Checksum>,
+    /// `None` in a bucket whose versioning nobody has touched.
+    pub version: Option<VersionId>,
 }
 
 #[derive(Debug, Clone)]
 pub struct GetObject {
     pub bucket: BucketName,
     pub key: ObjectKey,
+    /// The newest, if none is named.
+    pub version: Option<VersionId>,
     pub range: Option<ByteRange>,
     pub conditions: ReadConditions,
 }
@@ -106,18 +213,74 @@ pub struct GotObject {
 pub struct DeleteObject {
     pub bucket: BucketName,
     pub key: ObjectKey,
+    /// Deletes this version for good. Without one, a bucket that keeps versions gets a
+    /// delete marker.
+    pub version: Option<VersionId>,
+    /// On the version named, or on the object that is there.
     pub conditions: WriteConditions,
     pub idempotency: Option<TransactionId>,
 }
 
 /// Deleting what is not there succeeds, as in S3.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Deleted {
+    /// There was an object, or the version named.
     pub existed: bool,
+    /// The version named, or that of the delete marker that was written.
+    pub version: Option<VersionId>,
+    /// A delete marker was written, or it was one that was deleted.
+    pub marker: bool,
+}
+
+/// One key of a multi-delete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteKey {
+    pub key: ObjectKey,
+    pub version: Option<VersionId>,
+    pub conditions: WriteConditions,
+}
+
+impl From<ObjectKey> for DeleteKey {
+    fn from(key: ObjectKey) -> Self {
+        Self { key, version: None, conditions: WriteConditions::default() }
+    }
 }
 
 /// One result per key of a multi-delete, in the order asked.
 pub type DeletedMany = Vec<(ObjectKey, Result<Deleted, DeleteObjectError>)>;
+
+#[derive(Debug, Clone)]
+pub struct ListVersions {
+    pub bucket: BucketName,
+    pub prefix: Bytes,
+    pub delimiter: Option<Bytes>,
+    /// Only versions of keys after this one, or of this key older than the version.
+    pub after: Option<(Bytes, Option<VersionId>)>,
+    pub limit: usize,
+}
+
+/// A version or a delete marker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionEntry {
+    pub key: ObjectKey,
+    pub version: VersionId,
+    pub revision: Revision,
+    /// The newest of its key.
+    pub latest: bool,
+    pub delete_marker: bool,
+    pub size: u64,
+    pub etag: ETag,
+    pub modified: WallTime,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionPage {
+    /// By key, and within a key from new to old.
+    pub versions: Vec<VersionEntry>,
+    pub common_prefixes: Vec<Bytes>,
+    /// `after` of the next page; `None` on the last.
+    pub next: Option<(Bytes, Option<VersionId>)>,
+}
 
 #[derive(Debug, Clone)]
 pub struct ListObjects {
@@ -144,6 +307,7 @@ pub struct ObjectPage {
 pub struct CopyObject {
     pub source_bucket: BucketName,
     pub source_key: ObjectKey,
+    pub source_version: Option<VersionId>,
     pub source_conditions: ReadConditions,
     pub bucket: BucketName,
     pub key: ObjectKey,
@@ -151,6 +315,13 @@ pub struct CopyObject {
     /// `None` keeps the source's headers (S3's `COPY` directive).
     pub headers: Option<ObjectHeaders>,
     pub idempotency: Option<TransactionId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    pub put: PutResult,
+    /// Which version was copied, if its bucket tells versions.
+    pub source_version: Option<VersionId>,
 }
 
 #[derive(Debug, Clone)]
@@ -174,6 +345,7 @@ pub struct UploadPart {
 pub struct UploadPartCopy {
     pub source_bucket: BucketName,
     pub source_key: ObjectKey,
+    pub source_version: Option<VersionId>,
     pub source_range: Option<ByteRange>,
     pub source_conditions: ReadConditions,
     pub bucket: BucketName,

@@ -8,12 +8,15 @@ pub mod bucket;
 #[cfg(test)]
 pub mod fake;
 pub mod keys;
+pub mod lifecycle;
 pub mod list;
 pub mod name;
 pub mod object;
 pub mod records;
 pub mod reference;
+pub mod setting;
 pub mod upload;
+pub mod version;
 
 use std::{marker::PhantomData, ops::Bound};
 
@@ -24,7 +27,7 @@ use atoll_types::Format;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{conditions::FailedCondition, names::BucketId};
+use crate::{conditions::FailedCondition, names::BucketId, request::Versioning};
 use records::{BucketDescriptor, BucketState, NumberRecord};
 
 /// A shard's definite "no". Nothing was changed.
@@ -57,6 +60,8 @@ pub enum Refused {
         number: u16,
         size: u64,
     },
+    /// The key has no such version.
+    NoSuchVersion,
 }
 
 /// Why a procedure stopped.
@@ -190,6 +195,8 @@ pub fn register_procedures(procedures: &mut Procedures) {
     bucket::OPEN.register(procedures);
     bucket::SEAL.register(procedures);
     bucket::FREE.register(procedures);
+    bucket::SET_VERSIONING.register(procedures);
+    bucket::VERSIONING.register(procedures);
     object::PUT.register(procedures);
     object::DELETE.register(procedures);
     object::PUT_SEGMENT.register(procedures);
@@ -197,6 +204,15 @@ pub fn register_procedures(procedures: &mut Procedures) {
     object::SEGMENTS.register(procedures);
     list::OBJECTS.register(procedures);
     list::UPLOADS.register(procedures);
+    version::LIST.register(procedures);
+    version::GET.register(procedures);
+    version::DELETE.register(procedures);
+    setting::SET.register(procedures);
+    setting::GET.register(procedures);
+    setting::TAG.register(procedures);
+    upload::PART_INFOS.register(procedures);
+    lifecycle::CLAIM.register(procedures);
+    lifecycle::EXPIRE.register(procedures);
     upload::CREATE.register(procedures);
     upload::PUT_PART.register(procedures);
     upload::COMPLETE.register(procedures);
@@ -238,10 +254,10 @@ fn scan_from<'a>(view: &'a (impl ReadView + ?Sized), start: Bound<&[u8]>, prefix
     }
 }
 
-/// The bucket's descriptor, if the bucket is open and `key` is owned here.
-fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) -> Result<(), Fault> {
+/// How the bucket keeps versions, if it is open and `key` is owned here.
+fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) -> Result<Versioning, Fault> {
     if is_broken(Broken::AnyRange) {
-        return Ok(());
+        return Ok(Versioning::Unset);
     }
     let descriptor = live_bucket(view, bucket)?;
     if descriptor.state == BucketState::Sealed {
@@ -250,7 +266,7 @@ fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) ->
     if !descriptor.owns(key) {
         return Err(Refused::WrongShard.into());
     }
-    Ok(())
+    Ok(descriptor.versioning)
 }
 
 /// The bucket's descriptor, open or sealed.

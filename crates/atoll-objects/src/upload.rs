@@ -7,11 +7,12 @@ use atoll_types::Instant;
 use crate::{
     conditions::FailedCondition,
     error::{
-        CompleteUploadError, CreateUploadError, PutObjectError, Unavailable, UploadError, UploadPartError,
+        CompleteUploadError, CreateUploadError, GetObjectError, PutObjectError, Unavailable, UploadError,
+        UploadPartError,
     },
     ingest::Ingested,
-    names::{BucketName, ObjectKey, UploadId},
-    object::ETag,
+    names::{BucketName, ObjectKey, UploadId, VersionId},
+    object::{ByteRange, ETag},
     objects::{BUCKET_ATTEMPTS, Objects},
     put::attempt_id,
     request::{
@@ -60,13 +61,17 @@ impl Objects {
         self.commit_part(info, key, upload, number, ingested).await
     }
 
-    /// A part whose bytes come from another object. They are read and stored like any
+    /// A part whose bytes come from another object, and which version of that. They are read and stored like any
     /// other's, because a part's ETag is their MD5; chunks that are there already are
     /// not stored twice.
-    pub async fn upload_part_copy(&self, request: UploadPartCopy) -> Result<PartInfo, UploadPartError> {
+    pub async fn upload_part_copy(
+        &self,
+        request: UploadPartCopy,
+    ) -> Result<(PartInfo, Option<VersionId>), UploadPartError> {
         let UploadPartCopy {
             source_bucket,
             source_key,
+            source_version,
             source_range,
             source_conditions,
             bucket,
@@ -77,15 +82,24 @@ impl Objects {
         let get = GetObject {
             bucket: source_bucket,
             key: source_key,
+            version: source_version,
             range: source_range,
             conditions: source_conditions,
         };
         let source = self.get(get).await.map_err(UploadPartError::Source)?;
+        let size = source.info.size;
+        if let Some(ByteRange::Between(_, last)) = source_range
+            && last >= size
+        {
+            // A get would bring what there is; a part that is shorter than asked is a hole.
+            return Err(UploadPartError::Source(GetObjectError::InvalidRange { size }));
+        }
         let length = source.range.end - source.range.start;
         let stream = futures_util::StreamExt::map(source.body, |piece| piece.map_err(Into::into));
         let mut body = PutBody::new(Box::pin(stream));
         body.length = Some(length);
-        self.upload_part(UploadPart { bucket, key, upload, number, body }).await
+        let part = self.upload_part(UploadPart { bucket, key, upload, number, body }).await?;
+        Ok((part, source.info.version))
     }
 
     /// The bucket, if the upload is in it: a client should hear of a wrong upload id

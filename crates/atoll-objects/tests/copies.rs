@@ -255,7 +255,7 @@ async fn a_bucket_left_half_made_or_half_gone_is_finished_by_the_next_who_comes(
     for number in 1..=3 {
         put(world.at(number), "photos", format!("{number}"), &Bytes::from("x")).await.unwrap();
     }
-    let keys = (1..=3).map(|number| key(format!("{number}"))).collect();
+    let keys = (1..=3).map(|number| key(format!("{number}")).into()).collect();
     world.at(1).delete_many(&name, keys).await.unwrap();
     world.at(1).delete_bucket(&name).await.unwrap();
     assert!(matches!(
@@ -407,6 +407,7 @@ async fn a_silent_node_holds_up_neither_reads_nor_copies() {
     let copy = CopyObject {
         source_bucket: bucket("photos"),
         source_key: key("k"),
+        source_version: None,
         source_conditions: Default::default(),
         bucket: bucket("photos"),
         key: key("copied"),

@@ -224,11 +224,12 @@ async fn buckets_come_and_go_and_a_new_one_sees_nothing_of_the_old() {
     let delete = DeleteObject {
         bucket: name.clone(),
         key: key("k"),
+        version: None,
         conditions: Default::default(),
         idempotency: None,
     };
-    assert_eq!(objects.delete(delete.clone()).await.unwrap(), Deleted { existed: true });
-    assert_eq!(objects.delete(delete).await.unwrap(), Deleted { existed: false });
+    assert!(objects.delete(delete.clone()).await.unwrap().existed);
+    assert_eq!(objects.delete(delete).await.unwrap(), Deleted::default());
     let create =
         CreateUpload { bucket: name.clone(), key: key("up"), headers: Default::default(), checksum: None };
     objects.create_upload(create).await.unwrap();
@@ -265,11 +266,12 @@ async fn pages_follow_one_another_and_many_keys_go_at_once() {
     let page = world.at(1).list(rest).await.unwrap();
     assert_eq!((page.common_prefixes, page.next), (vec![Bytes::from("dir2/")], None));
 
-    let many = keys.iter().map(|at| key(at.clone())).chain([key("never/there")]).collect();
+    let many =
+        keys.iter().map(|at| key(at.clone())).chain([key("never/there")]).map(DeleteKey::from).collect();
     let deleted = world.at(1).delete_many(&bucket("photos"), many).await.unwrap();
     assert_eq!(deleted.len(), 26);
-    assert!(deleted[..25].iter().all(|(_, result)| matches!(result, Ok(Deleted { existed: true }))));
-    assert!(matches!(deleted[25], (_, Ok(Deleted { existed: false }))));
+    assert!(deleted[..25].iter().all(|(_, result)| matches!(result, Ok(Deleted { existed: true, .. }))));
+    assert!(matches!(deleted[25], (_, Ok(Deleted { existed: false, .. }))));
     assert_eq!(world.at(1).list(listing("photos", "", 1000)).await.unwrap(), ObjectPage::default());
 }
 
@@ -283,6 +285,7 @@ async fn a_copy_has_the_bytes_of_one_version_and_outlives_its_source() {
         let copy = CopyObject {
             source_bucket: bucket("photos"),
             source_key: key("source"),
+            source_version: None,
             source_conditions: Default::default(),
             bucket: bucket("album"),
             key: key(format!("copy/{size}")),
@@ -383,6 +386,7 @@ async fn a_multipart_upload_becomes_one_object() {
     let copy = CopyObject {
         source_bucket: bucket("photos"),
         source_key: key("multi"),
+        source_version: None,
         source_conditions: Default::default(),
         bucket: bucket("photos"),
         key: key("copied"),
@@ -411,6 +415,7 @@ async fn a_part_may_be_a_range_of_another_object_and_an_upload_may_be_aborted() 
     let copy = UploadPartCopy {
         source_bucket: bucket("photos"),
         source_key: key("source"),
+        source_version: None,
         source_range: Some(ByteRange::Between(100, 6 * MIB as u64)),
         source_conditions: Default::default(),
         bucket: bucket("photos"),
@@ -418,7 +423,7 @@ async fn a_part_may_be_a_range_of_another_object_and_an_upload_may_be_aborted() 
         upload,
         number: 1,
     };
-    let info = objects.upload_part_copy(copy).await.unwrap();
+    let (info, _) = objects.upload_part_copy(copy).await.unwrap();
     let expected = &source[100..=6 * MIB];
     assert_eq!((info.size, info.etag.md5), (expected.len() as u64, Md5::digest(expected).into()));
     objects.abort_upload(&bucket("photos"), &key("multi"), upload).await.unwrap();

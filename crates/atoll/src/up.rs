@@ -49,6 +49,22 @@ pub struct Up {
     /// Its secret.
     #[arg(long, value_name = "SECRET")]
     root_secret_key: Option<String>,
+    /// A name under which clients reach S3: bucket.NAME then means that bucket. Several are
+    /// separated by commas.
+    #[arg(long, value_name = "NAME")]
+    s3_domains: Option<String>,
+    /// Serve S3 over HTTPS, with a certificate of the node's own unless one is given.
+    #[arg(long)]
+    s3_https: bool,
+    /// The certificate chain for HTTPS, in PEM; read once, at start.
+    #[arg(long, value_name = "FILE")]
+    s3_cert: Option<PathBuf>,
+    /// Its private key, in PEM.
+    #[arg(long, value_name = "FILE")]
+    s3_key: Option<PathBuf>,
+    /// A shorter day for the lifecycle rules of buckets, such as 10s: for tests.
+    #[arg(long, value_name = "DURATION", hide = true)]
+    lifecycle_day: Option<String>,
     /// The settings file. [env: ATOLL_SETTINGS] [default: atoll.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -70,6 +86,7 @@ struct Screen {
     cluster: String,
     data: PathBuf,
     s3_endpoint: String,
+    s3_own_cert: Option<PathBuf>,
     admin_endpoint: String,
     node_addresses: Vec<String>,
     access_key: Option<String>,
@@ -95,6 +112,11 @@ impl Up {
             capacity: self.capacity,
             root_access_key: self.root_access_key,
             root_secret_key: self.root_secret_key,
+            lifecycle_day: self.lifecycle_day,
+            s3_domains: self.s3_domains,
+            s3_https: self.s3_https.then_some(true),
+            s3_cert: self.s3_cert,
+            s3_key: self.s3_key,
         };
         let settings = settings::load(flags, self.settings).map_err(settings_failure)?;
         let mut stop = StopSignal::new()?;
@@ -153,7 +175,11 @@ fn screen(node: &RunningNode) -> Screen {
         node: facts.node.to_string(),
         cluster: facts.cluster.to_string(),
         data: std::path::absolute(&facts.data).unwrap_or_else(|_| facts.data.clone()),
-        s3_endpoint: format!("http://{}", reachable(facts.s3_addr)),
+        s3_endpoint: format!("{}://{}", if facts.https { "https" } else { "http" }, reachable(facts.s3_addr)),
+        s3_own_cert: facts
+            .own_cert
+            .as_ref()
+            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone())),
         admin_endpoint: format!("http://{}", reachable(facts.admin_addr)),
         node_addresses: facts.node_addresses.clone(),
         access_key: facts.root_key.as_ref().map(|key| key.access_key.clone()),
@@ -199,6 +225,9 @@ fn print_screen(screen: &Screen) {
         println!("  export AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={secret}");
     }
     println!("  export AWS_REGION=us-east-1 AWS_ENDPOINT_URL={}", screen.s3_endpoint);
+    if let Some(cert) = &screen.s3_own_cert {
+        println!("  export AWS_CA_BUNDLE={}", cert.display());
+    }
     println!("  aws s3 mb s3://first && aws s3 cp README.md s3://first/ && aws s3 ls s3://first\n");
     match &screen.ticket {
         Some(ticket) => {

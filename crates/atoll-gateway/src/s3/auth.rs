@@ -76,7 +76,7 @@ impl S3Access for Doorkeeper {
 /// The operations that exist here: S3's name for each, its action in policies, and the
 /// label that metrics and logs have. An operation that is not among them is refused
 /// later, as not implemented, whatever it is called.
-const OPERATIONS: [(&str, &str); 31] = [
+const OPERATIONS: [(&str, &str); 45] = [
     ("GetObject", "s3:GetObject"),
     ("HeadObject", "s3:GetObject"),
     ("PutObject", "s3:PutObject"),
@@ -85,7 +85,11 @@ const OPERATIONS: [(&str, &str); 31] = [
     ("DeleteObjects", "s3:DeleteObject"),
     ("GetObjectAttributes", "s3:GetObjectAttributes"),
     ("GetObjectTagging", "s3:GetObjectTagging"),
+    ("PutObjectTagging", "s3:PutObjectTagging"),
+    ("DeleteObjectTagging", "s3:DeleteObjectTagging"),
     ("GetObjectAcl", "s3:GetObjectAcl"),
+    ("PutObjectAcl", "s3:PutObjectAcl"),
+    ("PostObject", "s3:PutObject"),
     ("ListObjects", "s3:ListBucket"),
     ("ListObjectsV2", "s3:ListBucket"),
     ("ListObjectVersions", "s3:ListBucketVersions"),
@@ -95,11 +99,21 @@ const OPERATIONS: [(&str, &str); 31] = [
     ("ListBuckets", "s3:ListAllMyBuckets"),
     ("GetBucketLocation", "s3:GetBucketLocation"),
     ("GetBucketVersioning", "s3:GetBucketVersioning"),
+    ("PutBucketVersioning", "s3:PutBucketVersioning"),
     ("GetBucketAcl", "s3:GetBucketAcl"),
     ("GetBucketPolicy", "s3:GetBucketPolicy"),
+    ("PutBucketAcl", "s3:PutBucketAcl"),
+    ("GetBucketOwnershipControls", "s3:GetBucketOwnershipControls"),
+    ("PutBucketOwnershipControls", "s3:PutBucketOwnershipControls"),
     ("GetBucketCors", "s3:GetBucketCORS"),
+    ("PutBucketCors", "s3:PutBucketCORS"),
+    ("DeleteBucketCors", "s3:PutBucketCORS"),
     ("GetBucketTagging", "s3:GetBucketTagging"),
+    ("PutBucketTagging", "s3:PutBucketTagging"),
+    ("DeleteBucketTagging", "s3:PutBucketTagging"),
     ("GetBucketLifecycleConfiguration", "s3:GetLifecycleConfiguration"),
+    ("PutBucketLifecycleConfiguration", "s3:PutLifecycleConfiguration"),
+    ("DeleteBucketLifecycle", "s3:PutLifecycleConfiguration"),
     ("GetBucketEncryption", "s3:GetEncryptionConfiguration"),
     ("CreateMultipartUpload", "s3:PutObject"),
     ("UploadPart", "s3:PutObject"),

@@ -6,9 +6,8 @@ use s3s::{
     dto::{
         Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
         DeleteBucketOutput, GetBucketAclInput, GetBucketAclOutput, GetBucketLocationInput,
-        GetBucketLocationOutput, GetBucketVersioningInput, GetBucketVersioningOutput, GetObjectAclInput,
-        GetObjectAclOutput, Grant, Grantee, HeadBucketInput, HeadBucketOutput, ListBucketsInput,
-        ListBucketsOutput, Owner, Permission, Type,
+        GetBucketLocationOutput, GetObjectAclInput, GetObjectAclOutput, Grant, Grantee, HeadBucketInput,
+        HeadBucketOutput, ListBucketsInput, ListBucketsOutput, Owner, Permission, Type,
     },
     s3_error,
 };
@@ -100,15 +99,6 @@ impl S3Operations {
             prefix: input.prefix,
         };
         Ok(S3Response::new(output))
-    }
-
-    /// Versioning was never enabled, which S3 says by saying nothing.
-    pub(crate) async fn versioning(
-        &self,
-        req: S3Request<GetBucketVersioningInput>,
-    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-        self.must_exist(&req.input.bucket).await?;
-        Ok(S3Response::new(GetBucketVersioningOutput::default()))
     }
 
     pub(crate) async fn bucket_acl(

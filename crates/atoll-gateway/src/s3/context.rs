@@ -9,6 +9,8 @@ use std::sync::{
 use http::Extensions;
 use s3s::S3ErrorCode;
 
+use super::form_fields::FormFields;
+
 /// Why a body ended before its end: said by whoever stopped it, read by whoever answers.
 /// (`s3s` wraps a body's errors so that their type is lost on the way.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -46,11 +48,18 @@ struct Inner {
     operation: OnceLock<&'static str>,
     /// Written by the body when it breaks off; never cleared.
     failure: OnceLock<BodyFailure>,
+    /// Written when a form's fields have arrived; never cleared.
+    form: OnceLock<FormFields>,
 }
 
 impl RequestContext {
     pub(crate) fn new(id: RequestId) -> Self {
-        Self(Arc::new(Inner { id, operation: OnceLock::new(), failure: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            id,
+            operation: OnceLock::new(),
+            failure: OnceLock::new(),
+            form: OnceLock::new(),
+        }))
     }
 
     /// The context that the front put beside the request. A request that came another
@@ -69,6 +78,14 @@ impl RequestContext {
 
     pub(crate) fn operation(&self) -> Option<&'static str> {
         self.0.operation.get().copied()
+    }
+
+    pub(crate) fn set_form(&self, fields: FormFields) {
+        let _ = self.0.form.set(fields);
+    }
+
+    pub(crate) fn form(&self) -> Option<&FormFields> {
+        self.0.form.get()
     }
 
     pub(crate) fn fail_body(&self, failure: BodyFailure) {

@@ -1,6 +1,6 @@
 //! CopyObject, and the source that UploadPartCopy has too.
 
-use atoll_objects::{BucketName, CopyObject, CopyObjectError, ObjectKey};
+use atoll_objects::{BucketName, Copied, CopyObject, CopyObjectError, ObjectKey, VersionId};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -13,8 +13,8 @@ use super::{
     S3Operations,
     checksum::{self, ChecksumFields, set_checksums},
     error::{IntoS3, not_implemented},
-    get::refuse_versions,
     headers::{self, GivenHeaders},
+    versions::{self, version_text},
 };
 
 impl S3Operations {
@@ -24,13 +24,15 @@ impl S3Operations {
     ) -> S3Result<S3Response<CopyObjectOutput>> {
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let input = req.input;
-        let (source_bucket, source_key) = source(&input.copy_source)?;
+        let Source { bucket: source_bucket, key: source_key, version: mut source_version } =
+            source(&input.copy_source)?;
         let idempotency =
             headers::idempotency(&req.headers, access_key, &req.method, &input.bucket, &input.key);
         let (bucket, key) = (headers::bucket(&input.bucket)?, headers::key(input.key)?);
         let replace_headers = replaces(input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
         let replace_tags = replaces(input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
-        let onto_itself = source_bucket == bucket && source_key == key;
+        // A former version may take its place again.
+        let onto_itself = source_bucket == bucket && source_key == key && source_version.is_none();
         if onto_itself && !replace_headers && !replace_tags && input.website_redirect_location.is_none() {
             return Err(s3_error!(
                 InvalidRequest,
@@ -56,7 +58,10 @@ impl S3Operations {
         let headers = if mixed || asked_checksum.is_some() {
             // Part of what the copy gets is the source's: read it, and copy only if it is
             // still the same.
-            let info = self.info(source_bucket.as_str(), headers::key_text(&source_key), None).await?;
+            let version = version_text(source_version);
+            let source_key = headers::key_text(&source_key);
+            let info = self.info(source_bucket.as_str(), source_key, version.as_deref()).await?;
+            source_version = info.version.or(source_version);
             if let Some(algorithm) = asked_checksum
                 && info.checksum.as_ref().is_none_or(|kept| kept.algorithm != algorithm || kept.parts != 0)
             {
@@ -78,6 +83,7 @@ impl S3Operations {
         let copy = CopyObject {
             source_bucket,
             source_key,
+            source_version,
             source_conditions,
             bucket,
             key,
@@ -86,24 +92,38 @@ impl S3Operations {
             idempotency,
         };
         let result = self.objects.copy(copy).await;
-        let result = result.map_err(|error: CopyObjectError| error.into_s3())?;
+        let Copied { put: result, source_version } =
+            result.map_err(|error: CopyObjectError| error.into_s3())?;
         let mut copied = CopyObjectResult {
             e_tag: Some(headers::etag(&result.etag)),
             last_modified: Some(headers::timestamp(result.modified)),
             ..Default::default()
         };
         copied.checksum_type = set_checksums!(copied, ChecksumFields::of(result.checksum.as_ref()));
-        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(copied), ..Default::default() }))
+        let output = CopyObjectOutput {
+            copy_object_result: Some(copied),
+            copy_source_version_id: version_text(source_version),
+            version_id: version_text(result.version),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
     }
 }
 
+pub(crate) struct Source {
+    pub(crate) bucket: BucketName,
+    pub(crate) key: ObjectKey,
+    pub(crate) version: Option<VersionId>,
+}
+
 /// The object that `x-amz-copy-source` names.
-pub(crate) fn source(source: &CopySource) -> S3Result<(BucketName, ObjectKey)> {
+pub(crate) fn source(source: &CopySource) -> S3Result<Source> {
     match source {
-        CopySource::Bucket { bucket, key, version_id } => {
-            refuse_versions(version_id.as_deref())?;
-            Ok((headers::bucket(bucket)?, headers::key(key.to_string())?))
-        }
+        CopySource::Bucket { bucket, key, version_id } => Ok(Source {
+            bucket: headers::bucket(bucket)?,
+            key: headers::key(key.to_string())?,
+            version: versions::version(version_id.as_deref())?,
+        }),
         CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
             Err(not_implemented("Copying from an access point"))
         }

@@ -1,6 +1,6 @@
 //! DeleteObject and DeleteObjects.
 
-use atoll_objects::{DeleteObject, DeleteObjectError, ETagCondition, WriteConditions};
+use atoll_objects::{DeleteKey, DeleteObject, Deleted, ETagCondition, WriteConditions};
 use s3s::{
     S3Error, S3Request, S3Response, S3Result,
     dto::{
@@ -13,8 +13,8 @@ use s3s::{
 use super::{
     S3Operations,
     error::{IntoS3, not_implemented},
-    get::refuse_versions,
     headers,
+    versions::{self, version_text},
 };
 
 /// S3's limit for one request.
@@ -27,21 +27,25 @@ impl S3Operations {
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let input = req.input;
-        refuse_versions(input.version_id.as_deref())?;
+        // Deletes of two versions are two writes, whatever they are called.
+        let name = match &input.version_id {
+            None => input.key.clone(),
+            Some(version) => format!("{}\0{version}", input.key),
+        };
         let delete = DeleteObject {
-            idempotency: headers::idempotency(
-                &req.headers,
-                access_key,
-                &req.method,
-                &input.bucket,
-                &input.key,
-            ),
+            idempotency: headers::idempotency(&req.headers, access_key, &req.method, &input.bucket, &name),
             bucket: headers::bucket(&input.bucket)?,
             key: headers::key(input.key)?,
+            version: versions::version(input.version_id.as_deref())?,
             conditions: headers::write_conditions(&req.headers),
         };
-        self.objects.delete(delete).await.map_err(IntoS3::into_s3)?;
-        Ok(S3Response::with_status(DeleteObjectOutput::default(), http::StatusCode::NO_CONTENT))
+        let deleted = self.objects.delete(delete).await.map_err(IntoS3::into_s3)?;
+        let output = DeleteObjectOutput {
+            delete_marker: deleted.marker.then_some(true),
+            version_id: version_text(deleted.version),
+            request_charged: None,
+        };
+        Ok(S3Response::with_status(output, http::StatusCode::NO_CONTENT))
     }
 
     pub(crate) async fn delete_many(
@@ -56,32 +60,22 @@ impl S3Operations {
         let quiet = input.delete.quiet.unwrap_or(false);
         let mut deleted = Vec::new();
         let mut errors = Vec::new();
-        let mut plain = Vec::new();
+        let (mut asked, mut keys) = (Vec::new(), Vec::new());
         for object in input.delete.objects {
-            let text = object.key.clone();
-            let key =
-                refuse_versions(object.version_id.as_deref()).and_then(|()| headers::key(object.key.clone()));
-            match (key, conditions(&object)) {
-                (Ok(key), Ok(None)) => plain.push(key),
-                (Ok(key), Ok(Some(conditions))) => {
-                    let delete = DeleteObject { bucket: bucket.clone(), key, conditions, idempotency: None };
-                    match self.objects.delete(delete).await {
-                        Ok(_) => deleted.push(deleted_object(text)),
-                        Err(DeleteObjectError::NoSuchBucket(name)) => {
-                            return Err(DeleteObjectError::NoSuchBucket(name).into_s3());
-                        }
-                        Err(error) => errors.push(key_error(text, &error.into_s3())),
-                    }
+            match delete_key(&object) {
+                Ok(key) => {
+                    asked.push(object);
+                    keys.push(key);
                 }
-                (Err(error), _) | (_, Err(error)) => errors.push(key_error(text, &error)),
+                Err(error) => errors.push(key_error(object, &error)),
             }
         }
-        if !plain.is_empty() {
-            for (key, result) in self.objects.delete_many(&bucket, plain).await.map_err(IntoS3::into_s3)? {
-                let text = headers::key_text(&key);
+        if !keys.is_empty() {
+            let results = self.objects.delete_many(&bucket, keys).await.map_err(IntoS3::into_s3)?;
+            for (object, (_, result)) in asked.into_iter().zip(results) {
                 match result {
-                    Ok(_) => deleted.push(deleted_object(text)),
-                    Err(error) => errors.push(key_error(text, &error.into_s3())),
+                    Ok(one) => deleted.push(deleted_object(object, one)),
+                    Err(error) => errors.push(key_error(object, &error.into_s3())),
                 }
             }
         }
@@ -94,27 +88,40 @@ impl S3Operations {
     }
 }
 
-fn conditions(object: &ObjectIdentifier) -> S3Result<Option<WriteConditions>> {
+fn delete_key(object: &ObjectIdentifier) -> S3Result<DeleteKey> {
+    Ok(DeleteKey {
+        key: headers::key(object.key.clone())?,
+        version: versions::version(object.version_id.as_deref())?,
+        conditions: conditions(object)?,
+    })
+}
+
+fn conditions(object: &ObjectIdentifier) -> S3Result<WriteConditions> {
     if object.size.is_some() || object.last_modified_time.is_some() {
         return Err(not_implemented("A delete on condition of size or time"));
     }
-    let Some(etag) = &object.e_tag else { return Ok(None) };
+    let Some(etag) = &object.e_tag else { return Ok(WriteConditions::default()) };
     let if_match = match etag.value() {
         "*" => ETagCondition::Any,
         value => ETagCondition::OneOf(vec![value.to_owned()]),
     };
-    Ok(Some(WriteConditions { if_match: Some(if_match), if_none_match: None }))
+    Ok(WriteConditions { if_match: Some(if_match), if_none_match: None })
 }
 
-fn deleted_object(key: String) -> DeletedObject {
-    DeletedObject { key: Some(key), ..Default::default() }
+fn deleted_object(asked: ObjectIdentifier, deleted: Deleted) -> DeletedObject {
+    DeletedObject {
+        delete_marker: deleted.marker.then_some(true),
+        delete_marker_version_id: version_text(deleted.version.filter(|_| deleted.marker)),
+        key: Some(asked.key),
+        version_id: asked.version_id,
+    }
 }
 
-fn key_error(key: String, error: &S3Error) -> KeyError {
+fn key_error(asked: ObjectIdentifier, error: &S3Error) -> KeyError {
     KeyError {
         code: Some(error.code().as_str().to_owned()),
-        key: Some(key),
+        key: Some(asked.key),
         message: error.message().map(str::to_owned),
-        version_id: None,
+        version_id: asked.version_id,
     }
 }

@@ -5,7 +5,7 @@ use atoll_access::AccessError;
 use atoll_objects::{
     CompleteUploadError, CopyObjectError, CreateBucketError, CreateUploadError, DeleteBucketError,
     DeleteObjectError, GetObjectError, HeadBucketError, InvalidBucketName, InvalidKey, ListObjectsError,
-    PutObjectError, Unavailable, UploadError, UploadPartError,
+    PutObjectError, Unavailable, UploadError, UploadPartError, VersionId,
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode, s3_error};
@@ -131,6 +131,25 @@ impl IntoS3 for GetObjectError {
         match self {
             GetObjectError::NoSuchBucket(_) => no_such_bucket(),
             GetObjectError::NoSuchKey => no_such_key(),
+            GetObjectError::NoSuchVersion => {
+                s3_error!(NoSuchVersion, "The specified version does not exist.")
+            }
+            GetObjectError::Deleted { marker } => {
+                let mut error = no_such_key();
+                error.set_headers(marker_headers(marker));
+                error
+            }
+            GetObjectError::DeleteMarker { version, modified } => {
+                let mut error =
+                    s3_error!(MethodNotAllowed, "The specified method is not allowed against this resource.");
+                let mut map = marker_headers(version);
+                map.insert(header::ALLOW, HeaderValue::from_static("DELETE"));
+                if let Some(modified) = headers::http_date(modified) {
+                    map.insert(header::LAST_MODIFIED, modified);
+                }
+                error.set_headers(map);
+                error
+            }
             GetObjectError::PreconditionFailed => precondition_failed(),
             GetObjectError::NotModified(info) => {
                 // RFC 9110 section 15.4.5: with the headers that caches key on.
@@ -158,6 +177,17 @@ impl IntoS3 for GetObjectError {
             GetObjectError::Unavailable(cause) => cause.into_s3(),
         }
     }
+}
+
+/// What S3 says beside a refusal that is due to a delete marker.
+fn marker_headers(version: VersionId) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    map.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    map.insert("x-amz-delete-marker", HeaderValue::from_static("true"));
+    if let Ok(version) = HeaderValue::try_from(version.to_string()) {
+        map.insert("x-amz-version-id", version);
+    }
+    map
 }
 
 impl IntoS3 for PutObjectError {
@@ -240,6 +270,10 @@ impl IntoS3 for CopyObjectError {
 /// "x-amz-copy-source-if-none-match").
 fn source_error(error: GetObjectError) -> S3Error {
     match error {
+        GetObjectError::DeleteMarker { .. } => s3_error!(
+            InvalidRequest,
+            "The source of a copy request may not specifically refer to a delete marker by version id."
+        ),
         GetObjectError::NotModified(_) => precondition_failed(),
         error => error.into_s3(),
     }
@@ -302,6 +336,13 @@ impl IntoS3 for CompleteUploadError {
             CompleteUploadError::Unavailable(cause) => cause.into_s3(),
         }
     }
+}
+
+/// S3's `BadRequest`, which `s3s` does not know.
+pub(crate) fn bad_request(message: String) -> S3Error {
+    let mut error = S3Error::with_message(S3ErrorCode::Custom("BadRequest".into()), message);
+    error.set_status_code(StatusCode::BAD_REQUEST);
+    error
 }
 
 /// `NotImplemented`, saying what.

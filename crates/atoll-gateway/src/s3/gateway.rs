@@ -3,19 +3,25 @@
 
 use std::sync::Arc;
 
+use atoll_objects::Objects;
 use atoll_runtime::Runtime;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, header};
 use hyper::body::Body;
 use percent_encoding::percent_decode_str;
 use s3s::{S3Error, S3Result, service::S3Service};
+use tokio::sync::Semaphore;
 
 use super::{
     auth::OTHER,
     body::{GuardedBody, Rest},
     checksum::AnnouncedDigest,
     context::{RequestContext, RequestIds},
-    error::{RETRY_AFTER_SECONDS, not_implemented, usual_message},
+    cors::{self, CrossOrigin},
+    domains::Domains,
+    error::{RETRY_AFTER_SECONDS, usual_message},
+    form::FORMS_AT_ONCE,
+    form_fields,
     metrics::{Counted, S3Metrics},
     unsupported,
 };
@@ -32,13 +38,26 @@ pub struct S3Gateway {
 struct Inner {
     runtime: Runtime,
     service: S3Service,
+    /// For what is answered before `s3s` and after it: a bucket's CORS rules.
+    objects: Objects,
+    domains: Domains,
     ids: RequestIds,
     metrics: S3Metrics,
+    /// Forms that may be read at a time: their files lie in memory.
+    form_room: Semaphore,
 }
 
 impl S3Gateway {
-    pub(crate) fn of(runtime: Runtime, service: S3Service, first_id: u64, metrics: S3Metrics) -> Self {
-        Self { inner: Arc::new(Inner { runtime, service, ids: RequestIds::new(first_id), metrics }) }
+    pub(crate) fn of(
+        runtime: Runtime,
+        service: S3Service,
+        objects: Objects,
+        domains: Domains,
+        first_id: u64,
+        metrics: S3Metrics,
+    ) -> Self {
+        let (ids, form_room) = (RequestIds::new(first_id), Semaphore::new(FORMS_AT_ONCE));
+        Self { inner: Arc::new(Inner { runtime, service, objects, domains, ids, metrics, form_room }) }
     }
 
     pub(crate) fn metrics(&self) -> &S3Metrics {
@@ -57,7 +76,17 @@ impl S3Gateway {
         let resource = request.uri().path().to_owned();
         let method = request.method().clone();
         let bytes_in = request.body().size_hint().exact().unwrap_or(0);
+        let cross_origin = CrossOrigin::of(&method, request.headers()).zip(bucket_of(
+            &inner.domains,
+            request.uri(),
+            request.headers(),
+        ));
         let mut response = self.answer(request, &context).await;
+        if let Some((cross_origin, bucket)) = cross_origin
+            && method != Method::OPTIONS
+        {
+            cors::decorate(&inner.objects, &bucket, &cross_origin, response.headers_mut()).await;
+        }
         if let Some(failure) = context.body_failure()
             && !response.status().is_success()
         {
@@ -97,6 +126,16 @@ impl S3Gateway {
         let (mut parts, body) = request.into_parts();
         let awaits_continue = parts.headers.contains_key(header::EXPECT);
         let http1 = parts.version < http::Version::HTTP_2;
+        if parts.method == Method::OPTIONS {
+            context.set_operation("Preflight");
+            let bucket = bucket_of(&inner.domains, &parts.uri, &parts.headers);
+            let answer = cors::preflight(&inner.objects, bucket.as_deref(), &parts.headers).await;
+            return answer.unwrap_or_else(error_response);
+        }
+        let form = match is_form(&parts.headers) && parts.method == Method::POST {
+            true => Some(inner.form_room.acquire().await.expect("never closed")),
+            false => None,
+        };
         let (mut answer, rest) = match look_at(&mut parts) {
             Err(error) => (error_response(error), Some(Rest::unread(body))),
             Ok(None) if body.is_end_stream() => {
@@ -108,7 +147,11 @@ impl S3Gateway {
                 let aws_chunked = is_aws_chunked(&parts.headers);
                 let (body, mut rest) =
                     GuardedBody::new(body, runtime.clone(), context.clone(), aws_chunked, digest);
-                let answer = self.call(Request::from_parts(parts, body.into_s3s()), context).await;
+                let mut body = body.into_s3s();
+                if form.is_some() {
+                    body = form_fields::peek(body, &parts.headers, context).await;
+                }
+                let answer = self.call(Request::from_parts(parts, body), context).await;
                 (answer, rest.try_recv().ok())
             }
         };
@@ -141,9 +184,20 @@ fn look_at(parts: &mut http::request::Parts) -> S3Result<Option<AnnouncedDigest>
         return Ok(None);
     }
     if is_form(&parts.headers) {
-        return Err(not_implemented("Uploading by POST form"));
+        return Ok(None);
     }
     AnnouncedDigest::of(&parts.headers)
+}
+
+/// The bucket that a request is about, in either style.
+fn bucket_of(domains: &Domains, uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| uri.authority().map(|authority| authority.as_str()));
+    if let Some(bucket) = host.and_then(|host| domains.bucket_of(host)) {
+        return Some(bucket);
+    }
+    let name = uri.path().trim_start_matches('/').split('/').next()?;
+    Some(percent_decode_str(name).decode_utf8().ok()?.into_owned()).filter(|name| !name.is_empty())
 }
 
 fn error_response(error: S3Error) -> Response<s3s::Body> {

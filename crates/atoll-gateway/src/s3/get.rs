@@ -13,8 +13,8 @@ use http::{HeaderMap, StatusCode};
 use s3s::{
     S3Request, S3Response, S3Result, StdError,
     dto::{
-        ChecksumMode, GetObjectInput, GetObjectOutput, GetObjectTaggingInput, GetObjectTaggingOutput,
-        HeadObjectInput, HeadObjectOutput, Range, StreamingBlob, Tag,
+        ChecksumMode, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, Range,
+        StreamingBlob,
     },
     s3_error,
     stream::{ByteStream, DynByteStream, RemainingLength},
@@ -25,6 +25,7 @@ use super::{
     checksum::{ChecksumFields, set_checksums},
     error::IntoS3,
     headers,
+    versions::{self, version_text},
 };
 
 impl S3Operations {
@@ -63,6 +64,7 @@ impl S3Operations {
             metadata: headers::metadata(&info.headers),
             parts_count: input.part_number.and(parts_count(&info)),
             tag_count: tag_count(&info),
+            version_id: version_text(info.version),
             website_redirect_location: info.headers.website_redirect_location.clone(),
             ..Default::default()
         };
@@ -111,6 +113,7 @@ impl S3Operations {
             last_modified: Some(headers::timestamp(info.modified)),
             metadata: headers::metadata(&info.headers),
             parts_count: input.part_number.and(parts_count(&info)),
+            version_id: version_text(info.version),
             website_redirect_location: info.headers.website_redirect_location.clone(),
             ..Default::default()
         };
@@ -120,16 +123,6 @@ impl S3Operations {
         let mut response = S3Response::new(output);
         response.status = status;
         Ok(response)
-    }
-
-    pub(crate) async fn object_tags(
-        &self,
-        req: S3Request<GetObjectTaggingInput>,
-    ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
-        let info = self.info(&req.input.bucket, req.input.key, req.input.version_id.as_deref()).await?;
-        let tags = info.headers.tags.into_iter();
-        let tag_set = tags.map(|(key, value)| Tag { key: Some(key), value: Some(value) }).collect();
-        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: None }))
     }
 
     /// An object's info without conditions.
@@ -143,7 +136,7 @@ impl S3Operations {
         self.objects.head(request).await.map_err(IntoS3::into_s3)
     }
 
-    fn read_request(
+    pub(crate) fn read_request(
         &self,
         headers: &HeaderMap,
         bucket: &str,
@@ -152,7 +145,6 @@ impl S3Operations {
         part: Option<i32>,
         version: Option<&str>,
     ) -> S3Result<GetObject> {
-        refuse_versions(version)?;
         let part = part.map(|part| {
             let number = u16::try_from(part).ok().filter(|number| (1..=10_000).contains(number));
             number.map(atoll_objects::ByteRange::Part).ok_or_else(|| {
@@ -168,6 +160,7 @@ impl S3Operations {
         Ok(GetObject {
             bucket: headers::bucket(bucket)?,
             key: headers::key(key)?,
+            version: versions::version(version)?,
             range: part.transpose()?.or(range.map(headers::byte_range)),
             conditions: headers::read_conditions(headers),
         })
@@ -190,14 +183,6 @@ impl S3Operations {
             }
             other => other,
         }
-    }
-}
-
-/// There are no versions yet, so `null` names the only one.
-pub(crate) fn refuse_versions(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("" | "null") => Ok(()),
-        Some(_) => Err(s3_error!(NoSuchVersion, "The specified version does not exist.")),
     }
 }
 

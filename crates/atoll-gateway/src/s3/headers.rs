@@ -13,7 +13,7 @@ use s3s::{
     s3_error,
 };
 
-use super::error::IntoS3;
+use super::{error::IntoS3, tags::NewTags};
 
 pub(crate) fn bucket(name: &str) -> S3Result<BucketName> {
     BucketName::new(name).map_err(IntoS3::into_s3)
@@ -174,14 +174,9 @@ fn without_aws_chunked(encoding: String) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join(","))
 }
 
-/// S3's limits on tags.
-const TAGS_MAX: usize = 10;
-const TAG_KEY_CHARS_MAX: usize = 128;
-const TAG_VALUE_CHARS_MAX: usize = 256;
-
 /// `x-amz-tagging`: the form of a URL's query.
 fn parse_tags(text: &str) -> S3Result<std::collections::BTreeMap<String, String>> {
-    let mut tags = std::collections::BTreeMap::new();
+    let mut tags = NewTags::of_object();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let decode = |text: &str| {
@@ -191,21 +186,9 @@ fn parse_tags(text: &str) -> S3Result<std::collections::BTreeMap<String, String>
                 .map(|s| s.into_owned());
             decoded.ok_or_else(|| s3_error!(InvalidArgument, "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates."))
         };
-        let (key, value) = (decode(key)?, decode(value)?);
-        if key.is_empty() || key.chars().count() > TAG_KEY_CHARS_MAX {
-            return Err(s3_error!(InvalidTag, "The TagKey you have provided is invalid"));
-        }
-        if value.chars().count() > TAG_VALUE_CHARS_MAX {
-            return Err(s3_error!(InvalidTag, "The TagValue you have provided is invalid"));
-        }
-        if tags.insert(key, value).is_some() {
-            return Err(s3_error!(InvalidTag, "Cannot provide multiple Tags with the same key"));
-        }
+        tags.add(decode(key)?, decode(value)?)?;
     }
-    if tags.len() > TAGS_MAX {
-        return Err(s3_error!(InvalidTag, "Object tags cannot be greater than {TAGS_MAX}"));
-    }
-    Ok(tags)
+    Ok(tags.finish())
 }
 
 /// What S3 says of an object whose writer said nothing.

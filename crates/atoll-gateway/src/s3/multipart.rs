@@ -31,6 +31,7 @@ use super::{
     headers::{self, GivenHeaders},
     list::{Names, page_size},
     put::body_of,
+    versions::version_text,
 };
 
 /// S3's limit.
@@ -147,7 +148,7 @@ impl S3Operations {
         req: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         let input = req.input;
-        let (source_bucket, source_key) = copy::source(&input.copy_source)?;
+        let source = copy::source(&input.copy_source)?;
         let range = input.copy_source_range.as_deref().map(|text| match Range::parse(text) {
             // S3 takes only the form with both ends here.
             Ok(range @ Range::Int { last: Some(_), .. }) => Ok(headers::byte_range(range)),
@@ -157,8 +158,9 @@ impl S3Operations {
             )),
         });
         let part = UploadPartCopy {
-            source_bucket,
-            source_key,
+            source_bucket: source.bucket,
+            source_key: source.key,
+            source_version: source.version,
             source_range: range.transpose()?,
             source_conditions: headers::copy_source_conditions(&req.headers),
             bucket: headers::bucket(&input.bucket)?,
@@ -166,14 +168,18 @@ impl S3Operations {
             upload: upload_id(&input.upload_id)?,
             number: part_number(input.part_number)?,
         };
-        let part = self.objects.upload_part_copy(part).await.map_err(IntoS3::into_s3)?;
+        let (part, source_version) = self.objects.upload_part_copy(part).await.map_err(IntoS3::into_s3)?;
         let mut copied = CopyPartResult {
             e_tag: Some(headers::etag(&part.etag)),
             last_modified: Some(headers::timestamp(part.modified)),
             ..Default::default()
         };
         set_checksums!(copied, ChecksumFields::of(part.checksum.as_ref()));
-        let output = UploadPartCopyOutput { copy_part_result: Some(copied), ..Default::default() };
+        let output = UploadPartCopyOutput {
+            copy_part_result: Some(copied),
+            copy_source_version_id: version_text(source_version),
+            ..Default::default()
+        };
         Ok(S3Response::new(output))
     }
 
@@ -334,6 +340,7 @@ impl S3Operations {
             bucket: Some(input.bucket),
             key: Some(input.key),
             e_tag: Some(headers::etag(&result.etag)),
+            version_id: version_text(result.version),
             ..Default::default()
         };
         output.checksum_type = set_checksums!(output, ChecksumFields::of(result.checksum.as_ref()));
@@ -382,7 +389,7 @@ impl S3Operations {
 }
 
 /// A marker past the last part number leaves nothing to list.
-fn marker(marker: i32) -> S3Result<u16> {
+pub(crate) fn marker(marker: i32) -> S3Result<u16> {
     u16::try_from(marker.min(i32::from(u16::MAX)))
         .map_err(|_| s3_error!(InvalidArgument, "Argument part-number-marker must not be negative"))
 }

@@ -23,30 +23,6 @@ macro_rules! operations {
                 Err(s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"))
             }
 
-            async fn get_bucket_cors(
-                &self,
-                req: S3Request<GetBucketCorsInput>,
-            ) -> S3Result<S3Response<GetBucketCorsOutput>> {
-                self.must_exist(&req.input.bucket).await?;
-                Err(s3_error!(NoSuchCORSConfiguration, "The CORS configuration does not exist"))
-            }
-
-            async fn get_bucket_tagging(
-                &self,
-                req: S3Request<GetBucketTaggingInput>,
-            ) -> S3Result<S3Response<GetBucketTaggingOutput>> {
-                self.must_exist(&req.input.bucket).await?;
-                Err(s3_error!(NoSuchTagSet, "The TagSet does not exist"))
-            }
-
-            async fn get_bucket_lifecycle_configuration(
-                &self,
-                req: S3Request<GetBucketLifecycleConfigurationInput>,
-            ) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
-                self.must_exist(&req.input.bucket).await?;
-                Err(s3_error!(NoSuchLifecycleConfiguration, "The lifecycle configuration does not exist"))
-            }
-
             async fn get_bucket_encryption(
                 &self,
                 req: S3Request<GetBucketEncryptionInput>,
@@ -66,17 +42,36 @@ operations! {
     head_bucket(HeadBucketInput) -> HeadBucketOutput = head_existing;
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = location;
     get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = versioning;
+    put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput = set_versioning;
     get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = bucket_acl;
     get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = object_acl;
+    put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = put_bucket_acl_private;
+    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = put_object_acl_private;
+    get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput = ownership;
+    put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput = set_ownership;
     get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput = object_tags;
+    put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput = put_object_tags;
+    delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput = delete_object_tags;
+    get_bucket_tagging(GetBucketTaggingInput) -> GetBucketTaggingOutput = bucket_tags;
+    put_bucket_tagging(PutBucketTaggingInput) -> PutBucketTaggingOutput = put_bucket_tags;
+    delete_bucket_tagging(DeleteBucketTaggingInput) -> DeleteBucketTaggingOutput = delete_bucket_tags;
+    get_object_attributes(GetObjectAttributesInput) -> GetObjectAttributesOutput = attributes;
+    get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput = lifecycle;
+    put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput = set_lifecycle;
+    delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput = delete_lifecycle;
+    get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput = cors;
+    put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput = set_cors;
+    delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput = delete_cors;
     get_object(GetObjectInput) -> GetObjectOutput = get;
     head_object(HeadObjectInput) -> HeadObjectOutput = head;
     put_object(PutObjectInput) -> PutObjectOutput = put;
+    post_object(PostObjectInput) -> PostObjectOutput = post_form;
     copy_object(CopyObjectInput) -> CopyObjectOutput = copy;
     delete_object(DeleteObjectInput) -> DeleteObjectOutput = delete;
     delete_objects(DeleteObjectsInput) -> DeleteObjectsOutput = delete_many;
     list_objects(ListObjectsInput) -> ListObjectsOutput = list_v1;
     list_objects_v2(ListObjectsV2Input) -> ListObjectsV2Output = list_v2;
+    list_object_versions(ListObjectVersionsInput) -> ListObjectVersionsOutput = list_versions;
     create_multipart_upload(CreateMultipartUploadInput) -> CreateMultipartUploadOutput = create_upload;
     upload_part(UploadPartInput) -> UploadPartOutput = put_part;
     upload_part_copy(UploadPartCopyInput) -> UploadPartCopyOutput = copy_part;

@@ -14,6 +14,7 @@ use super::{
     checksum::{ChecksumFields, RequestChecksum, content_md5, set_checksums},
     context::RequestContext,
     error, headers,
+    versions::version_text,
 };
 
 /// S3's limit for one put, and for one part.
@@ -49,7 +50,11 @@ impl S3Operations {
         };
         let result = self.objects.put(put).await;
         let result = result.map_err(|error: PutObjectError| error::of_body(&context, error))?;
-        let mut output = PutObjectOutput { e_tag: Some(headers::etag(&result.etag)), ..Default::default() };
+        let mut output = PutObjectOutput {
+            e_tag: Some(headers::etag(&result.etag)),
+            version_id: version_text(result.version),
+            ..Default::default()
+        };
         output.checksum_type = set_checksums!(output, ChecksumFields::of(result.checksum.as_ref()));
         Ok(S3Response::new(output))
     }

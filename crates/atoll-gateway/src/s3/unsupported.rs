@@ -4,14 +4,13 @@
 use http::{HeaderMap, Uri};
 use s3s::{S3Result, s3_error};
 
-use super::error::not_implemented;
+use super::{acl, error::not_implemented};
 
 /// Headers that begin with these ask for what is not here.
-const PREFIXES: [(&str, &str); 4] = [
+const PREFIXES: [(&str, &str); 3] = [
     ("x-amz-server-side-encryption", "Server-side encryption"),
     ("x-amz-copy-source-server-side-encryption", "Server-side encryption"),
     ("x-amz-object-lock-", "Object lock"),
-    ("x-amz-grant-", "Granting access by header"),
 ];
 
 /// Headers that ask for what is not here, whatever they say.
@@ -23,15 +22,13 @@ const NAMES: [(&str, &str); 4] = [
 ];
 
 /// Headers that may only say what is so anyway.
-const ONLY: [(&str, &[&str], &str); 4] = [
-    // With one owner these mean the same: nobody else may read or write.
-    (
-        "x-amz-acl",
-        &["private", "bucket-owner-full-control", "bucket-owner-read"],
-        "An ACL other than private",
-    ),
+const ONLY: [(&str, &[&str], &str); 3] = [
     ("x-amz-bucket-object-lock-enabled", &["false", "False"], "Object lock"),
-    ("x-amz-object-ownership", &["BucketOwnerEnforced", "BucketOwnerPreferred"], "This object ownership"),
+    (
+        "x-amz-object-ownership",
+        &["BucketOwnerEnforced"],
+        "An object ownership other than BucketOwnerEnforced",
+    ),
     ("x-amz-storage-class", &["STANDARD"], "A storage class other than STANDARD"),
 ];
 
@@ -52,6 +49,10 @@ pub(crate) fn refuse(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
         if !name.starts_with("x-amz-") {
             continue;
         }
+        let is_private = || acl::PRIVATE.iter().any(|private| value == private);
+        if name.starts_with("x-amz-grant-") || (name == "x-amz-acl" && !is_private()) {
+            return Err(acl::not_supported());
+        }
         let prefix = PREFIXES.iter().find(|row| name.starts_with(row.0)).map(|row| row.1);
         let exact = NAMES.iter().find(|row| name == row.0).map(|row| row.1);
         if let Some(what) = prefix.or(exact) {
@@ -66,7 +67,7 @@ pub(crate) fn refuse(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
     Ok(())
 }
 
-fn sig_v2() -> s3s::S3Error {
+pub(crate) fn sig_v2() -> s3s::S3Error {
     s3_error!(
         InvalidRequest,
         "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256."
@@ -91,7 +92,9 @@ mod tests {
         assert_eq!(check(&[("x-amz-server-side-encryption", "AES256")], "/b/k"), not_implemented);
         assert_eq!(check(&[("x-amz-server-side-encryption-customer-key", "a")], "/b/k"), not_implemented);
         assert_eq!(check(&[("x-amz-object-lock-mode", "COMPLIANCE")], "/b/k"), not_implemented);
-        assert_eq!(check(&[("x-amz-acl", "public-read")], "/b/k"), not_implemented);
+        let no_acls = Err("AccessControlListNotSupported".to_owned());
+        assert_eq!(check(&[("x-amz-acl", "public-read")], "/b/k"), no_acls);
+        assert_eq!(check(&[("x-amz-grant-read", "id=1")], "/b/k"), no_acls);
         assert_eq!(check(&[("x-amz-storage-class", "GLACIER")], "/b/k"), not_implemented);
         assert_eq!(check(&[("x-amz-acl", "private"), ("x-amz-storage-class", "STANDARD")], "/b/k"), Ok(()));
         assert_eq!(check(&[("x-amz-meta-a", "b"), ("host", "x")], "/b/k"), Ok(()));

@@ -219,6 +219,11 @@ impl Connection {
         let _ = self.stream.write_all(&request.body).await;
     }
 
+    /// What was held back until the server asked for it.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
     async fn fill(&mut self) -> bool {
         self.stream.read_buf(&mut self.buffer).await.unwrap_or(0) > 0
     }

@@ -2,7 +2,7 @@
 //! tested with them, at the root (`tests/`); here is what they would not do.
 
 use crate::{
-    client::{Answer, Connection, Request, now_seconds},
+    client::{Answer, Client, Connection, Request, now_seconds},
     world::Door,
 };
 use data_encoding::BASE64;
@@ -289,6 +289,22 @@ async fn a_connection_survives_refused_bodies_and_is_closed_in_order_if_not() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_is_told_to_go_on() {
+    let (door, client) = Door::with_bucket("bucket").await;
+    let mut connection = Connection::open(door.address).await;
+    let mut waiting = Request::new("PUT", "/bucket/k", b"")
+        .payload(UNSIGNED)
+        .header("expect", "100-continue")
+        .header("content-length", "5");
+    client.sign(&mut waiting);
+    connection.send(&waiting).await;
+    assert_eq!(connection.answer("PUT").await.status, 100);
+    connection.send_bytes(b"hello").await;
+    assert_eq!(connection.answer("PUT").await.status, 200);
+    assert_eq!(&client.get("/bucket/k").await.body[..], b"hello");
+}
+
+#[tokio::test]
 async fn an_xml_body_is_checked_against_its_digest_and_its_shape() {
     let (_door, client) = Door::with_bucket("bucket").await;
     client.put("/bucket/k", b"").await;
@@ -315,20 +331,13 @@ async fn what_is_not_here_says_so_and_does_nothing() {
     let put = |name: &str, value: &str| Request::new("PUT", "/bucket/k", b"").header(name, value);
     refused(client.send(put("x-amz-server-side-encryption", "AES256")).await);
     refused(client.send(put("x-amz-object-lock-mode", "COMPLIANCE")).await);
-    refused(client.send(put("x-amz-acl", "public-read")).await);
+    let acl = client.send(put("x-amz-acl", "public-read")).await;
+    assert_eq!((acl.status, acl.code().as_str()), (400, "AccessControlListNotSupported"));
     refused(
         client
             .put(
-                "/bucket?versioning=",
-                b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>",
-            )
-            .await,
-    );
-    refused(
-        client
-            .send(
-                Request::new("POST", "/bucket", b"--x--")
-                    .header("content-type", "multipart/form-data; boundary=x"),
+                "/bucket?website=",
+                b"<WebsiteConfiguration><IndexDocument><Suffix>i</Suffix></IndexDocument></WebsiteConfiguration>",
             )
             .await,
     );
@@ -365,4 +374,89 @@ async fn a_multipart_upload_becomes_one_object_once() {
         whole.header("x-amz-checksum-crc64nvme"),
         BASE64.encode(&s3s::crypto::Crc64Nvme::checksum(&whole.body))
     );
+}
+
+async fn enable_versions(client: &Client) {
+    let xml = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    let set = client.put("/bucket?versioning=", xml).await;
+    assert_eq!(set.status, 200, "{}", set.text());
+}
+
+#[tokio::test]
+async fn a_retry_of_one_call_makes_one_version_and_one_delete_marker() {
+    let (_door, client) = Door::with_bucket("bucket").await;
+    enable_versions(&client).await;
+    let put = |id: &str| Request::new("PUT", "/bucket/k", b"hello").header("amz-sdk-invocation-id", id);
+    let first = client.send(put("one")).await;
+    let version = first.header("x-amz-version-id").to_owned();
+    assert_eq!(version.len(), 16);
+    assert_eq!(client.send(put("one")).await.header("x-amz-version-id"), version);
+    assert_ne!(client.send(put("two")).await.header("x-amz-version-id"), version);
+    let delete = |id: &str, target: &str| {
+        let request = Request::new("DELETE", target, b"");
+        request.header("amz-sdk-invocation-id", id)
+    };
+    let marker = client.send(delete("three", "/bucket/k")).await;
+    assert_eq!((marker.status, marker.header("x-amz-delete-marker")), (204, "true"));
+    let marker = marker.header("x-amz-version-id").to_owned();
+    assert_eq!(client.send(delete("three", "/bucket/k")).await.header("x-amz-version-id"), marker);
+    let list = client.get("/bucket?versions=").await.text();
+    assert_eq!(list.matches("<Version>").count(), 2, "{list}");
+    assert_eq!(list.matches("<DeleteMarker>").count(), 1, "{list}");
+    // Under one name by mistake, deletes of two versions are still two.
+    for version in [&version, &marker] {
+        let gone = client.send(delete("four", &format!("/bucket/k?versionId={version}"))).await;
+        assert_eq!(gone.header("x-amz-version-id"), version);
+    }
+    let list = client.get("/bucket?versions=").await.text();
+    assert_eq!((list.matches("<Version>").count(), list.matches("<DeleteMarker>").count()), (1, 0), "{list}");
+}
+
+#[tokio::test]
+async fn of_racing_conditional_puts_one_makes_a_version() {
+    let (_door, client) = Door::with_bucket("bucket").await;
+    enable_versions(&client).await;
+    client.put("/bucket/k", b"before").await;
+    client.delete("/bucket/k").await;
+    let puts = (0..8_u8).map(|number| {
+        let (client, body) = (client.clone(), [number]);
+        async move { client.send(Request::new("PUT", "/bucket/k", &body).header("if-none-match", "*")).await }
+    });
+    let won = join_all(puts).await.iter().filter(|answer| answer.status == 200).count();
+    assert_eq!(won, 1);
+    let list = client.get("/bucket?versions=").await.text();
+    assert_eq!(list.matches("<Version>").count(), 2, "{list}");
+}
+
+#[tokio::test]
+async fn what_names_no_version_is_refused_and_a_marker_can_only_be_deleted() {
+    let (_door, client) = Door::with_bucket("bucket").await;
+    let plain = client.put("/bucket/k", b"null").await;
+    assert_eq!(plain.header("x-amz-version-id"), "");
+    assert_eq!(client.get("/bucket/k?versionId=null").await.header("x-amz-version-id"), "");
+    enable_versions(&client).await;
+    assert_eq!(client.get("/bucket/k").await.header("x-amz-version-id"), "null");
+    let bad = client.get("/bucket/k?versionId=nonsense").await;
+    assert_eq!((bad.status, bad.code().as_str()), (400, "InvalidArgument"));
+    let none = client.get("/bucket/k?versionId=00000000000000ff").await;
+    assert_eq!((none.status, none.code().as_str()), (404, "NoSuchVersion"));
+    let marker = client.delete("/bucket/k").await.header("x-amz-version-id").to_owned();
+    let hidden = client.get("/bucket/k").await;
+    assert_eq!((hidden.status, hidden.code().as_str()), (404, "NoSuchKey"));
+    assert_eq!(hidden.header("x-amz-delete-marker"), "true");
+    assert_eq!(hidden.header("x-amz-version-id"), marker);
+    let target = format!("/bucket/k?versionId={marker}");
+    for method in ["GET", "HEAD"] {
+        let answer = client.send(Request::new(method, &target, b"")).await;
+        assert_eq!((answer.status, answer.header("x-amz-delete-marker")), (405, "true"));
+        assert_eq!(answer.header("allow"), "DELETE");
+    }
+    let gone = client.delete(&target).await;
+    assert_eq!((gone.status, gone.header("x-amz-delete-marker")), (204, "true"));
+    assert_eq!(&client.get("/bucket/k").await.body[..], b"null");
+    for target in
+        ["/bucket?version-id-marker=null&versions=", "/bucket?key-marker=k&version-id-marker=x&versions="]
+    {
+        assert_eq!(client.get(target).await.code(), "InvalidArgument", "{target}");
+    }
 }

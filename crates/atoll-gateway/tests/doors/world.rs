@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use atoll_access::{Access, Secret};
 use atoll_disk::{ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, SharedLog};
 use atoll_gateway::s3::{S3Gateway, S3Metrics, S3Parts, serve_s3};
-use atoll_objects::{LayoutLink, Objects, ObjectsParts, ObjectsSettings, ReportError};
+use atoll_objects::{LayoutLink, Objects, ObjectsParts, ObjectsSettings, ReportError, VERSIONS_SINCE};
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
@@ -119,6 +119,7 @@ impl Door {
             chunks,
             layout: layout.subscribe(),
             link: Arc::new(NoMoves),
+            cluster_version: watch::channel(VERSIONS_SINCE).1,
             settings: ObjectsSettings { patience: PATIENCE, ..ObjectsSettings::default() },
         });
 
@@ -130,11 +131,12 @@ impl Door {
             objects,
             access: access.clone(),
             region: "us-east-1".into(),
+            domains: vec!["s3.test".into()],
             metrics: S3Metrics::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = serve_s3(listener, gateway, runtime.clone(), std::future::pending());
+        let server = serve_s3(listener, gateway, None, runtime.clone(), std::future::pending());
         let _server = runtime.spawn_owned("s3 door", server);
         Self { address, access, runtime, _layout: layout, _map: map, _server }
     }

@@ -1,18 +1,26 @@
 //! A bucket's life in its data shard: opened, sealed once it is empty, freed for good.
 
-use atoll_records::WriteView;
+use atoll_records::{ReadView, WriteView};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommandName, Fault, Refused, keys, live_bucket, read,
+    CommandName, Fault, QueryName, Refused, keys, live_bucket, read,
     records::{BucketDescriptor, BucketState, OwnedRange},
     scan, write,
 };
-use crate::names::BucketId;
+use crate::{
+    names::BucketId,
+    request::{SettingKind, Versioning},
+};
 
 pub const OPEN: CommandName<Open, ()> = CommandName::new("objects/bucket-open/1", open);
 pub const SEAL: CommandName<BucketId, ()> = CommandName::new("objects/bucket-seal/1", seal);
 pub const FREE: CommandName<BucketId, ()> = CommandName::new("objects/bucket-free/1", free);
+
+pub const SET_VERSIONING: CommandName<SetVersioning, ()> =
+    CommandName::new("objects/bucket-set-versioning/1", set_versioning);
+pub const VERSIONING: QueryName<BucketId, Versioning> =
+    QueryName::new("objects/bucket-versioning/1", versioning);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Open {
@@ -25,7 +33,10 @@ pub struct Open {
 fn open(view: &mut dyn WriteView, input: Open) -> Result<(), Fault> {
     let key = keys::of_bucket(keys::BUCKET, input.bucket);
     match read::<BucketDescriptor>(view, &key)?.map(|descriptor| descriptor.state) {
-        None => write(view, &key, &BucketDescriptor { state: BucketState::Open, owned: input.owned }),
+        None => {
+            let (state, versioning) = (BucketState::Open, Versioning::Unset);
+            write(view, &key, &BucketDescriptor { state, owned: input.owned, versioning });
+        }
         Some(BucketState::Open) => {}
         Some(BucketState::Sealed) => return Err(Refused::SealedBucket.into()),
         Some(BucketState::Freed) => return Err(Refused::FreedBucket.into()),
@@ -52,7 +63,41 @@ fn free(view: &mut dyn WriteView, bucket: BucketId) -> Result<(), Fault> {
     match read::<BucketDescriptor>(view, &key)? {
         // Not sealed: nobody may free it.
         Some(descriptor) if descriptor.state == BucketState::Open => return Err(Refused::NotEmpty.into()),
-        _ => write(view, &key, &BucketDescriptor { state: BucketState::Freed, owned: Vec::new() }),
+        _ => {
+            let (state, versioning) = (BucketState::Freed, Versioning::Unset);
+            write(view, &key, &BucketDescriptor { state, owned: Vec::new(), versioning });
+            for key in SettingKind::ALL.map(|kind| keys::setting(bucket, kind)) {
+                // Only what is there: older programs apply this command, too, and delete nothing.
+                if view.get(&key)?.is_some() {
+                    view.delete(&key);
+                }
+            }
+        }
     }
     Ok(())
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetVersioning {
+    pub bucket: BucketId,
+    pub versioning: Versioning,
+}
+
+/// Holds from this entry on: what was written before keeps its place. There is no way back
+/// to a bucket without versioning, whose writers would not look for versions.
+fn set_versioning(view: &mut dyn WriteView, input: SetVersioning) -> Result<(), Fault> {
+    let mut descriptor = live_bucket(view, input.bucket)?;
+    if descriptor.state == BucketState::Sealed {
+        return Err(Refused::SealedBucket.into());
+    }
+    if input.versioning == Versioning::Unset {
+        return Err(Refused::Malformed.into());
+    }
+    descriptor.versioning = input.versioning;
+    write(view, &keys::of_bucket(keys::BUCKET, input.bucket), &descriptor);
+    Ok(())
+}
+
+fn versioning(view: &dyn ReadView, bucket: BucketId) -> Result<Versioning, Fault> {
+    Ok(live_bucket(view, bucket)?.versioning)
 }

@@ -3,9 +3,11 @@
 //! | key | record |
 //! |---|---|
 //! | `ob` bucket | [`super::records::BucketDescriptor`]: which keys are owned here |
+//! | `og` bucket, kind | [`crate::BucketSetting`]: tags, CORS, lifecycle |
 //! | `oc` bucket, key | current: what a listing returns and nothing else |
 //! | `ov` bucket, key, descending revision | one version: headers and manifest |
 //! | `oi` bucket, key, descending revision | its bytes, if they are few |
+//! | `oz` bucket, key | the revision of the `null` version, once a newer one lies before it |
 //! | `os` bucket, manifest id, number | a segment of a manifest |
 //! | `op` bucket, manifest id | segments whose root isn't committed yet |
 //! | `ou` bucket, key, upload id | an upload in progress |
@@ -17,6 +19,7 @@
 //! | `oe` | the reclaim epoch |
 //! | `on` name | shard 0 only: the bucket of that name |
 //! | `oE` | shard 0 only: the last sweep |
+//! | `oF` | shard 0 only: the last round of the lifecycle |
 //!
 //! Numbers are big-endian. A bucket is its id, so a new bucket never sees an old one's
 //! records. An object's key is escaped (0x00 becomes 0x00 0xFF) and ended by 0x00 0x00:
@@ -25,12 +28,17 @@
 
 use atoll_types::Revision;
 
-use crate::names::{BucketId, BucketName, ManifestId, UploadId};
+use crate::{
+    names::{BucketId, BucketName, ManifestId, UploadId},
+    request::SettingKind,
+};
 
 pub const BUCKET: [u8; 2] = *b"ob";
+pub const SETTING: [u8; 2] = *b"og";
 pub const CURRENT: [u8; 2] = *b"oc";
 pub const VERSION: [u8; 2] = *b"ov";
 pub const INLINE: [u8; 2] = *b"oi";
+pub const NULL: [u8; 2] = *b"oz";
 pub const SEGMENT: [u8; 2] = *b"os";
 pub const PENDING: [u8; 2] = *b"op";
 pub const UPLOAD: [u8; 2] = *b"ou";
@@ -42,6 +50,7 @@ pub const CHANGES_CUT: [u8; 2] = *b"oL";
 pub const EPOCH: [u8; 2] = *b"oe";
 pub const NAME: [u8; 2] = *b"on";
 pub const LAST_SWEEP: [u8; 2] = *b"oE";
+pub const LAST_LIFECYCLE: [u8; 2] = *b"oF";
 
 /// Appends `key` in its escaped form, without the end mark.
 fn escape(out: &mut Vec<u8>, key: &[u8]) {
@@ -95,6 +104,12 @@ pub fn of_key(tag: [u8; 2], bucket: BucketId, key: &[u8]) -> Vec<u8> {
     out
 }
 
+pub fn setting(bucket: BucketId, kind: SettingKind) -> Vec<u8> {
+    let mut out = of_bucket(SETTING, bucket);
+    out.push(kind as u8);
+    out
+}
+
 pub fn current(bucket: BucketId, key: &[u8]) -> Vec<u8> {
     of_key(CURRENT, bucket, key)
 }
@@ -104,6 +119,15 @@ pub fn at_revision(tag: [u8; 2], bucket: BucketId, key: &[u8], revision: Revisio
     let mut out = of_key(tag, bucket, key);
     out.extend((!revision.0).to_be_bytes());
     out
+}
+
+/// The revision at the end of a key made by [`at_revision`].
+pub fn revision_of(rest: &[u8]) -> Option<Revision> {
+    rest.last_chunk::<8>().map(|bytes| Revision(!u64::from_be_bytes(*bytes)))
+}
+
+pub fn null_version(bucket: BucketId, key: &[u8]) -> Vec<u8> {
+    of_key(NULL, bucket, key)
 }
 
 pub fn segments(bucket: BucketId, manifest: ManifestId) -> Vec<u8> {

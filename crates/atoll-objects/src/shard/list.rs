@@ -47,7 +47,7 @@ pub struct Listed {
 }
 
 /// What a walk meets next.
-enum Met<'a> {
+pub(super) enum Met<'a> {
     /// A key, what follows its end mark in the store, and the record.
     Key {
         key: &'a [u8],
@@ -58,12 +58,14 @@ enum Met<'a> {
 }
 
 /// Where a walk begins.
-enum Start<'a> {
+pub(super) enum Start<'a> {
     First,
     /// After everything of this key, and after a common prefix if it is one.
     After(&'a [u8]),
     /// After this very store key.
     AfterRecord(Vec<u8>),
+    /// At this store key, or the next.
+    FromRecord(Vec<u8>),
 }
 
 /// The common prefix that `key` is rolled up to.
@@ -75,7 +77,7 @@ fn common_prefix<'k>(key: &'k [u8], prefix: &[u8], delimiter: Option<&[u8]>) -> 
 }
 
 /// Walks all keys with `prefix` under `tag` until `visit` says false.
-fn walk(
+pub(super) fn walk(
     view: &dyn ReadView,
     tag: [u8; 2],
     bucket: BucketId,
@@ -99,7 +101,10 @@ fn walk(
                 None => return Ok(()),
             }
         }
-        Start::AfterRecord(record) => Bound::Excluded(record.max(base)),
+        // A start before the prefix changes nothing, and skips nothing.
+        Start::AfterRecord(record) if record < base => Bound::Included(base),
+        Start::AfterRecord(record) => Bound::Excluded(record),
+        Start::FromRecord(record) => Bound::Included(record.max(base)),
     };
     'seek: loop {
         let start = match &from {
@@ -113,14 +118,8 @@ fn walk(
         let mut inside: Option<(Vec<u8>, usize)> = None;
         for pair in view.range(start, Bound::Excluded(&end)) {
             let (store_key, value) = pair?;
-            let malformed = || {
-                Fault::Store(atoll_disk::StoreError {
-                    operation: "read a key of a listing",
-                    source: "a key without its end mark".into(),
-                })
-            };
-            let escaped = store_key.get(key_at..).ok_or_else(malformed)?;
-            let (key, rest) = keys::unescape(escaped).ok_or_else(malformed)?;
+            let escaped = store_key.get(key_at..).ok_or_else(malformed_key)?;
+            let (key, rest) = keys::unescape(escaped).ok_or_else(malformed_key)?;
             if let Some((shown, steps)) = &mut inside {
                 if key.starts_with(shown) {
                     *steps += 1;
@@ -153,7 +152,14 @@ fn walk(
     }
 }
 
-fn object_key(key: &[u8]) -> Result<ObjectKey, Fault> {
+pub(super) fn malformed_key() -> Fault {
+    Fault::Store(atoll_disk::StoreError {
+        operation: "read a key of a listing",
+        source: "a key without its end mark, or without what follows it".into(),
+    })
+}
+
+pub(super) fn object_key(key: &[u8]) -> Result<ObjectKey, Fault> {
     ObjectKey::new(Bytes::copy_from_slice(key)).map_err(|error| {
         Fault::Store(atoll_disk::StoreError { operation: "read a key of a listing", source: Box::new(error) })
     })

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use atoll_disk::StoreError;
 use atoll_records::{ReadView, WriteView};
 use atoll_runtime::{Broken, is_broken};
-use atoll_types::Revision;
+use atoll_types::{Revision, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -14,19 +14,22 @@ use super::{
     records::{
         ChangeRecord, CurrentRecord, DroppedRecord, PendingRecord, SegmentRecord, VersionRecord, Written,
     },
-    scan, scan_from, write,
+    scan, scan_from,
+    version::{delete_marker, newest, put_newest},
+    write,
 };
 use crate::{
     conditions::WriteConditions,
     manifest::{ChunkRef, Manifest, Storage},
-    names::{BucketId, ManifestId, ObjectKey},
+    names::{BucketId, ManifestId, ObjectKey, VersionId},
     object::{Checksum, ETag, ObjectHeaders},
+    request::Versioning,
 };
 
 pub const PUT: CommandName<Put, Written> = CommandName::new("objects/put/1", put);
 pub const DELETE: CommandName<Delete, Vec<Removal>> = CommandName::new("objects/delete/1", delete);
 pub const PUT_SEGMENT: CommandName<PutSegment, ()> = CommandName::new("objects/segment/1", put_segment);
-pub const GET: QueryName<Get, Option<Got>> = QueryName::new("objects/get/1", get);
+pub const GET: QueryName<Get, Found> = QueryName::new("objects/get/1", get);
 pub const SEGMENTS: QueryName<Segments, Vec<SegmentRecord>> = QueryName::new("objects/segments/1", segments);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,7 +60,7 @@ pub enum Content {
 
 fn put(view: &mut dyn WriteView, input: Put) -> Result<Written, Fault> {
     let (bucket, key) = (input.bucket, input.key.as_bytes());
-    open_bucket(view, bucket, key)?;
+    let versioning = open_bucket(view, bucket, key)?;
     let current: Option<CurrentRecord> = read(view, &keys::current(bucket, key))?;
     input.conditions.check(current.as_ref().map(|c| &c.etag)).map_err(Refused::Condition)?;
     let revision = view.revision();
@@ -87,42 +90,12 @@ fn put(view: &mut dyn WriteView, input: Put) -> Result<Written, Fault> {
         checksum: input.checksum,
         manifest,
     };
-    Ok(replace(view, bucket, key, current, version)?)
+    Ok(put_newest(view, versioning, bucket, key, current, version)?)
 }
 
-/// Makes `version` the current one of `key`. Without versioning the one before it goes
-/// in the same command, its inline bytes too; its chunks are then named by nobody.
-pub(super) fn replace(
-    view: &mut dyn WriteView,
-    bucket: BucketId,
-    key: &[u8],
-    before: Option<CurrentRecord>,
-    version: VersionRecord,
-) -> Result<Written, StoreError> {
-    if let Some(before) = before {
-        remove_version(view, bucket, key, &before)?;
-    }
-    let revision = view.revision();
-    let current = CurrentRecord {
-        revision,
-        size: version.size,
-        etag: version.etag,
-        modified: version.modified,
-        storage: version.manifest.storage(),
-    };
-    write(view, &keys::current(bucket, key), &current);
-    write(view, &keys::at_revision(keys::VERSION, bucket, key, revision), &version);
-    Ok(Written {
-        revision,
-        modified: version.modified,
-        size: version.size,
-        etag: version.etag,
-        checksum: version.checksum,
-    })
-}
-
-/// Deletes a version with everything that it alone names.
-fn remove_version(
+/// Deletes the only version of a key in a bucket without versioning, with everything that
+/// it alone names. Its chunks are then named by nobody.
+pub(super) fn remove_current(
     view: &mut dyn WriteView,
     bucket: BucketId,
     key: &[u8],
@@ -200,11 +173,17 @@ pub enum Removal {
     /// There was nothing; S3 calls that success.
     Absent,
     Condition(crate::conditions::FailedCondition),
+    /// With versioning: a delete marker is the newest version now.
+    Marked {
+        version: VersionId,
+        existed: bool,
+    },
 }
 
 fn delete(view: &mut dyn WriteView, input: Delete) -> Result<Vec<Removal>, Fault> {
+    let mut versioning = Versioning::Unset;
     for (key, _) in &input.keys {
-        open_bucket(view, input.bucket, key.as_bytes())?;
+        versioning = open_bucket(view, input.bucket, key.as_bytes())?;
     }
     let mut removals = Vec::with_capacity(input.keys.len());
     for (key, conditions) in &input.keys {
@@ -213,9 +192,14 @@ fn delete(view: &mut dyn WriteView, input: Delete) -> Result<Vec<Removal>, Fault
         let checked = conditions.check(current.as_ref().map(|c| &c.etag));
         removals.push(match (checked, current) {
             (Err(failed), _) => Removal::Condition(failed),
+            (Ok(()), current) if versioning != Versioning::Unset => {
+                let (marker, existed) = (delete_marker(view), current.is_some());
+                let written = put_newest(view, versioning, input.bucket, key.as_bytes(), current, marker)?;
+                Removal::Marked { version: written.version.unwrap_or(VersionId::Null), existed }
+            }
             (Ok(()), None) => Removal::Absent,
             (Ok(()), Some(current)) => {
-                remove_version(view, input.bucket, key.as_bytes(), &current)?;
+                remove_current(view, input.bucket, key.as_bytes(), &current)?;
                 if !is_broken(Broken::CurrentLeft) {
                     view.delete(&current_key);
                 }
@@ -271,24 +255,59 @@ pub struct Got {
     pub inline: Option<Bytes>,
 }
 
-/// The newest version, with its inline bytes. `None`: no such key, or a delete marker.
-fn get(view: &dyn ReadView, input: Get) -> Result<Option<Got>, Fault> {
+/// What lies under a key. The first two are encoded as the `Option` that programs before
+/// versions wrote and read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Found {
+    Nothing,
+    Object(Got),
+    /// The same, in a bucket whose versions are told.
+    Versioned(Got),
+    /// A delete marker.
+    Marker {
+        version: VersionId,
+        modified: WallTime,
+    },
+}
+
+/// The newest version, with its inline bytes.
+fn get(view: &dyn ReadView, input: Get) -> Result<Found, Fault> {
     let (bucket, key) = (input.bucket, input.key.as_bytes());
-    if !live_bucket(view, bucket)?.owns(key) {
+    let descriptor = live_bucket(view, bucket)?;
+    if !descriptor.owns(key) {
         return Err(Refused::WrongShard.into());
     }
+    let versioned = descriptor.versioning != Versioning::Unset;
     // By way of the current record: two point reads, which filters answer fast, where a
     // scan for the newest version would touch every level of the store.
-    let Some(current) = read::<CurrentRecord>(view, &keys::current(bucket, key))? else { return Ok(None) };
-    let version_key = keys::at_revision(keys::VERSION, bucket, key, current.revision);
-    let Some(version) = read::<VersionRecord>(view, &version_key)? else { return Ok(None) };
-    let inline = match version.manifest {
-        Manifest::Inline if input.content => {
-            view.get(&keys::at_revision(keys::INLINE, bucket, key, current.revision))?
-        }
-        _ => None,
+    let Some(current) = read::<CurrentRecord>(view, &keys::current(bucket, key))? else {
+        let newest = if versioned { newest(view, bucket, key)? } else { None };
+        return Ok(newest.map_or(Found::Nothing, |(revision, marker)| Found::Marker {
+            version: marker.id(revision),
+            modified: marker.modified,
+        }));
     };
-    Ok(Some(Got { revision: current.revision, version, inline }))
+    let revision = current.revision;
+    let version_key = keys::at_revision(keys::VERSION, bucket, key, revision);
+    let Some(version) = read::<VersionRecord>(view, &version_key)? else { return Ok(Found::Nothing) };
+    let inline = inline_of(view, bucket, key, revision, &version, input.content)?;
+    let got = Got { revision, version, inline };
+    Ok(if versioned { Found::Versioned(got) } else { Found::Object(got) })
+}
+
+/// A version's bytes, if they lie beside it and are wanted.
+pub(super) fn inline_of(
+    view: &dyn ReadView,
+    bucket: BucketId,
+    key: &[u8],
+    revision: Revision,
+    version: &VersionRecord,
+    wanted: bool,
+) -> Result<Option<Bytes>, StoreError> {
+    match version.manifest {
+        Manifest::Inline if wanted => view.get(&keys::at_revision(keys::INLINE, bucket, key, revision)),
+        _ => Ok(None),
+    }
 }
 
 /// Segments of one manifest, from a number on.

@@ -12,7 +12,24 @@ use crate::{
 };
 
 fn get(shard: &FakeShard, at: &[u8]) -> Option<Got> {
-    shard.query(&GET, Get { bucket: BUCKET, key: key(at), content: true }).expect("the bucket is open")
+    match shard.query(&GET, Get { bucket: BUCKET, key: key(at), content: true }) {
+        Ok(Found::Object(got)) => Some(got),
+        Ok(Found::Nothing) => None,
+        other => panic!("the bucket is open and has no versions: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_found_without_versions_is_encoded_as_it_always_was() {
+    let mut shard = FakeShard::new();
+    shard.put(b"k", inline("hello")).unwrap();
+    for at in [&b"k"[..], b"none"] {
+        let found = shard.query(&GET, Get { bucket: BUCKET, key: key(at), content: true }).unwrap();
+        let bytes = postcard::to_stdvec(&found).unwrap();
+        let former: Option<Got> = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(postcard::to_stdvec(&former).unwrap(), bytes);
+        assert_eq!(former, get(&shard, at));
+    }
 }
 
 fn chunk(number: u8) -> ChunkRef {

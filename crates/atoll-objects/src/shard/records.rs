@@ -1,14 +1,14 @@
 //! The records that a shard keeps for objects: one versioned format each.
 
-use atoll_types::{Format, Revision, WallTime};
+use atoll_types::{Format, FormatError, Revision, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     manifest::{ChunkRef, Manifest, Storage},
-    names::{BucketId, ManifestId, UploadId},
+    names::{BucketId, ManifestId, UploadId, VersionId},
     object::{Checksum, ChecksumAlgorithm, ETag, ObjectHeaders},
-    request::BucketInfo,
+    request::{BucketInfo, Versioning},
 };
 
 macro_rules! format {
@@ -27,8 +27,37 @@ pub struct BucketDescriptor {
     pub state: BucketState,
     /// The ranges of keys owned here, ascending.
     pub owned: Vec<OwnedRange>,
+    pub versioning: Versioning,
 }
-format!(BucketDescriptor, "bucket descriptor");
+
+/// Version 1 knew no versioning.
+#[derive(Serialize, Deserialize)]
+struct FirstDescriptor {
+    state: BucketState,
+    owned: Vec<OwnedRange>,
+}
+format!(FirstDescriptor, "bucket descriptor");
+
+/// The descriptor of a bucket whose versioning nobody has touched is still written in
+/// version 1: nothing newer is written before every member knows it (rule 18), and what
+/// programs of before do in such a bucket is what this one does.
+impl Format for BucketDescriptor {
+    const NAME: &'static str = "bucket descriptor";
+    const VERSION: u8 = 2;
+
+    fn encode(&self) -> Vec<u8> {
+        if self.versioning == Versioning::Unset {
+            return FirstDescriptor { state: self.state, owned: self.owned.clone() }.encode();
+        }
+        let encoded = postcard::to_extend(self, vec![Self::VERSION]);
+        encoded.expect("derived types always encode")
+    }
+
+    fn decode_older(version: u8, rest: &[u8]) -> Result<Self, FormatError> {
+        let FirstDescriptor { state, owned } = FirstDescriptor::decode(&[&[version], rest].concat())?;
+        Ok(Self { state, owned, versioning: Versioning::Unset })
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BucketState {
@@ -127,12 +156,57 @@ format!(FinishedRecord, "finished upload");
 
 /// What a write of an object answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenWire", into = "WrittenWire")]
 pub struct Written {
     pub revision: Revision,
     pub modified: WallTime,
     pub size: u64,
     pub etag: ETag,
     pub checksum: Option<Checksum>,
+    /// `None` in a bucket whose versioning nobody has touched.
+    pub version: Option<VersionId>,
+}
+
+/// As programs before versions wrote and read it, unless there is a version to tell:
+/// the first two tails are encoded as an `Option` is.
+#[derive(Serialize, Deserialize)]
+struct WrittenWire {
+    revision: Revision,
+    modified: WallTime,
+    size: u64,
+    etag: ETag,
+    tail: WrittenTail,
+}
+
+#[derive(Serialize, Deserialize)]
+enum WrittenTail {
+    Plain,
+    Checksum(Checksum),
+    Versioned { checksum: Option<Checksum>, version: VersionId },
+}
+
+impl From<Written> for WrittenWire {
+    fn from(written: Written) -> Self {
+        let Written { revision, modified, size, etag, checksum, version } = written;
+        let tail = match (version, checksum) {
+            (Some(version), checksum) => WrittenTail::Versioned { checksum, version },
+            (None, Some(checksum)) => WrittenTail::Checksum(checksum),
+            (None, None) => WrittenTail::Plain,
+        };
+        Self { revision, modified, size, etag, tail }
+    }
+}
+
+impl From<WrittenWire> for Written {
+    fn from(wire: WrittenWire) -> Self {
+        let WrittenWire { revision, modified, size, etag, tail } = wire;
+        let (checksum, version) = match tail {
+            WrittenTail::Plain => (None, None),
+            WrittenTail::Checksum(checksum) => (Some(checksum), None),
+            WrittenTail::Versioned { checksum, version } => (checksum, Some(version)),
+        };
+        Self { revision, modified, size, etag, checksum, version }
+    }
 }
 
 /// Manifest records that no version names any more. They stay for two sweeps, so that
@@ -170,3 +244,61 @@ format!(SweepRecord, "sweep");
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NumberRecord(pub u64);
 format!(NumberRecord, "number");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As programs before versions had it.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct FormerWritten {
+        revision: Revision,
+        modified: WallTime,
+        size: u64,
+        etag: ETag,
+        checksum: Option<Checksum>,
+    }
+
+    fn written(checksum: Option<Checksum>, version: Option<VersionId>) -> Written {
+        let etag = ETag { md5: [7; 16], parts: 2 };
+        Written { revision: Revision(300), modified: WallTime(4), size: 5, etag, checksum, version }
+    }
+
+    fn checksum() -> Option<Checksum> {
+        Some(Checksum { algorithm: ChecksumAlgorithm::Sha1, value: Bytes::from_static(&[1; 20]), parts: 2 })
+    }
+
+    #[test]
+    fn what_a_write_answers_without_versions_is_what_it_always_was() {
+        for checksum in [None, checksum()] {
+            let now = written(checksum.clone(), None);
+            let bytes = postcard::to_stdvec(&now).unwrap();
+            let former: FormerWritten = postcard::from_bytes(&bytes).unwrap();
+            assert_eq!(former.checksum, checksum);
+            assert_eq!(postcard::to_stdvec(&former).unwrap(), bytes);
+            assert_eq!(postcard::from_bytes::<Written>(&bytes).unwrap(), now);
+        }
+        for version in [VersionId::Null, VersionId::At(Revision(9))] {
+            for checksum in [None, checksum()] {
+                let now = written(checksum, Some(version));
+                let bytes = postcard::to_stdvec(&now).unwrap();
+                assert_eq!(postcard::from_bytes::<Written>(&bytes).unwrap(), now);
+            }
+        }
+    }
+
+    #[test]
+    fn a_descriptor_of_before_is_read_and_written_again_until_versioning_is_set() {
+        // Open, owning everything: as the first program wrote it.
+        let bytes = [1, 0, 1, 0, 0];
+        let mut descriptor = BucketDescriptor::decode(&bytes).unwrap();
+        assert_eq!(descriptor.owned, [OwnedRange::everything()]);
+        assert_eq!((descriptor.state, descriptor.versioning), (BucketState::Open, Versioning::Unset));
+        assert_eq!(descriptor.encode(), bytes);
+        descriptor.versioning = Versioning::Suspended;
+        let bytes = descriptor.encode();
+        assert_eq!(bytes[0], 2);
+        assert_eq!(BucketDescriptor::decode(&bytes), Ok(descriptor));
+        assert!(BucketDescriptor::decode(&[3, 0, 0]).is_err());
+    }
+}

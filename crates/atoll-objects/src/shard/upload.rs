@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CommandName, Fault, QueryName, Refused, check_epoch, decode, epoch, keys, live_bucket,
-    object::{Content, adopt_segments, drop_manifest, log_change, replace},
+    object::{Content, adopt_segments, drop_manifest, log_change},
     open_bucket, read,
     records::{CurrentRecord, FinishedRecord, PartRecord, UploadRecord, VersionRecord, Written},
-    scan, scan_from, write,
+    scan, scan_from,
+    version::put_newest,
+    write,
 };
 use crate::{
     conditions::WriteConditions,
@@ -27,6 +29,7 @@ pub const PUT_PART: CommandName<PutPart, PartInfo> = CommandName::new("objects/u
 pub const COMPLETE: CommandName<Complete, Written> = CommandName::new("objects/upload-complete/1", complete);
 pub const ABORT: CommandName<Upload, ()> = CommandName::new("objects/upload-abort/1", abort);
 pub const LIST_PARTS: QueryName<PartList, PartPage> = QueryName::new("objects/upload-parts/1", list_parts);
+pub const PART_INFOS: QueryName<Parts, Vec<PartInfo>> = QueryName::new("objects/part-infos/1", part_infos);
 pub const PARTS: QueryName<Parts, Vec<(u16, PartRecord)>> = QueryName::new("objects/parts/1", parts);
 
 /// S3's limits: 10,000 parts, each but the last at least 5 MiB.
@@ -124,7 +127,7 @@ pub struct Complete {
 fn complete(view: &mut dyn WriteView, input: Complete) -> Result<Written, Fault> {
     let Upload { bucket, ref key, upload } = input.upload;
     let key = key.as_bytes();
-    open_bucket(view, bucket, key)?;
+    let versioning = open_bucket(view, bucket, key)?;
     let finished_key = keys::finished(bucket, upload);
     if let Some(finished) = read::<FinishedRecord>(view, &finished_key)? {
         return Ok(finished.written);
@@ -161,7 +164,7 @@ fn complete(view: &mut dyn WriteView, input: Complete) -> Result<Written, Fault>
         checksum: input.checksum,
         manifest: Manifest::Parts { upload, parts },
     };
-    let written = replace(view, bucket, key, current, version)?;
+    let written = put_newest(view, versioning, bucket, key, current, version)?;
     view.delete(&input.upload.record_key());
     let epoch = epoch(view)?;
     write(view, &finished_key, &FinishedRecord { epoch, written: written.clone() });
@@ -244,4 +247,9 @@ fn parts(view: &dyn ReadView, input: Parts) -> Result<Vec<(u16, PartRecord)>, Fa
         }
     }
     Ok(found)
+}
+
+/// The same without their manifests, for telling what an object is made of.
+fn part_infos(view: &dyn ReadView, input: Parts) -> Result<Vec<PartInfo>, Fault> {
+    Ok(parts(view, input)?.into_iter().map(|(number, record)| part_info(number, record)).collect())
 }

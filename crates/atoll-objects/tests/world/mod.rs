@@ -16,7 +16,7 @@ use atoll_disk::{
 use atoll_objects::{
     BucketName, GetObject, GetObjectError, LayoutLink, Maintenance, MaintenanceSettings, MaintenanceStatus,
     ObjectKey, Objects, ObjectsParts, ObjectsSettings, PutBody, PutObject, PutObjectError, PutResult,
-    ReportError, register_procedures,
+    ReportError, VERSIONS_SINCE, register_procedures,
 };
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, PlanSettings};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
@@ -61,6 +61,7 @@ pub struct World {
     pub nodes: BTreeMap<u8, Node>,
     /// Of the nodes started from now on.
     pub patience: Duration,
+    pub cluster_version: watch::Sender<u32>,
     map: watch::Sender<Arc<ShardMap>>,
     disks: BTreeMap<u8, MemoryDisk>,
     stores: BTreeMap<u8, MemoryStore>,
@@ -194,6 +195,7 @@ impl World {
             layout: Arc::new(watch::Sender::new(Arc::new(layout))),
             nodes: BTreeMap::new(),
             patience: PATIENCE,
+            cluster_version: watch::Sender::new(VERSIONS_SINCE),
             map: watch::Sender::new(Arc::new(ShardMap { version: 1, shards })),
             disks: BTreeMap::new(),
             stores: BTreeMap::new(),
@@ -246,6 +248,7 @@ impl World {
                 layout: self.layout.clone(),
                 filled: self.filled.clone(),
             }),
+            cluster_version: self.cluster_version.subscribe(),
             settings: ObjectsSettings { patience: self.patience, ..ObjectsSettings::default() },
         });
         self.nodes.insert(number, Node { objects, records, chunks, maintenance: None });
@@ -413,7 +416,13 @@ pub async fn put(
 }
 
 pub fn get_request(name: &str, at: impl Into<Bytes>) -> GetObject {
-    GetObject { bucket: bucket(name), key: key(at), range: None, conditions: Default::default() }
+    GetObject {
+        bucket: bucket(name),
+        key: key(at),
+        version: None,
+        range: None,
+        conditions: Default::default(),
+    }
 }
 
 pub async fn get_with(objects: &Objects, request: GetObject) -> Result<Bytes, GetObjectError> {

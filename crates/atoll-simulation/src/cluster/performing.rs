@@ -183,6 +183,7 @@ impl RunningNode {
         let request = GetObject {
             bucket: bucket(),
             key: object_key(key),
+            version: None,
             range: span.map(|span| ByteRange::Between(span.first, span.last)),
             conditions: ReadConditions::default(),
         };
@@ -223,6 +224,7 @@ impl RunningNode {
         let request = DeleteObject {
             bucket: bucket(),
             key: object_key(key),
+            version: None,
             conditions: conditions(condition),
             idempotency: id.map(transaction_id),
         };
@@ -247,6 +249,7 @@ impl RunningNode {
         let request = CopyObject {
             source_bucket: bucket(),
             source_key: object_key(from),
+            source_version: None,
             source_conditions: ReadConditions { if_match: Some(is(value)), ..ReadConditions::default() },
             bucket: bucket(),
             key: object_key(to),

@@ -1,0 +1,165 @@
+//! POST forms: what a browser uploads with a policy that somebody else signed.
+//!
+//! `s3s` reads the form, checks signature and policy, and has the file in memory by then:
+//! so a file in a form has a limit of its own, and few are read at a time.
+
+use atoll_objects::{PutBody, PutObject, PutObjectError};
+use futures_util::StreamExt;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use s3s::{
+    S3Request, S3Response, S3Result,
+    dto::{PostObjectInput, PostObjectOutput, Tag, Tagging},
+    s3_error,
+    xml::{Deserialize, Deserializer},
+};
+
+use super::{
+    S3Operations, acl,
+    checksum::{ChecksumFields, RequestChecksum, content_md5, set_checksums},
+    context::RequestContext,
+    error::{self, not_implemented},
+    form_fields::FormFields,
+    headers,
+    tags::NewTags,
+    unsupported,
+    versions::version_text,
+};
+
+/// The largest file in a form. A policy may allow less. It lies in memory: anything larger
+/// is put by presigned URL.
+pub(crate) const FORM_FILE_BYTES_MAX: u64 = 64 << 20;
+/// Forms read at a time: 256 MiB of files. Others wait.
+pub(crate) const FORMS_AT_ONCE: usize = 4;
+/// All other fields together; a policy has a few KiB.
+pub(crate) const FORM_FIELDS_BYTES_MAX: usize = 256 << 10;
+
+impl S3Operations {
+    pub(crate) async fn post_form(
+        &self,
+        req: S3Request<PostObjectInput>,
+    ) -> S3Result<S3Response<PostObjectOutput>> {
+        let context = RequestContext::of(&req.extensions);
+        let malformed = || s3_error!(MalformedPOSTRequest, "The body is not a form that ends with its file");
+        let fields = context.form().ok_or_else(malformed)?;
+        if fields.contains_key("signature") || fields.contains_key("awsaccesskeyid") {
+            return Err(unsupported::sig_v2());
+        }
+        let input = req.input;
+        refuse(&input, fields)?;
+        let given = headers_of(&input);
+        let checksum = RequestChecksum::of(&given, None)?;
+        let mut body = PutBody::new(match input.body {
+            Some(body) => body.boxed(),
+            None => futures_util::stream::empty().boxed(),
+        });
+        body.content_md5 = content_md5(&given)?;
+        body.digests.push(checksum.into_digest());
+        let object_headers = headers::GivenHeaders {
+            content_type: input.content_type,
+            content_encoding: input.content_encoding,
+            content_disposition: input.content_disposition,
+            content_language: input.content_language,
+            cache_control: input.cache_control,
+            expires: input.expires,
+            website_redirect_location: input.website_redirect_location,
+            metadata: input.metadata,
+            tagging: None,
+        };
+        let mut object_headers = object_headers.into_object_headers()?;
+        object_headers.tags = tags(fields.get("tagging").map(String::as_str))?;
+        let put = PutObject {
+            bucket: headers::bucket(&input.bucket)?,
+            key: headers::key(input.key)?,
+            headers: object_headers,
+            conditions: headers::write_conditions(&given),
+            idempotency: None,
+            body,
+        };
+        let result = self.objects.put(put).await;
+        let result = result.map_err(|error: PutObjectError| error::of_body(&context, error))?;
+        let mut output = PostObjectOutput {
+            e_tag: Some(headers::etag(&result.etag)),
+            version_id: version_text(result.version),
+            ..Default::default()
+        };
+        output.checksum_type = set_checksums!(output, ChecksumFields::of(result.checksum.as_ref()));
+        let mut answer_headers = HeaderMap::new();
+        for (name, value) in [("etag", format!("\"{}\"", result.etag))]
+            .into_iter()
+            .chain(version_text(result.version).map(|version| ("x-amz-version-id", version)))
+        {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                answer_headers.insert(HeaderName::from_static(name), value);
+            }
+        }
+        let mut response = S3Response::new(output);
+        response.headers = answer_headers;
+        Ok(response)
+    }
+}
+
+/// What a put refuses by its headers, a form has in its fields.
+fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
+    let encrypted = input.server_side_encryption.is_some()
+        || input.sse_customer_algorithm.is_some()
+        || input.sse_customer_key.is_some()
+        || input.ssekms_key_id.is_some();
+    let granted = input.grant_full_control.is_some()
+        || input.grant_read.is_some()
+        || input.grant_read_acp.is_some()
+        || input.grant_write_acp.is_some();
+    let locked = input.object_lock_mode.is_some()
+        || input.object_lock_legal_hold_status.is_some()
+        || input.object_lock_retain_until_date.is_some();
+    if encrypted {
+        return Err(not_implemented("Server-side encryption"));
+    }
+    if locked {
+        return Err(not_implemented("Object lock"));
+    }
+    let mut canned = ["acl", "x-amz-acl"].into_iter().filter_map(|name| fields.get(name));
+    if granted || canned.any(|canned| !acl::PRIVATE.contains(&canned.as_str())) {
+        return Err(acl::not_supported());
+    }
+    if input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD") {
+        return Err(not_implemented("A storage class other than STANDARD"));
+    }
+    if input.key.contains("${filename}") {
+        return Err(not_implemented("A key with ${filename}"));
+    }
+    Ok(())
+}
+
+/// The fields that are checked as the headers of a put are.
+fn headers_of(input: &PostObjectInput) -> HeaderMap {
+    let fields = [
+        ("content-md5", &input.content_md5),
+        ("x-amz-checksum-crc32", &input.checksum_crc32),
+        ("x-amz-checksum-crc32c", &input.checksum_crc32c),
+        ("x-amz-checksum-crc64nvme", &input.checksum_crc64nvme),
+        ("x-amz-checksum-sha1", &input.checksum_sha1),
+        ("x-amz-checksum-sha256", &input.checksum_sha256),
+    ];
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        // What can't be a header is no checksum either, and is refused as one.
+        if let Some(value) = value {
+            let value = HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static("?"));
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+    headers
+}
+
+/// In a form, tags are XML.
+fn tags(text: Option<&str>) -> S3Result<std::collections::BTreeMap<String, String>> {
+    let Some(text) = text else { return Ok(Default::default()) };
+    let parsed = Tagging::deserialize(&mut Deserializer::new(text.as_bytes()));
+    let Tagging { tag_set } =
+        parsed.map_err(|_| s3_error!(MalformedXML, "The field 'tagging' is a Tagging document"))?;
+    let mut tags = NewTags::of_object();
+    for Tag { key, value } in tag_set {
+        tags.add(key.unwrap_or_default(), value.unwrap_or_default())?;
+    }
+    Ok(tags.finish())
+}
