@@ -31,13 +31,14 @@ use std::{
 use async_trait::async_trait;
 use atoll_membership::View;
 use atoll_overlay::{
-    AuthorKey, Chord, ChordConfig, ContentError, Dht, DhtConfig, Finished, Id, Kademlia, KademliaConfig,
-    LocateError, Located, Pastry, PastryConfig, SearchStyle, Unstructured, UnstructuredConfig,
+    AuthorKey, Chord, ChordConfig, ContentError, Dht, DhtConfig, Directory, DirectoryConfig, Finished, Id,
+    Kademlia, KademliaConfig, LocateError, Located, Pastry, PastryConfig, SearchStyle, Unstructured,
+    UnstructuredConfig,
 };
 use atoll_placement::Layout;
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
 use atoll_transport::{Caller, Handler, Message, Protocol, Refusal, Transport};
-use atoll_types::OverlayKind;
+use atoll_types::{OverlayKind, ShardId};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
@@ -62,6 +63,8 @@ const COMMANDS_MAX: usize = 64;
 /// right after a start, and there are hundreds of them; so they look sooner.
 #[derive(Debug, Clone)]
 pub struct OverlaySettings {
+    /// 0.5 s for an answer; clients register every 2 s, and values are compared every minute.
+    pub directory: DirectoryConfig,
     /// 0.5 s for an answer, 2 s between two rounds of upkeep, some five messages each.
     pub chord: ChordConfig,
     /// 0.5 s for an answer, a bucket refreshed each minute.
@@ -80,6 +83,12 @@ impl Default for OverlaySettings {
     fn default() -> Self {
         let answer_timeout = Duration::from_millis(500);
         Self {
+            directory: DirectoryConfig {
+                answer_timeout,
+                register_every: Duration::from_secs(2),
+                compare_every: Duration::from_secs(60),
+                ..DirectoryConfig::default()
+            },
             chord: ChordConfig {
                 answer_timeout,
                 upkeep_every: Duration::from_secs(2),
@@ -201,8 +210,24 @@ pub fn kind_of(layout: &Layout) -> OverlayKind {
 }
 
 /// The kinds that this program can play.
-pub const PLAYED: [OverlayKind; 5] =
-    [OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry, OverlayKind::Flood, OverlayKind::Walk];
+pub const PLAYED: [OverlayKind; 6] = [
+    OverlayKind::Directory,
+    OverlayKind::Chord,
+    OverlayKind::Kademlia,
+    OverlayKind::Pastry,
+    OverlayKind::Flood,
+    OverlayKind::Walk,
+];
+
+/// Who is in the middle of a kind that has a centre: the voters of shard 0. The layout chose them
+/// to stay, spread over zones, and names others when they die or leave, and everybody knows it.
+fn centre_of(kind: OverlayKind, layout: &Layout) -> Option<Vec<NodeContact>> {
+    if kind != OverlayKind::Directory {
+        return None;
+    }
+    let voters = layout.shards().get(&ShardId::META).map(|shard| &shard.goal().voters);
+    Some(voters.into_iter().flatten().map(|voter| NodeContact::from(voter.node)).collect())
+}
 
 impl Overlays {
     pub fn start(parts: OverlayParts) -> Self {
@@ -266,12 +291,16 @@ async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySett
     let me = NodeContact::from(around.transport.node_id());
     let (chord, kademlia) = (Arc::new(settings.chord), Arc::new(settings.kademlia));
     let (pastry, content) = (Arc::new(settings.pastry), Arc::new(settings.content));
-    let flood = Arc::new(settings.flood);
+    let (flood, directory) = (Arc::new(settings.flood), Arc::new(settings.directory));
     let mut estate = Estate::default();
     loop {
         let kind = kind_of(&around.layout.borrow_and_update());
         let (author, content) = (author.clone(), content.clone());
         let ended = match kind {
+            OverlayKind::Directory => {
+                let core = Directory::new(me, author, directory.clone(), Vec::new());
+                Driver::new(&mut around, kind, core, estate).run().await
+            }
             OverlayKind::Chord => {
                 let core = Dht::new(Chord::new(me, chord.clone()), author, content);
                 Driver::new(&mut around, kind, core, estate).run().await
@@ -288,7 +317,7 @@ async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySett
                 let core = Unstructured::new(me, author, flood.clone());
                 Driver::new(&mut around, kind, core, estate).run().await
             }
-            OverlayKind::Directory | OverlayKind::Walk | OverlayKind::Hybrid => {
+            OverlayKind::Walk | OverlayKind::Hybrid => {
                 // A program that plays it has set it, while this one was away.
                 tracing::error!(%kind, "this program does not play the cluster's overlay");
                 driver::sit_out(&mut around, kind, estate).await

@@ -1,12 +1,12 @@
 //! Overlays of whole nodes: the driver that runs in production, on virtual time and simulated
 //! links, without the rest of a node. Who is a member and who is alive is the world's to say.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use atoll_membership::{Member, MemberState, View};
 use atoll_node::{NodeContact, OverlayParts, OverlaySettings, Overlays};
 use atoll_overlay::{AuthorKey, Id, Located};
-use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState};
+use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, PlanSettings, plan};
 use atoll_runtime::watch;
 use atoll_transport::{Admission, Protocol, Transport, memory::LinkProfile};
 use atoll_types::{ByteSize, DiskId, Generation, Instant, NodeId, OverlayKind, Role, Roles, Zone};
@@ -45,7 +45,8 @@ pub struct OverlayWorld {
     pub members: Vec<OverlayMember>,
 }
 
-/// A layout that names all of them, of no kind that anybody chose.
+/// A layout that names all of them, of no kind that anybody chose, with the voters that it should
+/// have.
 fn layout(ids: &[NodeId]) -> Layout {
     let node = |number: usize| LayoutNode {
         zone: Zone::default(),
@@ -61,7 +62,19 @@ fn layout(ids: &[NodeId]) -> Layout {
         let admitted = layout.admit(ids[number], node(number));
         admitted.expect("nobody was removed").expect("each id is there once")
     };
-    (1..ids.len()).fold(first, admit)
+    let all = (1..ids.len()).fold(first, admit);
+    let observed = |(id, node): (&NodeId, &LayoutNode)| ObservedMember {
+        node: *id,
+        zone: node.zone.clone(),
+        capacity: node.capacity,
+        disk: node.disk,
+        roles: node.roles,
+        addresses: Vec::new(),
+        unreachable_for: None,
+        lost_replicas: BTreeSet::new(),
+    };
+    let observed: Vec<ObservedMember> = all.nodes().iter().map(observed).collect();
+    plan(&all, &observed, &PlanSettings::default(), |_| ByteSize(0)).next
 }
 
 fn view(ids: &[NodeId], alive: impl Fn(usize) -> bool) -> View {

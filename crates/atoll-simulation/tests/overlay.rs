@@ -8,7 +8,7 @@ use std::{
 };
 
 use atoll_node::{AskError, Operation, Overlays};
-use atoll_overlay::{Answer, AuthorKey, Body, Contact, Finished, Id, LocateError, Offered};
+use atoll_overlay::{Answer, AuthorKey, Body, Contact, ContentError, Finished, Id, LocateError, Offered};
 use atoll_simulation::{OverlayWorld, Seed, TraceHash, overlay_lookups, seeds};
 use atoll_transport::{Protocol, memory::LinkProfile};
 use atoll_types::{NodeId, OverlayKind};
@@ -123,7 +123,7 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
     overlay.settle();
     overlay.check_lookups(&[]);
 
-    let others = [OverlayKind::Flood, OverlayKind::Kademlia, OverlayKind::Pastry];
+    let others = [OverlayKind::Flood, OverlayKind::Directory, OverlayKind::Kademlia, OverlayKind::Pastry];
     for kind in others {
         overlay.0.choose(kind);
         overlay.settle();
@@ -141,7 +141,34 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
     let found = overlay.operate(5, Operation::Search { words: "PHOTOS".into() });
     let Ok(Answer::Hits(hits)) = found.outcome else { panic!("{:?}", found.outcome) };
     assert!(matches!(&hits[..], [hit] if hit.author == id(1)), "seed {seed}: {hits:?}");
+    check_a_centre_that_fails(&mut overlay);
     overlay.0.simulation.trace_hash()
+}
+
+/// The directory's index nodes are those that keep what is stored. Two of the three die; then the
+/// last one does, and nothing is found until they are back, empty, and clients have brought again
+/// what is theirs.
+fn check_a_centre_that_fails(overlay: &mut Overlay) {
+    overlay.0.choose(OverlayKind::Directory);
+    overlay.settle();
+    let by = overlay.store(1, "to see who keeps it");
+    assert_eq!(by.len(), 3);
+    let place = |node: &NodeId| overlay.0.members.iter().position(|member| member.id == *node);
+    let indexes: Vec<usize> = by.iter().filter_map(place).collect();
+    let clients: Vec<usize> = (0..usize::from(COUNT)).filter(|index| !indexes.contains(index)).collect();
+    overlay.store(clients[0], "of a client");
+    overlay.0.kill(&indexes[..2]);
+    for client in &clients {
+        assert_eq!(overlay.fetch(*client, "of a client"), [b"of a client"]);
+    }
+    overlay.0.kill(&indexes);
+    let fetch = Operation::Fetch { key: Id::of(b"of a client") };
+    assert_eq!(overlay.operate(clients[1], fetch).outcome, Err(ContentError::Silent));
+    overlay.0.restart(&indexes);
+    overlay.settle();
+    for client in &clients {
+        assert_eq!(overlay.fetch(*client, "of a client"), [b"of a client"]);
+    }
 }
 
 #[test]

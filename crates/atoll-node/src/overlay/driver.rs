@@ -177,8 +177,12 @@ where
                     if changed.is_err() {
                         return Ended::Left;
                     }
-                    if super::kind_of(&self.around.layout.borrow_and_update()) != self.kind {
+                    let layout = self.around.layout.borrow_and_update().clone();
+                    if super::kind_of(&layout) != self.kind {
                         return self.make_way();
+                    }
+                    if let Some(centre) = super::centre_of(self.kind, &layout) {
+                        self.core.meet(now, &mut self.rng, &centre, &mut self.out);
                     }
                 }
                 command = self.around.commands.recv() => match command {
@@ -198,10 +202,14 @@ where
     }
 
     /// Through members that this node holds for reachable, or any if it has not heard of any
-    /// yet; with nobody else in the layout, as the first.
+    /// yet; with nobody else in the layout, as the first. Through the centre, if there is one.
     fn join(&mut self) {
         let me = self.core.contact().node;
-        let layout = self.around.layout.borrow_and_update().clone();
+        // Not marked as seen: what else is new in it is not looked at here.
+        let layout = self.around.layout.borrow().clone();
+        if let Some(centre) = super::centre_of(self.kind, &layout) {
+            return self.core.join(self.around.runtime.now(), &mut self.rng, &centre, &mut self.out);
+        }
         let view = self.around.view.borrow().clone();
         let others: Vec<NodeId> = layout.nodes().keys().copied().filter(|node| *node != me).collect();
         let reachable: Vec<NodeId> = others.iter().copied().filter(|node| view.is_reachable(node)).collect();
@@ -223,7 +231,8 @@ where
         let layout = self.around.layout.borrow().clone();
         let is_lowest =
             layout.nodes().keys().find(|node| **node == me || view.is_reachable(node)) == Some(&me);
-        if is_lowest {
+        // Without its centre there is no overlay of a kind that has one.
+        if is_lowest && super::centre_of(self.kind, &layout).is_none() {
             self.core.join(now, &mut self.rng, &[], &mut self.out);
         } else {
             self.join();
@@ -235,6 +244,10 @@ where
         let me = self.core.contact().node;
         let view = self.around.view.borrow().clone();
         let layout = self.around.layout.borrow().clone();
+        if super::centre_of(self.kind, &layout).is_some() {
+            // Whom it knows it is told by each new layout.
+            return;
+        }
         let others = layout.nodes().keys().filter(|node| **node != me && view.is_reachable(node));
         if let Some(other) = others.choose(&mut self.rng) {
             self.core.meet(now, &mut self.rng, &[NodeContact::from(*other)], &mut self.out);
