@@ -7,6 +7,8 @@
 //! - Packs are append-only. A stamp raised and a chunk removed are small records in the
 //!   same packs, so that the packs alone say what is there; the index in the ordered store
 //!   is only ever behind them, and catches up at the next start.
+//! - An index of which something can't be read is made anew from the packs at the next
+//!   start; [`ChunkStore::failed`] asks for it.
 //! - Space comes back when somebody calls [`ChunkStore::compact_next`], at the pace that
 //!   they choose.
 //!
@@ -37,7 +39,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_runtime::{Broken, Runtime, is_broken};
+use atoll_runtime::{Broken, Runtime, is_broken, watch};
 use atoll_types::{ByteSize, ChunkHash, FormatError, Instant, Slot};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -194,6 +196,8 @@ struct Shared {
     counts: Mutex<OrdMap<PackId, PackCount>>,
     /// See `Position::stamp_floor`; changes only at a start.
     stamp_floor: u64,
+    /// Why the node is to be started again.
+    failed: watch::Sender<Option<String>>,
     space: Mutex<Option<(Instant, Space)>>,
     /// In bytes.
     room: Arc<Semaphore>,
@@ -352,8 +356,7 @@ impl ChunkStore {
         after: Option<ChunkHash>,
         limit: usize,
     ) -> Result<Vec<ChunkHash>, ChunkError> {
-        let index = self.shared.index.clone();
-        self.shared.runtime.blocking(move || index.damaged(after, limit)).await
+        self.shared.look_up(move |index| index.damaged(after, limit)).await
     }
 
     /// Reads and verifies chunks in hash order after `after`, about `bytes` of them.
@@ -398,6 +401,18 @@ impl ChunkStore {
         usage
     }
 
+    /// Waits until the node is to be started again, and says why: the store takes no more
+    /// writes, or something of the index can't be read. What it holds is in the packs, from
+    /// which the next start knows it.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.shared.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as this handle.
+            Err(_) => String::new(),
+        }
+    }
+
     /// Waits for what was asked before, flushes the index and stops writing; every later
     /// change is refused. A start after it has nothing to catch up on.
     pub async fn close(&self) -> Result<(), ChunkError> {
@@ -413,8 +428,7 @@ impl ChunkStore {
 
     /// With the stamp that counts.
     async fn entry(&self, hash: ChunkHash) -> Result<Option<Entry>, ChunkError> {
-        let index = self.shared.index.clone();
-        let entry = self.shared.runtime.blocking(move || index.entry(&hash)).await?;
+        let entry = self.shared.look_up(move |index| index.entry(&hash)).await?;
         Ok(entry.map(|entry| self.shared.floored(entry)))
     }
 
@@ -424,14 +438,8 @@ impl ChunkStore {
         after: Option<ChunkHash>,
         limit: usize,
     ) -> Result<Vec<(ChunkHash, Entry)>, ChunkError> {
-        let shared = self.shared.clone();
-        self.shared
-            .runtime
-            .blocking(move || {
-                let entries = shared.index.entries(slot, after, limit, |_| true)?;
-                Ok(entries.into_iter().map(|(hash, entry)| (hash, shared.floored(entry))).collect())
-            })
-            .await
+        let entries = self.shared.look_up(move |index| index.entries(slot, after, limit, |_| true)).await?;
+        Ok(entries.into_iter().map(|(hash, entry)| (hash, self.shared.floored(entry))).collect())
     }
 }
 
@@ -445,6 +453,44 @@ fn check_len(bytes: &Bytes) -> Result<(), ChunkError> {
 impl Shared {
     fn floored(&self, entry: Entry) -> Entry {
         Entry { stamp: entry.stamp.max(self.stamp_floor), ..entry }
+    }
+
+    async fn look_up<T: Send + 'static>(
+        &self,
+        look: impl Fn(&Index) -> Result<T, ChunkError> + Send + 'static,
+    ) -> Result<T, ChunkError> {
+        let index = self.index.clone();
+        // Making the index anew is dear: a disk may say no once.
+        let found = self.runtime.blocking(move || look(&index).or_else(|_| look(&index))).await;
+        if let Err(error) = &found {
+            self.condemn_index(error).await;
+        }
+        found
+    }
+
+    /// If `error` says that something of the index can't be read.
+    async fn condemn_index(&self, error: &ChunkError) {
+        let ChunkError::Index(reason) = error else { return };
+        if self.failed.borrow().is_some() {
+            return;
+        }
+        tracing::error!(%reason, "the index of chunks can't be read");
+        let index = self.index.clone();
+        if let Err(error) = self.runtime.blocking(move || index.condemn()).await {
+            // Who reads it next will notice, too.
+            tracing::error!(%error, "and nor can it be written");
+        }
+        self.fail(error);
+    }
+
+    fn fail(&self, error: &ChunkError) {
+        let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+        let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            failed.get_or_insert(reason);
+            first
+        });
     }
 
     async fn hash(&self, bytes: &Bytes) -> ChunkHash {

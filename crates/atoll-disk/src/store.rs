@@ -120,4 +120,7 @@ pub trait OrderedStore: Send + Sync + 'static {
     fn write(&self, batch: WriteBatch) -> Result<(), StoreError>;
     /// Everything written before the call is durable after it.
     fn flush(&self) -> Result<(), StoreError>;
+    /// Empties a table, whether what it holds can be read or not. As a batch of its own;
+    /// to be called while nobody holds a snapshot.
+    fn clear(&self, table: Table) -> Result<(), StoreError>;
 }

@@ -58,8 +58,15 @@ fn used(bytes: &[u8]) -> usize {
 /// Cuts at each sector and just before and after it, and a flipped bit in each sector, at
 /// another place each time.
 fn damages(bytes: &[u8]) -> Vec<(String, Vec<u8>)> {
+    damages_to(bytes, |_, _| true)
+}
+
+/// The same for those sectors alone that are `chosen`, by number and of how many.
+fn damages_to(bytes: &[u8], chosen: impl Fn(usize, usize) -> bool) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
-    for (number, start) in (0..used(bytes)).step_by(SECTOR).enumerate() {
+    let count = used(bytes).div_ceil(SECTOR);
+    for number in (0..count).filter(|number| chosen(*number, count)) {
+        let start = number * SECTOR;
         for cut in [start.saturating_sub(1), start, start + 1] {
             if cut < bytes.len() {
                 all.push((format!("cut to {cut}"), bytes[..cut].to_vec()));
@@ -180,6 +187,70 @@ fn read_store(folder: &Path) -> Result<BTreeMap<Bytes, Bytes>, StoreError> {
         store.snapshot()?.range(Table::Local, Unbounded, Unbounded).collect();
     assert_eq!(records.as_ref().ok(), local.as_ref().ok(), "half of a batch");
     records
+}
+
+/// Bytes that nothing can compress, others for each number.
+fn noise(number: u32) -> Vec<u8> {
+    let mut bytes = vec![0; 128 << 10];
+    blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
+}
+
+/// So much that `fjall` has written out tables. Everything is flushed.
+fn write_tables(folder: &Path) -> BTreeMap<Bytes, Bytes> {
+    let store = FjallStore::open(folder).unwrap();
+    let mut expected = BTreeMap::new();
+    let has_tables = || files(folder).iter().any(|(path, bytes)| bytes.len() > 1 << 20 && !is_journal(path));
+    // A memtable of records is written out past 4 MiB: 32 of them.
+    for number in 0..400u32 {
+        if number > 40 && has_tables() {
+            break;
+        }
+        let (key, value) = (Bytes::from(format!("key {number}")), Bytes::from(noise(number)));
+        store.write(WriteBatch::of(Table::Records, key.clone(), value.clone())).unwrap();
+        store.flush().unwrap();
+        expected.insert(key, value);
+    }
+    assert!(has_tables(), "tables are written out");
+    expected
+}
+
+fn is_journal(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending == "jnl")
+}
+
+/// All that is there, by key and in order.
+fn read_records(folder: &Path, keys: &BTreeMap<Bytes, Bytes>) -> Result<BTreeMap<Bytes, Bytes>, StoreError> {
+    let store = FjallStore::open(folder)?;
+    let all: BTreeMap<_, _> =
+        store.snapshot()?.range(Table::Records, Unbounded, Unbounded).collect::<Result<_, _>>()?;
+    for key in keys.keys() {
+        assert_eq!(store.get(Table::Records, key)?.as_ref(), all.get(key), "{key:?}");
+    }
+    Ok(all)
+}
+
+#[test]
+fn a_real_table_cut_or_flipped_is_noticed_when_the_store_is_opened_or_read() {
+    let original = tempfile::tempdir().unwrap();
+    let expected = write_tables(original.path());
+    assert!(read_records(original.path(), &expected).unwrap() == expected);
+    let (mut noticed, mut tried) = (0, 0);
+    for (path, bytes) in files(original.path()).into_iter().filter(|(path, _)| !is_journal(path)) {
+        // All of a short file and of a long one's end, where its index is; elsewhere some.
+        let chosen =
+            |number: usize, count: usize| number.is_multiple_of(count / 8 + 1) || number + 8 >= count;
+        for (what, damaged) in damages_to(&bytes, chosen) {
+            let copy = copied(original.path());
+            std::fs::write(copy.path().join(path.strip_prefix(original.path()).unwrap()), damaged).unwrap();
+            tried += 1;
+            match read_records(copy.path(), &expected) {
+                Ok(found) => assert!(found == expected, "{}: {what}: not all is there", path.display()),
+                Err(_) => noticed += 1,
+            }
+        }
+    }
+    assert!(noticed > tried / 3, "{noticed} of {tried}");
 }
 
 /// The store is `fjall`'s, which reads its own files: whatever is wrong with them, the

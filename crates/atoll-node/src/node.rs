@@ -254,7 +254,8 @@ impl Node {
             cluster_version,
             settings: objects_settings,
         });
-        let maintenance = MaintenanceSettings { walk_first: !found.damage.is_empty(), ..maintenance };
+        let maintenance =
+            MaintenanceSettings { walk_first: found.rebuilt || !found.damage.is_empty(), ..maintenance };
         let maintenance = Arc::new(objects.maintain(store, maintenance));
         let told = MemberInfo {
             node: me,
@@ -425,11 +426,16 @@ impl Node {
         Ok((Ticket { cluster: inner.cluster, id, secret, issuers }, expires.as_millis()))
     }
 
+    /// Waits until the disk is no longer of use to this process, and says why.
+    pub async fn disk_failed(&self) -> String {
+        let (records, chunks) = (self.inner.records.failed(), self.inner.chunks.failed());
+        future::select(pin!(records), pin!(chunks)).await.factor_first().0
+    }
+
     /// Waits until this node can't go on, and says why: its disk failed, or the cluster goes
     /// on without it.
     pub async fn failed(&self) -> String {
-        let records = self.inner.records.failed();
-        match future::select(pin!(records), pin!(self.inner.editor.follower.ended())).await {
+        match future::select(pin!(self.disk_failed()), pin!(self.inner.editor.follower.ended())).await {
             Either::Left((reason, _)) => reason,
             Either::Right((ended, _)) => ended.to_string(),
         }

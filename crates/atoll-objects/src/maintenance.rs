@@ -176,15 +176,19 @@ impl Notes {
         [b"objects/", name.as_bytes()].concat()
     }
 
-    /// `None` if it was never written, or in a form that isn't known any more.
-    pub async fn read<T>(&self, name: String) -> Result<Option<T>, StoreError>
+    /// `None` if it was never written, can't be read, or has a form that isn't known any
+    /// more: what it notes is done anew.
+    pub async fn read<T>(&self, name: String) -> Option<T>
     where
         T: Serialize + serde::de::DeserializeOwned + Send + 'static,
     {
         let store = self.store.clone();
         let read = move || store.get(Table::Local, &Self::key(&name));
-        let bytes = self.runtime.blocking(read).await?;
-        Ok(bytes.and_then(|bytes| Note::<T>::decode(&bytes).ok()).map(|note| note.0))
+        let bytes = self.runtime.blocking(read).await.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a note can't be read");
+            None
+        });
+        bytes.and_then(|bytes| Note::<T>::decode(&bytes).ok()).map(|note| note.0)
     }
 
     pub async fn write<T>(&self, name: String, value: T) -> Result<(), StoreError>

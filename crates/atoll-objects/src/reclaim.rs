@@ -91,7 +91,7 @@ async fn collect(worker: &Worker) -> Result<(), Unavailable> {
     for shard in worker.data_shards() {
         epoch = epoch.min(worker.objects.reclaim_epoch(shard).await?);
     }
-    let done: Option<u64> = worker.notes.read(NOTE.into()).await.map_err(local)?;
+    let done: Option<u64> = worker.notes.read(NOTE.into()).await;
     let behind = if is_broken(Broken::ReclaimEarly) { 0 } else { 2 };
     let Some(stamp_at_most) = epoch.checked_sub(behind) else { return Ok(()) };
     if done.is_some_and(|done| done >= epoch) {

@@ -104,7 +104,7 @@ impl Repair {
         if !self.shards.contains_key(&shard) {
             let noted: Option<Revision> = match self.worker.settings.walk_first {
                 true => None,
-                false => self.worker.notes.read(note(shard)).await.map_err(store_failed)?,
+                false => self.worker.notes.read(note(shard)).await,
             };
             let progress = ShardProgress {
                 verified: noted.unwrap_or_default(),

@@ -17,10 +17,7 @@ const PAUSE: Duration = Duration::from_secs(600);
 const NOTE: &str = "scrubbed";
 
 pub(crate) async fn run(worker: Worker) {
-    let mut after: Option<ChunkHash> = match worker.notes.read(NOTE.into()).await {
-        Ok(noted) => noted.flatten(),
-        Err(_) => None,
-    };
+    let mut after: Option<ChunkHash> = worker.notes.read(NOTE.into()).await.flatten();
     loop {
         let chunks = &worker.objects.inner.holders.holder().chunks;
         let rate = chunks.usage().live_bytes / worker.settings.scrub_every.as_secs().max(1);

@@ -240,7 +240,10 @@ impl Objects {
             };
             let (shard, id) = (info.shard_of(key.as_bytes()), attempt_id(id, attempt));
             match self.execute(shard, id, &upload::COMPLETE, complete, deadline).await? {
-                Ok(written) => return Ok(written.into()),
+                Ok(written) => {
+                    self.inner.runtime.fault_point("objects: an upload is complete, nobody is told").await;
+                    return Ok(written.into());
+                }
                 Err(Refused::NoSuchUpload) => return Err(CompleteUploadError::NoSuchUpload),
                 Err(Refused::InvalidPart { number }) => {
                     return Err(CompleteUploadError::InvalidPart { number });

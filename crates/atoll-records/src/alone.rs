@@ -52,7 +52,7 @@ impl Alone {
 /// recover with.
 pub fn replicas_in(store: &dyn OrderedStore) -> Result<Vec<(ShardId, ReplicaId, bool)>, StoreError> {
     let replicas = read_replicas(store)?;
-    Ok(replicas.into_iter().map(|(found, meta)| (found.shard, found.replica, meta.is_some())).collect())
+    replicas.into_iter().map(|(found, meta)| Ok((found.shard, found.replica, meta?.is_some()))).collect()
 }
 
 /// Makes each of these replicas, where it is here and was ever filled, its shard's only
@@ -79,7 +79,7 @@ pub async fn go_on_alone(
     runtime.blocking(remember).await?;
     for (descriptor, meta) in found.into_iter().filter(|(found, _)| replicas.contains(&found.replica)) {
         let replica = descriptor.replica;
-        let Some(mut meta) = meta else {
+        let Some(mut meta) = meta? else {
             let store = store.clone();
             runtime.blocking(move || delete(&*store, replica)).await?;
             log.remove(replica).await?;

@@ -22,7 +22,7 @@ use crate::{
     group::{Committed, ExecuteReply, ReplicaShared, Work},
     lease::LEASE_PREFIX,
     metrics::Metrics,
-    snapshot::delete_range,
+    snapshot::delete_readable,
     state::{Area, Descriptor, Members, Meta, PREFIX_BYTES, Place},
     view::{CommandView, Pending},
     watch,
@@ -82,8 +82,9 @@ pub(crate) struct Applied {
 #[derive(Default)]
 struct Done {
     applied: Vec<Applied>,
-    replies: Vec<(ExecuteReply, Outcome<Executed>)>,
+    replies: Vec<(ReplicaId, ExecuteReply, Outcome<Executed>)>,
     failed: Vec<(ReplicaId, String)>,
+    unreadable: Vec<Feedback>,
     installed: Vec<Installed>,
     flushed: Vec<(ReplicaId, u64)>,
 }
@@ -91,9 +92,9 @@ struct Done {
 /// Why an entry can't be applied.
 #[derive(Debug, thiserror::Error)]
 enum ApplyError {
-    /// The store is in an unknown state: nothing on this node can go on.
+    /// What the replica has can't be read: it has forgotten; the others may go on.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Unreadable(#[from] StoreError),
     /// This replica can't go on; the others may.
     #[error("{0}")]
     Replica(String),
@@ -113,7 +114,7 @@ impl Worker {
     fn delete_later(&self, place: Place) {
         let (store, runtime) = (self.store.clone(), self.runtime.clone());
         drop(self.runtime.spawn("records-delete", async move {
-            let deleted = runtime.blocking(move || delete_range(&*store, &place.whole())).await;
+            let deleted = runtime.blocking(move || delete_readable(&*store, &place.whole())).await;
             if let Err(error) = deleted {
                 tracing::warn!(error = &error as &dyn std::error::Error, "an old state was not deleted");
             }
@@ -197,9 +198,13 @@ impl Worker {
                 }
             };
             self.runtime.fault_point("records: commands are applied, their callers are not told").await;
-            for (reply, outcome) in done.replies {
+            for (_, reply, outcome) in done.replies {
                 // A caller whose time is up doesn't wait any more.
                 let _ = reply.send(outcome);
+            }
+            for unreadable in done.unreadable {
+                // As above.
+                let _ = self.feedback.send(unreadable);
             }
             if checkpoint {
                 // As above.
@@ -230,7 +235,9 @@ fn install(
 ) -> Result<Installed, StoreError> {
     let replica = place.replica;
     let useless = Installed { meta: None, replaced: place };
-    let Some(state) = states.get_mut(&replica) else { return Ok(useless) };
+    let Some(state) = states.get_mut(&replica).filter(|state| state.failed.is_none()) else {
+        return Ok(useless);
+    };
     if let Some(current) = &state.meta {
         if meta.applied == current.applied && meta.applied_term == current.applied_term {
             // What is here stays, and the copy goes; Raft has yet to hear of it.
@@ -293,7 +300,7 @@ fn apply_round(
             match state.apply(&mut pending, procedures, index, term, entry.work) {
                 Ok(outcome) => {
                     if let Some(reply) = reply {
-                        done.replies.push((reply, outcome));
+                        done.replies.push((replica, reply, outcome));
                     }
                     let meta = state.meta.as_ref().expect("an entry was applied to it");
                     let applied = touched.entry(replica).or_insert(Applied {
@@ -308,7 +315,17 @@ fn apply_round(
                     (applied.stamp, applied.hash) = (meta.stamp, meta.hash);
                     applied.members = members.or(applied.members.take());
                 }
-                Err(ApplyError::Store(error)) => return Err(error),
+                Err(ApplyError::Unreadable(error)) => {
+                    // Nobody may see half an entry: the whole round of this replica goes,
+                    // and whoever waits for one of its entries asks the next leader.
+                    let reason = format!("its state can't be read: {error}: {}", error.source);
+                    state.failed = Some(reason.clone());
+                    state.meta = None;
+                    pending.take_back(replica);
+                    touched.remove(&replica);
+                    done.replies.retain(|(of, ..)| *of != replica);
+                    done.unreadable.push(Feedback::Unreadable { replica, reason, goes_on: false });
+                }
                 Err(ApplyError::Replica(reason)) => {
                     state.failed = Some(reason.clone());
                     done.failed.push((replica, reason));

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     Executed, Procedures, RecordsError, ShardMap,
-    driver::{Directory, Input},
+    driver::{Directory, Feedback, Input},
     group::{Proposal, ReplicaShared},
     metrics::Metrics,
     reads::Permit,
@@ -66,6 +66,8 @@ pub(crate) struct Client {
     /// Who led when last heard.
     pub leaders: Mutex<BTreeMap<ShardId, NodeId>>,
     pub metrics: Arc<Metrics>,
+    /// To the driver, which hears of what can't be read.
+    pub feedback: mpsc::UnboundedSender<Feedback>,
 }
 
 /// What is tried at each candidate.
@@ -324,14 +326,14 @@ impl Client {
         }
     }
 
-    /// Looks at a replica's newest state; `None` if it has none any more, or the store
-    /// can't be read.
+    /// Looks at a replica's newest state; `None` if it has none any more, or it can't be
+    /// read, which ends the replica.
     pub async fn state<T: Send + 'static>(
         &self,
         replica: Arc<ReplicaShared>,
         look: impl FnOnce(&StateView<'_>, &Meta) -> Result<T, StoreError> + Send + 'static,
     ) -> Option<T> {
-        let store = self.store.clone();
+        let (store, id) = (self.store.clone(), replica.replica);
         let result = self
             .runtime
             .blocking(move || {
@@ -347,7 +349,8 @@ impl Client {
             })
             .await;
         result.unwrap_or_else(|error: StoreError| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the store can't be read");
+            // The driver may be gone, and with it the replica.
+            let _ = self.feedback.send(Feedback::unreadable(id, &error));
             None
         })
     }

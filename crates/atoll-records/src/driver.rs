@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use atoll_disk::{LogError, SharedLog};
+use atoll_disk::{LogError, SharedLog, StoreError};
 use atoll_runtime::{Broken, Runtime, is_broken, watch};
 use atoll_transport::{Protocol, Transport};
 use atoll_types::{Format, Instant, NodeId, ReplicaId, ShardId};
@@ -133,10 +133,24 @@ pub(crate) enum Feedback {
     },
     /// The store is durable up to these entries.
     Flushed(Vec<(ReplicaId, u64)>),
+    /// Something of a replica's state can't be read.
+    Unreadable {
+        replica: ReplicaId,
+        reason: String,
+        /// Others of its entries may still be looked at, and more applied.
+        goes_on: bool,
+    },
     /// The disk fails: nothing can go on.
     Failed {
         reason: String,
     },
+}
+
+impl Feedback {
+    pub fn unreadable(replica: ReplicaId, error: &StoreError) -> Self {
+        let reason = format!("its state can't be read: {error}: {}", error.source);
+        Feedback::Unreadable { replica, reason, goes_on: true }
+    }
 }
 
 /// A shard's replica on this node, as those who look for a leader see it.
@@ -254,6 +268,26 @@ impl Driver {
             }
             self.absent.insert(replica, (shard, role));
         }
+    }
+
+    /// A replica that can't read what it has is as one that has forgotten it (rule 4): others
+    /// do its work, and the layout brings it back under a new id. Where it is the only voter
+    /// nobody could: it goes on with what can be read.
+    fn cannot_read(&mut self, replica: ReplicaId, reason: String, goes_on: bool) {
+        let Some(group) = self.groups.get(&replica) else { return };
+        if is_broken(Broken::UnreadableStays) {
+            return;
+        }
+        let members = &group.members;
+        if members.voters == [replica] && !members.is_joint() {
+            tracing::error!(shard = %group.shard, %replica, reason, "a replica that can't be replaced");
+            if !goes_on {
+                self.stop_group(replica, Role::Stopped { reason });
+            }
+            return;
+        }
+        self.stop_group(replica, Role::Forgotten { reason });
+        self.witness.note_forgotten(replica);
     }
 
     /// Ends a group; whoever waits for it is told to look elsewhere.
@@ -455,6 +489,10 @@ impl Driver {
             Feedback::Pulled { replica, from, term, result } => {
                 let Some(group) = self.groups.get_mut(&replica) else { return };
                 match result {
+                    Err(FillError::Store(error)) => {
+                        group.filling = None;
+                        self.take_feedback(Feedback::unreadable(replica, &error));
+                    }
                     Err(error) => {
                         group.filling = None;
                         let shard = group.shard;
@@ -510,6 +548,7 @@ impl Driver {
                     }
                 }
             }
+            Feedback::Unreadable { replica, reason, goes_on } => self.cannot_read(replica, reason, goes_on),
             Feedback::Failed { reason } => self.fail(&reason),
         }
     }

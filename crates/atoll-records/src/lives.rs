@@ -29,6 +29,9 @@ use crate::state::decode;
 /// Why a replica is said to have forgotten.
 pub(crate) const SET_BACK: &str = "this disk is older than what peers have seen of it";
 
+/// The same after a start, which knows only that it was so.
+pub(crate) const NOTED: &str = "it was seen before this start that it has forgotten";
+
 const LIVES_KEY: &[u8] = b"records/lives";
 
 /// Starts that a lineage goes back: a peer that was away for longer takes the node at its word.
@@ -90,7 +93,8 @@ pub(crate) enum Judgement {
 pub(crate) struct Lives {
     pub own: Life,
     ended: Vec<Ended>,
-    /// They were on this disk when it was found to be set back.
+    /// They were on this disk when it was found to be set back, or something of their state
+    /// could not be read.
     pub forgotten: BTreeSet<ReplicaId>,
     /// The disk in use is the last.
     peers: BTreeMap<NodeId, Vec<Seen>>,

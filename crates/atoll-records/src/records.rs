@@ -25,12 +25,12 @@ use crate::{
     group::{Group, ReplicaShared},
     group_log::GroupLog,
     lease,
-    lives::{Lives, SET_BACK, Witness},
+    lives::{Lives, NOTED, Witness},
     log::{self, OpenError, Writer},
     logger::logger,
     metrics::{Metrics, RecordsMetrics},
     observe::Observer,
-    snapshot::{Snapshots, delete_leftovers, delete_range},
+    snapshot::{Snapshots, delete_leftovers, delete_readable},
     state::{Area, Descriptor, Members, Meta, Place},
     status::{ReplicaStatus, Role},
     transaction,
@@ -129,21 +129,31 @@ impl Records {
         let mut groups = BTreeMap::new();
         let mut absent = BTreeMap::new();
         let mut known = BTreeSet::new();
-        for (descriptor, meta) in found {
+        for (descriptor, found) in found {
             let (shard, replica) = (descriptor.shard, descriptor.replica);
             known.insert(replica);
-            let opened = if forgotten.contains(&replica) && !is_broken(Broken::DamagedVotes) {
-                Err(OpenError::Forgotten("its log is damaged"))
-            } else if lives.forgotten.contains(&replica) {
-                Err(OpenError::Forgotten(SET_BACK))
-            } else {
-                log::open(&log, &descriptor, recovery.replicas.get(&replica), meta.as_ref()).await
+            let reading = store.clone();
+            let alone = runtime.blocking(move || Alone::read(&*reading, replica)).await;
+            let (meta, alone) = match (found, alone) {
+                (Ok(meta), Ok(alone)) => (Ok(meta), alone),
+                (Err(error), _) | (_, Err(error)) => (Err(error), None),
+            };
+            let opened = match &meta {
+                _ if forgotten.contains(&replica) && !is_broken(Broken::DamagedVotes) => {
+                    Err(OpenError::Forgotten("its log is damaged"))
+                }
+                _ if lives.forgotten.contains(&replica) => Err(OpenError::Forgotten(NOTED)),
+                Err(error) => {
+                    tracing::error!(%shard, %replica, error = error as &dyn std::error::Error, "unreadable");
+                    Err(OpenError::Forgotten("its state can't be read"))
+                }
+                Ok(meta) => {
+                    log::open(&log, &descriptor, recovery.replicas.get(&replica), meta.as_ref()).await
+                }
             };
             match opened {
                 Ok(group_log) => {
-                    let reading = store.clone();
-                    let alone = runtime.blocking(move || Alone::read(&*reading, replica)).await?;
-                    let group = open(&descriptor, meta, alone, group_log, &apply_tx)?;
+                    let group = open(&descriptor, meta?, alone, group_log, &apply_tx)?;
                     directory.lock().expect("nobody panics holding it").insert(shard, group.local());
                     groups.insert(replica, group);
                 }
@@ -181,6 +191,7 @@ impl Records {
             inbox: inbox_tx.clone(),
             leaders: Mutex::default(),
             metrics: metrics.clone(),
+            feedback: feedback_tx.clone(),
         });
         let worker = Worker {
             runtime: runtime.clone(),
@@ -189,8 +200,12 @@ impl Records {
             feedback: feedback_tx.clone(),
             metrics: metrics.clone(),
         };
-        let snapshots =
-            Arc::new(Snapshots { runtime: runtime.clone(), store: store.clone(), open: Mutex::default() });
+        let snapshots = Arc::new(Snapshots {
+            runtime: runtime.clone(),
+            store: store.clone(),
+            open: Mutex::default(),
+            feedback: feedback_tx.clone(),
+        });
         let driver = Driver {
             runtime: runtime.clone(),
             transport: transport.clone(),
@@ -420,17 +435,18 @@ impl Records {
     }
 }
 
-pub(crate) fn read_replicas(store: &dyn OrderedStore) -> Result<Vec<(Descriptor, Option<Meta>)>, StoreError> {
+/// A replica that the store has, and what it knows of itself.
+pub(crate) type FoundReplica = (Descriptor, Result<Option<Meta>, StoreError>);
+
+pub(crate) fn read_replicas(store: &dyn OrderedStore) -> Result<Vec<FoundReplica>, StoreError> {
     let descriptors = Descriptor::read_all(store)?;
     delete_leftovers(store, &descriptors)?;
     let snapshot = store.snapshot()?;
-    descriptors
-        .into_iter()
-        .map(|descriptor| {
-            let meta = Meta::read(&*snapshot, descriptor.place())?;
-            Ok((descriptor, meta))
-        })
-        .collect()
+    let with_meta = |descriptor: Descriptor| {
+        let meta = Meta::read(&*snapshot, descriptor.place());
+        (descriptor, meta)
+    };
+    Ok(descriptors.into_iter().map(with_meta).collect())
 }
 
 fn read_replica(store: &dyn OrderedStore, replica: ReplicaId) -> Result<Option<Descriptor>, StoreError> {
@@ -460,7 +476,7 @@ pub(crate) fn delete(store: &dyn OrderedStore, replica: ReplicaId) -> Result<(),
     batch.delete(Table::Local, Descriptor::key(replica));
     batch.delete(Table::Local, Alone::key(replica));
     store.write(batch)?;
-    delete_range(store, &Place::every_generation(replica))?;
+    delete_readable(store, &Place::every_generation(replica))?;
     store.flush()
 }
 

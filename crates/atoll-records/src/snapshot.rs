@@ -20,9 +20,14 @@ use atoll_runtime::{Broken, Runtime, is_broken};
 use atoll_transport::{CallError, Caller, Message, Protocol, Refusal, Transport};
 use atoll_types::{Format, FormatError, Instant, NodeId, ReplicaId, ShardId};
 use bytes::{BufMut, Bytes, BytesMut};
+use tokio::sync::mpsc;
 
-use crate::state::{Area, Descriptor, Meta, Place, as_slices, replica_of};
-use crate::wire::{Piece, Pull};
+use crate::{
+    driver::Feedback,
+    procedure::Pairs,
+    state::{Area, Bounds, Descriptor, Meta, Place, as_slices, replica_of},
+    wire::{Piece, Pull},
+};
 
 /// 2 MiB of pairs: large enough that round trips don't count, small enough to share the
 /// connection with everything else.
@@ -51,6 +56,8 @@ pub(crate) struct Snapshots {
     pub runtime: Runtime,
     pub store: Arc<dyn OrderedStore>,
     pub open: Mutex<Open>,
+    /// To the driver, which hears of what can't be read.
+    pub feedback: mpsc::UnboundedSender<Feedback>,
 }
 
 #[derive(Default)]
@@ -100,6 +107,7 @@ impl Snapshots {
             return Err(refusal("the snapshot is for another replica"));
         }
         let after = pull.after.clone();
+        let replica = view.place.replica;
         let piece = self
             .runtime
             .blocking(move || {
@@ -107,13 +115,20 @@ impl Snapshots {
                 Ok::<_, StoreError>((view.meta, body, last))
             })
             .await;
-        let (meta, body, last) = piece.map_err(|error| refusal(error.to_string()))?;
+        let (meta, body, last) = piece.map_err(|error| self.cannot_read(replica, &error))?;
         if last {
             // If the answer is lost the puller begins anew; kept open until it is forgotten,
             // a few dozen finished ones would leave no room for the next.
             self.open.lock().expect("nobody panics holding it").views.remove(&number);
         }
         Ok(Message::with_body(Piece { snapshot: number, meta, last }.encode(), body))
+    }
+
+    /// Of a replica of which nobody can be filled nobody should be led either.
+    fn cannot_read(&self, replica: ReplicaId, error: &StoreError) -> Refusal {
+        // The driver may be gone; then nobody is led.
+        let _ = self.feedback.send(Feedback::unreadable(replica, error));
+        refusal(error.to_string())
     }
 
     fn view(&self, number: u64) -> Result<(u64, View), Refusal> {
@@ -129,7 +144,7 @@ impl Snapshots {
     async fn open_view(&self, pull: &Pull) -> Result<(u64, View), Refusal> {
         let (store, from, shard) = (self.store.clone(), pull.from, pull.shard);
         let found = self.runtime.blocking(move || view_of(&*store, shard, from)).await;
-        let found = found.map_err(|error| refusal(error.to_string()))?;
+        let found = found.map_err(|error| self.cannot_read(from, &error))?;
         let (snapshot, place, meta) = found.ok_or_else(|| refusal("the replica is not here"))?;
         let now = self.runtime.now();
         let view = View { snapshot: snapshot.into(), place, meta, to: pull.to, used: now };
@@ -305,39 +320,75 @@ pub(crate) fn delete_leftovers(store: &dyn OrderedStore, known: &[Descriptor]) -
         let start = next.0.to_be_bytes();
         let first = snapshot.range(Table::Records, Bound::Included(&start), Bound::Unbounded).next();
         let Some(pair) = first else { return Ok(()) };
-        let Some(replica) = replica_of(&pair?.0) else { return Ok(()) };
+        let key = match pair {
+            Ok((key, _)) => key,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "what may be left of replicas stays: it can't be read");
+                return Ok(());
+            }
+        };
+        let Some(replica) = replica_of(&key) else { return Ok(()) };
         match known.iter().find(|descriptor| descriptor.replica == replica) {
             Some(descriptor) => {
                 for range in descriptor.place().other_generations() {
-                    delete_range(store, &range)?;
+                    delete_readable(store, &range)?;
                 }
             }
-            None => delete_range(store, &Place::every_generation(replica))?,
+            None => delete_readable(store, &Place::every_generation(replica))?,
         }
         next = ReplicaId(replica.0 + 1);
     }
 }
 
-/// Deletes a range of [`Table::Records`] in bounded batches.
-pub(crate) fn delete_range(
-    store: &dyn OrderedStore,
-    range: &(Bound<Vec<u8>>, Bound<Vec<u8>>),
-) -> Result<(), StoreError> {
-    /// Some hundred KiB.
-    const KEYS_PER_BATCH: usize = 4096;
+/// Deletes a range of [`Table::Records`] in bounded batches. After an error some of it is
+/// left.
+pub(crate) fn delete_range(store: &dyn OrderedStore, range: &Bounds) -> Result<(), StoreError> {
+    let (start, end) = as_slices(range);
+    match delete_until_unreadable(store, store.snapshot()?.range(Table::Records, start, end))? {
+        None => Ok(()),
+        Some(error) => Err(error),
+    }
+}
+
+/// Deletes what nobody will ask for again, a replica's that is gone or a generation's that
+/// is not current. Where a part can't be read it stays and takes space: ids and generations
+/// are not used again.
+pub(crate) fn delete_readable(store: &dyn OrderedStore, range: &Bounds) -> Result<(), StoreError> {
     let (start, end) = as_slices(range);
     let snapshot = store.snapshot()?;
+    let Some(error) = delete_until_unreadable(store, snapshot.range(Table::Records, start, end))? else {
+        return Ok(());
+    };
+    tracing::warn!(error = &error as &dyn std::error::Error, "what can't be read is not deleted");
+    delete_until_unreadable(store, snapshot.range_backwards(Table::Records, start, end)).map(drop)
+}
+
+/// Says why it ended early, if it did.
+fn delete_until_unreadable(
+    store: &dyn OrderedStore,
+    pairs: Pairs<'_>,
+) -> Result<Option<StoreError>, StoreError> {
+    /// Some hundred KiB.
+    const KEYS_PER_BATCH: usize = 4096;
     let mut batch = WriteBatch::default();
-    for pair in snapshot.range(Table::Records, start, end) {
-        batch.delete(Table::Records, pair?.0);
+    let mut unreadable = None;
+    for pair in pairs {
+        match pair {
+            Ok((key, _)) => batch.delete(Table::Records, key),
+            Err(error) => {
+                unreadable = Some(error);
+                break;
+            }
+        }
         if batch.len() >= KEYS_PER_BATCH {
             store.write(std::mem::take(&mut batch))?;
         }
     }
-    if batch.is_empty() {
-        return Ok(());
+    if !batch.is_empty() {
+        store.write(batch)?;
     }
-    store.write(batch)
+    Ok(unreadable)
 }
 
 /// Stores a piece's pairs; the last key, if it has any. `None` if the piece is malformed.

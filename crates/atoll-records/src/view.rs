@@ -8,12 +8,12 @@ use std::{
 };
 
 use atoll_disk::{Snapshot, StoreError, Table, WriteBatch};
-use atoll_types::{Revision, TransactionId, WallTime};
+use atoll_types::{ReplicaId, Revision, TransactionId, WallTime};
 use bytes::Bytes;
 
 use crate::{
     procedure::{KEY_BYTES_MAX, Pairs, ReadView, VALUE_BYTES_MAX, WriteView},
-    state::{Area, Bounds, PREFIX_BYTES, Place, as_slices},
+    state::{Area, Bounds, PREFIX_BYTES, Place, as_slices, replica_of},
 };
 
 /// The owner's bounds as bounds of the store; `None` if nothing lies between them.
@@ -107,6 +107,11 @@ impl<'a> Pending<'a> {
 
     pub fn delete(&mut self, key: Bytes) {
         self.writes.insert(key, None);
+    }
+
+    /// Takes back all that this round wrote of a replica.
+    pub fn take_back(&mut self, replica: ReplicaId) {
+        self.writes.retain(|key, _| replica_of(key) != Some(replica));
     }
 
     /// What this round wrote to `key`, if it did.

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
+use atoll_disk::Table;
 use atoll_records::{RecordsError, ReplicaStatus, Role};
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use world::{PATIENCE, SHARD, World, node_id};
+use world::{PATIENCE, SHARD, World, address, node_id};
 
 impl World {
     fn others(&self, node: u8) -> Vec<u8> {
@@ -245,6 +246,70 @@ async fn a_log_older_than_the_state_means_that_the_replica_has_forgotten() {
     assert_eq!(world.append(1, "c").await, "abbbc");
 }
 
+fn has_forgotten(status: &[ReplicaStatus]) -> bool {
+    matches!(status[0].role, Role::Forgotten { .. })
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_read_what_it_is_asked_for_gives_way_to_the_others() {
+    let mut world = World::founded(3).await;
+    world.append(1, "a").await;
+    world.all_equal([1, 2, 3]).await;
+    let leader = world.leader().await;
+    let other = leader % 3 + 1;
+    world.disks[&leader].store.damage_table(Table::Records);
+    assert_eq!(world.read(other, "log").await, "a");
+    assert_eq!(world.append(leader, "b").await, "ab");
+    assert!(has_forgotten(&world.nodes[&leader].status().await));
+    // Nor does it vote after a start that has read nothing of it yet.
+    world.kill(leader);
+    world.start(leader).await;
+    assert!(has_forgotten(&world.nodes[&leader].status().await));
+    assert_eq!(world.append(other, "c").await, "abc");
+}
+
+#[tokio::test]
+async fn a_follower_that_cannot_read_what_an_entry_needs_stops_and_can_be_removed() {
+    let mut world = World::founded(3).await;
+    world.append(1, "a").await;
+    world.all_equal([1, 2, 3]).await;
+    let follower = world.leader().await % 3 + 1;
+    world.disks[&follower].store.damage_table(Table::Records);
+    assert_eq!(world.append(1, "b").await, "ab");
+    world.until(follower, "the follower has forgotten", has_forgotten).await;
+    let rest: Vec<u8> = (1..=3).filter(|node| *node != follower).collect();
+    world.all_equal(rest).await;
+    // What can't be read of it stays behind, and is in nobody's way.
+    world.nodes[&follower].remove_replica(address(follower).replica).await.unwrap();
+    assert!(world.nodes[&follower].status().await.is_empty());
+    world.kill(follower);
+    world.start(follower).await;
+    assert!(world.nodes[&follower].status().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_replica_without_a_readable_state_is_not_opened_and_the_node_starts() {
+    let mut world = World::founded(3).await;
+    world.append(1, "a").await;
+    world.all_equal([1, 2, 3]).await;
+    world.kill(3);
+    world.disks[&3].store.damage_table(Table::Records);
+    world.start(3).await;
+    assert!(has_forgotten(&world.nodes[&3].status().await));
+    assert_eq!(world.append(3, "b").await, "ab");
+}
+
+#[tokio::test]
+async fn the_only_voter_goes_on_with_what_can_be_read() {
+    let world = World::founded(1).await;
+    world.append(1, "a").await;
+    world.disks[&1].store.damage_table(Table::Records);
+    let deadline = world.runtime.now() + Duration::from_millis(300);
+    let read = world.nodes[&1].query(SHARD, "test/get/1", "log".into(), deadline).await;
+    assert!(matches!(read, Err(RecordsError::Unavailable { .. })), "{read:?}");
+    assert_eq!(world.nodes[&1].status().await[0].role, Role::Leader);
+}
+
 async fn set_back_after(starts_since: u32) {
     let mut world = World::founded(3).await;
     world.append(1, "a").await;
@@ -258,7 +323,6 @@ async fn set_back_after(starts_since: u32) {
     world.all_equal([1, 2, 3]).await;
     world.kill(3);
     world.disks.insert(3, old);
-    let has_forgotten = |status: &[ReplicaStatus]| matches!(status[0].role, Role::Forgotten { .. });
     world.start(3).await;
     world.until(3, "replica 3 is known to have forgotten", has_forgotten).await;
     assert_eq!(world.append(1, "c").await, "abc");

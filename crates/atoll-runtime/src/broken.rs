@@ -39,6 +39,8 @@ pub enum Broken {
     CutAtDamage,
     /// 4: a disk that was set back is believed.
     OldDiskVotes,
+    /// 4: a replica of whose state something can't be read goes on as it is.
+    UnreadableStays,
     /// 4: an empty replica grants votes.
     EmptyVotes,
     /// 5: an entry counts as durable when its write begins.
@@ -88,6 +90,8 @@ pub enum Broken {
     ListBorder,
     /// 10: a deleted object stays in the index.
     CurrentLeft,
+    /// 11: nobody remembers that an upload was completed: asked again, there is none.
+    CompletionForgotten,
     /// 12: a shard takes writes for ranges, and buckets, that it no longer has.
     AnyRange,
     /// 14: a lock that was free for a moment counts its epochs anew.

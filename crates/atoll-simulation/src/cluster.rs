@@ -238,8 +238,8 @@ impl Program for Cluster {
                     ticket.send_replace(Some(made));
                 }
             }
-            let (records, give_up) = (node.records().clone(), place.give_up.clone());
-            drop(place.runtime.spawn("failed", async move { give_up.later(records.failed().await) }));
+            let (failing, give_up) = (node.clone(), place.give_up.clone());
+            drop(place.runtime.spawn("failed", async move { give_up.later(failing.disk_failed().await) }));
             view.set(place.index, place.runtime.clone(), node.clone());
             let (mourned, ended) = (node.clone(), view.ended.clone());
             place.runtime.spawn("last words", async move {

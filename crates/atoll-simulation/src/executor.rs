@@ -48,7 +48,7 @@ pub use self::{
 };
 use crate::{
     Seed, Stalls,
-    clock::WallClock,
+    clock::NodeClock,
     trace::{Event, Trace, TraceHash},
 };
 
@@ -113,7 +113,7 @@ struct Node {
     name: String,
     /// Raised by each crash: a runtime handed out before it is then good for nothing.
     incarnation: u64,
-    clock: WallClock,
+    clock: NodeClock,
     rng: StdRng,
     paused: bool,
     /// What its blocking work waits for a processor.
@@ -253,7 +253,7 @@ impl Simulation {
         state.nodes.push(Node {
             name,
             incarnation: 0,
-            clock: WallClock::right(),
+            clock: NodeClock::right(),
             rng,
             paused: false,
             busy: Stalls::NONE,
@@ -265,8 +265,18 @@ impl Simulation {
     /// The runtime for `node`'s present life: after its next crash it spawns nothing,
     /// its sleeps never end, and a new one is to be asked for.
     pub fn node_runtime(&self, node: NodeIndex) -> Runtime {
+        self.runtime(node, true)
+    }
+
+    /// The same, by true time: for what stands in for the world around the node, such as its
+    /// network and its disk.
+    pub fn surroundings_runtime(&self, node: NodeIndex) -> Runtime {
+        self.runtime(node, false)
+    }
+
+    fn runtime(&self, node: NodeIndex, own_clock: bool) -> Runtime {
         let incarnation = self.core.state().nodes[node.0].incarnation;
-        Runtime::new(Arc::new(NodeExecutor { core: Arc::clone(&self.core), node, incarnation }))
+        Runtime::new(Arc::new(NodeExecutor { core: Arc::clone(&self.core), node, incarnation, own_clock }))
     }
 
     /// The harness's own runtime.

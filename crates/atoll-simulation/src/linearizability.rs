@@ -9,7 +9,9 @@
 //! Wing, 1990, locality).
 //!
 //! An operation whose outcome nobody knows is an interval without an end: it may have
-//! taken effect at any time after its call, or never. A search that gives up says so,
+//! taken effect at any time after its call, or never. Nothing is lost by letting it take
+//! effect just before the first answer that shows it (`search.rs` says why), so there are
+//! few places for each, however many there are. A search that gives up says so,
 //! and that counts as failed: [`Verdict::is_linearizable`] is true for one verdict only.
 //!
 //! What the operations mean is told by a [`Model`]: [`register`] and [`transactions`]
@@ -17,13 +19,16 @@
 //! good or bad, made by hand and by mutation.
 
 pub mod register;
+mod search;
 pub mod transactions;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt::{self, Debug},
-    hash::{BuildHasherDefault, DefaultHasher, Hash},
+    hash::Hash,
 };
+
+use search::Search;
 
 /// What a single copy would do.
 pub trait Model {
@@ -31,6 +36,8 @@ pub trait Model {
     type Input: Clone + PartialEq + Debug;
     type Output: Clone + Debug;
     type State: Clone + Eq + Hash + Debug;
+    /// What of a state conditions ask for.
+    type Trigger: Ord;
     /// Which part of the history an input belongs to.
     type Part: Clone + Ord + Debug;
 
@@ -50,9 +57,31 @@ pub trait Model {
     /// effect as soon as its answer is right. With `None`: whatever it was answered.
     fn changes_nothing(&self, input: &Self::Input, output: Option<&Self::Output>) -> bool;
 
+    /// Where an input has an effect.
+    fn acts(&self, input: &Self::Input) -> Acts<Self::Trigger>;
+
+    fn trigger(&self, state: &Self::State) -> Self::Trigger;
+
+    /// The trigger of the states in which this answer is right, if they have one in common.
+    fn needs(&self, input: &Self::Input, output: &Self::Output) -> Option<Self::Trigger>;
+
+    /// The trigger of the states that this can lead to, if it changes anything.
+    fn gives(&self, input: &Self::Input) -> Option<Self::Trigger>;
+
     /// The part that each input belongs to; two inputs that can influence each other
     /// must have the same.
     fn parts(&self, inputs: &[&Self::Input]) -> Vec<Self::Part>;
+}
+
+/// Where an operation has an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acts<T> {
+    /// In every state, and what it leaves does not depend on it.
+    Everywhere,
+    /// In states with this trigger only.
+    Where(T),
+    /// It takes a try.
+    Perhaps,
 }
 
 /// One operation as its client saw it. Times are of any unit, by one clock: `a` came
@@ -146,7 +175,7 @@ pub struct Contradiction {
     pub of: usize,
     /// The state after those.
     pub state: String,
-    /// What would have to come next, none of which fits.
+    /// What would have to come next, none of which fits; or what will not fit any more.
     pub stuck: Vec<String>,
 }
 
@@ -172,9 +201,6 @@ impl fmt::Display for Verdict {
 /// Five million, each of some 100 bytes: half a gigabyte, and about ten seconds.
 pub const CONFIGURATIONS_MAX: usize = 5_000_000;
 
-/// As many comparisons take about as long as one configuration.
-const COMPARISONS_PER_CONFIGURATION: usize = 50;
-
 /// Searches for an order. The first part without one ends the search.
 pub fn check<M: Model>(model: &M, operations: &[Op<M>]) -> Verdict {
     check_within(model, operations, CONFIGURATIONS_MAX)
@@ -194,231 +220,4 @@ pub fn check_within<M: Model>(model: &M, operations: &[Op<M>], configurations_ma
         }
     }
     Verdict::Linearizable
-}
-
-/// One part of the history. Operations with an outcome and without are kept apart: the
-/// former are done from the front with a few ahead of the rest, so that a set of them is
-/// small to write down; the latter may stay undone for ever.
-struct Search<'a, M: Model> {
-    model: &'a M,
-    /// By time of call.
-    closed: Vec<&'a Op<M>>,
-    open: Vec<&'a Op<M>>,
-    /// For each open one, the one called before it with the same input. What either does
-    /// the other would have done as well, so that they need only be tried in order.
-    before: Vec<Option<usize>>,
-}
-
-/// Which operations are done.
-#[derive(Debug, Clone)]
-struct Done {
-    /// All closed operations before this one, but not this one.
-    before: usize,
-    /// And these further ones, ascending.
-    ahead: Vec<u32>,
-    /// And these open ones.
-    open: OpenSet,
-}
-
-impl Done {
-    fn closed(&self, index: usize) -> bool {
-        index < self.before || self.ahead.binary_search(&(index as u32)).is_ok()
-    }
-
-    fn open(&self, index: usize) -> bool {
-        self.open[index / 64] & (1 << (index % 64)) != 0
-    }
-
-    fn count(&self) -> usize {
-        self.before + self.ahead.len()
-    }
-
-    fn with(&self, choice: Choice) -> Done {
-        let mut done = self.clone();
-        match choice {
-            Choice::Open(index) => done.open[index / 64] |= 1 << (index % 64),
-            Choice::Closed(index) if index == done.before => {
-                done.before += 1;
-                let reached =
-                    done.ahead.iter().zip(done.before..).take_while(|(have, want)| **have as usize == *want);
-                let reached = reached.count();
-                done.ahead.drain(..reached);
-                done.before += reached;
-            }
-            Choice::Closed(index) => {
-                let place = done.ahead.partition_point(|&other| (other as usize) < index);
-                done.ahead.insert(place, index as u32);
-            }
-        }
-        done
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Choice {
-    Closed(usize),
-    Open(usize),
-}
-
-/// Closed operations done, and the state.
-type Reached<S> = (usize, Vec<u32>, S);
-/// A set of open operations, a bit each.
-type OpenSet = Vec<u64>;
-
-/// Where the search was already.
-struct Seen<S> {
-    /// With which sets of open operations done each place was reached. Never iterated.
-    open: HashMap<Reached<S>, Vec<OpenSet>, BuildHasherDefault<DefaultHasher>>,
-    configurations: usize,
-    /// Sets that were compared, which takes time where many lead to one place.
-    comparisons: usize,
-}
-
-impl<S> Default for Seen<S> {
-    fn default() -> Self {
-        Self { open: HashMap::default(), configurations: 0, comparisons: 0 }
-    }
-}
-
-impl<S: Clone + Eq + Hash> Seen<S> {
-    /// False if the search was here, or in the same place with fewer open operations
-    /// used up: whatever can follow here could follow there.
-    fn is_new(&mut self, done: &Done, state: &S) -> bool {
-        let sets = self.open.entry((done.before, done.ahead.clone(), state.clone())).or_default();
-        let covered = |set: &OpenSet| set.iter().zip(&done.open).all(|(used, here)| used & !here == 0);
-        self.comparisons += sets.len();
-        if sets.iter().any(covered) {
-            return false;
-        }
-        sets.push(done.open.clone());
-        self.configurations += 1;
-        true
-    }
-}
-
-/// A place in the search: what is done, what came of it, and what is still to be tried.
-struct Frame<S> {
-    done: Done,
-    state: S,
-    untried: Vec<Choice>,
-}
-
-impl<'a, M: Model> Search<'a, M> {
-    fn new(model: &'a M, mut operations: Vec<&'a Op<M>>) -> Self {
-        // What changes nothing and told nobody anything is no evidence.
-        operations.retain(|operation| {
-            operation.returned.is_some() || !model.changes_nothing(&operation.input, None)
-        });
-        operations.sort_by_key(|operation| operation.called);
-        let (closed, open): (Vec<_>, Vec<&Op<M>>) =
-            operations.into_iter().partition(|operation| operation.returned.is_some());
-        let alike = |index: &usize| (0..*index).rev().find(|other| open[*other].input == open[*index].input);
-        let before = (0..open.len()).map(|index| alike(&index)).collect();
-        Self { model, closed, open, before }
-    }
-
-    fn run(&self, part: &M::Part, configurations_max: usize) -> Verdict {
-        let done = Done { before: 0, ahead: Vec::new(), open: vec![0; self.open.len().div_ceil(64)] };
-        let mut seen = Seen::default();
-        let mut best = (done.clone(), self.model.initial());
-        let mut stack = vec![self.frame(done, self.model.initial())];
-        while let Some(frame) = stack.last_mut() {
-            if frame.done.before == self.closed.len() {
-                return Verdict::Linearizable;
-            }
-            let Some(choice) = frame.untried.pop() else {
-                stack.pop();
-                continue;
-            };
-            let Some(state) = self.step(&frame.state, choice) else { continue };
-            let done = frame.done.with(choice);
-            if !seen.is_new(&done, &state) {
-                continue;
-            }
-            let compared = seen.comparisons / COMPARISONS_PER_CONFIGURATION;
-            if seen.configurations + compared > configurations_max {
-                return Verdict::Undecided { part: format!("{part:?}"), configurations: seen.configurations };
-            }
-            if done.count() > best.0.count() {
-                best = (done.clone(), state.clone());
-            }
-            stack.push(self.frame(done, state));
-        }
-        Verdict::NotLinearizable(Box::new(self.contradiction(part, best)))
-    }
-
-    fn operation(&self, choice: Choice) -> &'a Op<M> {
-        match choice {
-            Choice::Closed(index) => self.closed[index],
-            Choice::Open(index) => self.open[index],
-        }
-    }
-
-    fn step(&self, state: &M::State, choice: Choice) -> Option<M::State> {
-        let operation = self.operation(choice);
-        self.model.step(state, &operation.input, operation.returned.as_ref().map(|(_, output)| output))
-    }
-
-    /// Operations that nothing undone has to precede; the last is to be tried first.
-    fn candidates(&self, done: &Done) -> Vec<Choice> {
-        let mut earliest_return = u64::MAX;
-        let mut closed = Vec::new();
-        for index in done.before..self.closed.len() {
-            let operation = self.closed[index];
-            if operation.called > earliest_return {
-                break;
-            }
-            if !done.closed(index) {
-                let returned = operation.returned.as_ref().map_or(u64::MAX, |(at, _)| *at);
-                earliest_return = earliest_return.min(returned);
-                closed.push((returned, index));
-            }
-        }
-        closed.retain(|&(_, index)| self.closed[index].called <= earliest_return);
-        // Most operations take effect in about the order of their returns, and what
-        // nobody saw return most often did not happen.
-        closed.sort_unstable_by(|a, b| b.cmp(a));
-        let open = (0..self.open.len())
-            .rev()
-            .filter(|&index| !done.open(index) && self.open[index].called <= earliest_return)
-            .filter(|&index| self.before[index].is_none_or(|before| done.open(before)))
-            .map(Choice::Open);
-        open.chain(closed.into_iter().map(|(_, index)| Choice::Closed(index))).collect()
-    }
-
-    fn frame(&self, done: Done, state: M::State) -> Frame<M::State> {
-        let mut untried = self.candidates(&done);
-        let free = untried.iter().copied().find(|&choice| {
-            let operation = self.operation(choice);
-            let Some((_, output)) = &operation.returned else { return false };
-            self.model.changes_nothing(&operation.input, Some(output)) && self.step(&state, choice).is_some()
-        });
-        if let Some(choice) = free {
-            untried = vec![choice];
-        }
-        Frame { done, state, untried }
-    }
-
-    fn contradiction(&self, part: &M::Part, (done, state): (Done, M::State)) -> Contradiction {
-        let stuck = self.candidates(&done).into_iter().rev().map(|choice| {
-            let operation = self.operation(choice);
-            match &operation.returned {
-                Some((returned, output)) => format!(
-                    "client {}, {}..{returned}: {:?} -> {output:?}",
-                    operation.client, operation.called, operation.input
-                ),
-                None => format!(
-                    "client {}, {}..: {:?} -> unknown",
-                    operation.client, operation.called, operation.input
-                ),
-            }
-        });
-        Contradiction {
-            part: format!("{part:?}"),
-            explained: done.count(),
-            of: self.closed.len(),
-            state: format!("{state:?}"),
-            stuck: stuck.collect(),
-        }
-    }
 }

@@ -80,7 +80,9 @@ impl Swarm {
         let mut storm = Storm::drawn(rng);
         // With fewer than three copies there is no majority without the liar.
         if nodes >= 3 && rng.random_bool(0.5) {
-            storm.damage = Some(damage(rng, nodes));
+            // From a stream of its own: seeds without it are what they were.
+            let store = seed.stream("damaged store").random_bool(0.4);
+            storm.damage = Some(Damage { store, ..damage(rng, nodes) });
         }
         storm.full_disks = rng.random_bool(0.3);
         storm.fault_points = rng.random_bool(0.5);
@@ -136,6 +138,7 @@ fn damage(rng: &mut StdRng, nodes: usize) -> Damage {
         misplaced_write: chance(0.002),
         sync_error: chance(0.002),
         node: rng.random_range(0..nodes),
+        store: false,
     }
 }
 
@@ -157,8 +160,8 @@ mod tests {
             let on = all.iter().filter(|swarm| swarm.names().contains(name)).count();
             assert!((20..280).contains(&on), "{name} is on in {on} of 300");
         }
-        // Eighteen of storms, four of changes.
-        assert_eq!(every.len(), 22, "{every:?}");
+        // Nineteen of storms, four of changes.
+        assert_eq!(every.len(), 23, "{every:?}");
         assert_eq!(all.iter().map(|swarm| swarm.zones).collect::<BTreeSet<_>>(), [1, 2, 3].into());
     }
 

@@ -55,6 +55,7 @@ use fault_points::DangerousPlaces;
 use stations::Station;
 use supervision::Signals;
 
+pub(crate) use storm::DRIFT_PPM_MAX;
 pub use storm::{Damage, Storm};
 pub use supervision::GiveUp;
 
@@ -324,13 +325,14 @@ impl World {
         let everyone = self.machines.iter().map(|machine| machine.id).collect();
         let machine = &mut self.machines[index];
         let runtime = self.simulation.node_runtime(machine.node);
+        let surroundings = self.simulation.surroundings_runtime(machine.node);
         let place = Place {
             index,
             id: machine.id,
             everyone,
             life: machine.lives,
-            transport: self.network.memory().endpoint(machine.id, runtime.clone()),
-            files: Arc::new(machine.disk.files(&runtime)),
+            transport: self.network.memory().endpoint(machine.id, surroundings.clone()),
+            files: Arc::new(machine.disk.files(&surroundings)),
             store: machine.store.clone(),
             zone,
             give_up: GiveUp { signals: self.signals.clone(), index, life: machine.lives },
@@ -373,6 +375,7 @@ impl World {
         self.befell("node: process killed");
         self.end(index);
         self.machines[index].disk.kill();
+        self.machines[index].store.kill();
         self.network.memory().stop(self.machines[index].id);
     }
 
@@ -424,7 +427,7 @@ impl World {
         self.faults.jump_clock(self.machines[index].node, by, forward);
     }
 
-    /// The node's wall clock runs this many millionths too fast from now on.
+    /// The node's clocks run this many millionths too fast from now on.
     pub fn drift_clock(&mut self, index: usize, ppm: i64) {
         self.befell("node: clock drifted");
         self.faults.drift_clock(self.machines[index].node, ppm);
@@ -459,6 +462,19 @@ impl World {
     /// Its processors have other work from now on.
     pub fn keep_busy(&mut self, index: usize, busy: crate::Stalls) {
         self.simulation.faults().keep_busy(self.machines[index].node, busy);
+    }
+
+    /// What is kept under one key of the machine's ordered store can't be read from now on;
+    /// or a batch in its journal, and it can't be opened again.
+    pub fn damage_store(&mut self, index: usize, journal: bool) {
+        self.lies(index);
+        self.befell(if journal { "disk: store's journal damaged" } else { "disk: store's entry damaged" });
+        let machine = &mut self.machines[index];
+        if journal {
+            machine.store.damage_journal();
+        } else {
+            machine.store.damage_entry(&mut self.rng);
+        }
     }
 
     /// What goes wrong on the machine's disk from now on.

@@ -92,6 +92,7 @@ cases! {
     a_read_of_what_is_not_applied_yet_is_found: ReadBeforeApplied, records::busy, "linearizability";
     a_forgotten_vote_is_found: ForgetVote, records::elections, "raft";
     a_vote_of_an_emptied_disk_is_found: EmptyVotes, records::emptied_disk, "linearizability";
+    a_leader_that_cannot_read_its_state_is_found: UnreadableStays, records::unreadable_state, "liveness";
     a_vote_of_an_old_disk_is_found: OldDiskVotes, records::old_disk, "linearizability";
     a_log_trimmed_before_the_store_is_flushed_is_found: TrimUnflushed, records::checkpoint, "replicas";
     a_snapshot_without_results_is_found: SnapshotWithoutResults, records::replacement, "replicas";
@@ -112,6 +113,7 @@ cases! {
     a_write_under_an_old_layout_is_found: StaleWrite, clusters::late_writers, "references";
     copies_dropped_before_the_final_pass_are_found: FinalPassSkipped, clusters::slow_holders, "references";
     copies_that_nobody_restores_are_found: NoRepair, clusters::absence, "copies";
+    a_completed_upload_that_is_forgotten_is_found: CompletionForgotten, clusters::lost_answers, "uploads";
     a_key_dropped_at_a_pages_border_is_found: ListBorder, clusters::calm, "listings";
     a_deleted_object_in_the_index_is_found: CurrentLeft, clusters::calm, "listings";
     a_write_to_a_bucket_that_is_gone_is_found: AnyRange, clusters::another_bucket, "linearizability";

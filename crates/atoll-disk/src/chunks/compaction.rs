@@ -131,12 +131,8 @@ impl ChunkStore {
     async fn copy_by_index(&self, pack: PackId, done: &mut Compacted) -> Result<(), ChunkError> {
         let mut after = None;
         loop {
-            let index = self.shared.index.clone();
-            let entries = self
-                .shared
-                .runtime
-                .blocking(move || index.entries(None, after, PAGE, |entry| entry.place.pack == pack))
-                .await?;
+            let in_pack = move |entry: &Entry| entry.place.pack == pack;
+            let entries = self.shared.look_up(move |index| index.entries(None, after, PAGE, in_pack)).await?;
             let Some((last, _)) = entries.last() else { return Ok(()) };
             after = Some(*last);
             let places: Vec<_> = entries.into_iter().map(|(hash, entry)| (hash, entry.place)).collect();

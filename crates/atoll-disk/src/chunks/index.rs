@@ -5,6 +5,7 @@
 //! 01 pack u64be → PackCount
 //! 02 hash       → Entry
 //! 03 hash       → nothing: the chunk is damaged
+//! 04            → nothing: something here could not be read
 //! ```
 //!
 //! Each batch of changes carries the position up to which they take the index, and the
@@ -15,7 +16,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound::{self, Excluded, Included, Unbounded},
+    ops::Bound::{self, Excluded, Included},
     sync::Arc,
 };
 
@@ -81,6 +82,7 @@ const POSITION_KEY: &[u8] = &[0];
 const COUNT_PREFIX: u8 = 1;
 const ENTRY_PREFIX: u8 = 2;
 const DAMAGED_PREFIX: u8 = 3;
+const CONDEMNED_KEY: &[u8] = &[4];
 
 fn count_key(pack: PackId) -> Vec<u8> {
     [&[COUNT_PREFIX][..], &pack.0.to_be_bytes()].concat()
@@ -106,6 +108,16 @@ pub(super) struct Index {
 impl Index {
     pub(super) fn new(store: Arc<dyn OrderedStore>) -> Self {
         Self { store }
+    }
+
+    /// Durably: the next start makes the index anew from the packs.
+    pub(super) fn condemn(&self) -> Result<(), ChunkError> {
+        self.store.write(WriteBatch::of(Table::Chunks, CONDEMNED_KEY, Vec::new()))?;
+        self.flush()
+    }
+
+    pub(super) fn is_condemned(&self) -> Result<bool, ChunkError> {
+        Ok(self.store.get(Table::Chunks, CONDEMNED_KEY)?.is_some())
     }
 
     pub(super) fn position(&self) -> Result<Option<Position>, ChunkError> {
@@ -183,20 +195,7 @@ impl Index {
 
     /// Forgets everything, for a rebuild from the packs.
     pub(super) fn clear(&self) -> Result<(), ChunkError> {
-        /// Keys deleted per batch: 33 bytes each, about 300 KiB.
-        const BATCH_KEYS: usize = 8192;
-        loop {
-            let mut batch = WriteBatch::default();
-            let view = self.store.snapshot()?;
-            for pair in view.range(Table::Chunks, Unbounded, Unbounded).take(BATCH_KEYS) {
-                batch.delete(Table::Chunks, pair?.0);
-            }
-            drop(view);
-            if batch.is_empty() {
-                return Ok(());
-            }
-            self.store.write(batch)?;
-        }
+        Ok(self.store.clear(Table::Chunks)?)
     }
 
     pub(super) fn flush(&self) -> Result<(), ChunkError> {

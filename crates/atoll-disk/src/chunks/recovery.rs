@@ -17,7 +17,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use atoll_runtime::Runtime;
+use atoll_runtime::{Runtime, watch};
 use atoll_types::ChunkHash;
 use bytes::Bytes;
 use imbl::OrdMap;
@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     ChunkError, ChunkSettings, Shared, WAITING_BYTES_MAX,
-    index::{Changes, Entry, Index, Position},
+    index::{Changes, Entry, Index, PackCount, Position},
     packs::{self, Found, Packs, Scanner},
     record::{PACK_HEADER_BYTES, PackId, Record, RecordKind},
     writer::{CurrentPack, Operation, Writer},
@@ -89,21 +89,21 @@ pub(super) async fn recover(
     let index = Index::new(store);
     let packs = Packs::new(files);
     let on_disk = packs.list().await?;
-    let (position, counts) = {
+    let known = {
         let index = index.clone();
-        runtime.blocking(move || Ok::<_, ChunkError>((index.position()?, index.counts()?))).await?
+        runtime.blocking(move || read_index(&index)).await?
     };
 
     let mut report = ChunkRecovery::default();
-    let rebuild = position.is_none();
-    let position = position.unwrap_or(Position { pack: PackId(0), offset: 0, stamp_max: 0, stamp_floor: 0 });
+    let rebuild = known.is_none();
+    let start = Position { pack: PackId(0), offset: 0, stamp_max: 0, stamp_floor: 0 };
+    let (position, counts) = known.unwrap_or((start, OrdMap::new()));
     if rebuild {
         report.rebuilt = !on_disk.is_empty();
         let index = index.clone();
-        // Left by a rebuild that was cut short.
+        // Left by a rebuild that was cut short, or unreadable.
         runtime.blocking(move || index.clear()).await?;
     }
-    let counts = if rebuild { OrdMap::new() } else { counts };
     let mut reader = Reader {
         runtime: &runtime,
         packs: &packs,
@@ -160,12 +160,34 @@ pub(super) async fn recover(
         packs,
         counts: Mutex::new(counts),
         stamp_floor: position.stamp_floor,
+        failed: watch::Sender::new(None),
         space: Mutex::new(None),
         room: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
         victim: tokio::sync::Mutex::new(None),
         runtime,
     };
     Ok((shared, WriterStart { current, next_pack, position }, report))
+}
+
+/// How far the index has read, and what is in each pack.
+type Known = (Position, OrdMap<PackId, PackCount>);
+
+/// `None` if the index is to be made anew: it is not there, or something of it can't be read.
+fn read_index(index: &Index) -> Result<Option<Known>, ChunkError> {
+    let read = || {
+        if index.is_condemned()? {
+            return Ok(None);
+        }
+        let Some(position) = index.position()? else { return Ok(None) };
+        Ok(Some((position, index.counts()?)))
+    };
+    match read() {
+        Err(ChunkError::Index(error)) => {
+            tracing::error!(%error, "the index of chunks can't be read: it is made anew from the packs");
+            Ok(None)
+        }
+        read => read,
+    }
 }
 
 /// Unreadable, and not yet proven to have been acknowledged.

@@ -387,6 +387,7 @@ async fn after_a_failed_flush_nothing_is_written_until_the_next_start() {
     assert!(matches!(chunks.put(failed.0, failed.1.clone(), 1).await, Err(ChunkError::Disk(_))));
     let error = chunks.put(after.0, after.1.clone(), 1).await.unwrap_err();
     assert!(matches!(error, ChunkError::Stopped { .. }), "{error}");
+    assert!(chunks.failed().await.contains("chunk packs"), "it asks to be started again");
     assert!(matches!(chunks.remove_if(before.0, 9).await, Err(ChunkError::Stopped { .. })));
     assert_eq!(chunks.get(before.0).await.unwrap().as_ref(), Some(&before.1));
     drop_and_forget(chunks, &disk).await;

@@ -119,6 +119,8 @@ struct Plan {
     answers: Vec<Answer>,
     stamp_max: u64,
     stamp_floor: u64,
+    /// Of the index, while deciding.
+    unreadable: Option<ChunkError>,
 }
 
 /// Where a batch goes.
@@ -193,6 +195,7 @@ impl Writer {
             answers: Vec::new(),
             stamp_max: self.position.stamp_max,
             stamp_floor: self.position.stamp_floor,
+            unreadable: None,
         };
         let stopped = self.stopped.clone();
         let (mut plan, mut changes) = self
@@ -206,6 +209,11 @@ impl Writer {
                 (plan, changes)
             })
             .await;
+        if let Some(error) = plan.unreadable.take() {
+            // What was decided before goes to the packs, which alone count from here on.
+            self.shared.condemn_index(&error).await;
+            self.stop(error);
+        }
         let answers = std::mem::take(&mut plan.answers);
         let result = match self.append(&target, header, &mut plan).await {
             // Nothing but answers that were true already.
@@ -333,6 +341,7 @@ impl Writer {
     fn stop(&mut self, error: ChunkError) {
         if self.stopped.is_none() {
             tracing::error!(%error, "the chunk store takes no more writes until the node is started again");
+            self.shared.fail(&error);
             self.stopped = Some(ChunkError::Stopped { cause: Arc::new(error) });
         }
     }
@@ -373,7 +382,12 @@ impl Plan {
                 };
                 match decided {
                     Ok(decided) => self.answers.push(answer($reply, decided)),
-                    Err(error) => drop($reply.send(Err(error))),
+                    Err(error) => {
+                        if matches!(error, ChunkError::Index(_)) {
+                            self.unreadable.get_or_insert(error.clone());
+                        }
+                        drop($reply.send(Err(error)));
+                    }
                 }
             }};
         }

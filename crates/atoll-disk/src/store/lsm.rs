@@ -195,6 +195,10 @@ impl OrderedStore for FjallStore {
         *flushes = flush;
         write_note(&self.folder, flush).map_err(broken("flush"))
     }
+
+    fn clear(&self, table: Table) -> Result<(), StoreError> {
+        self.keyspaces.of(table).clear().map_err(failed("clear"))
+    }
 }
 
 struct FjallSnapshot {

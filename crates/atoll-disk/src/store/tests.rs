@@ -203,6 +203,64 @@ fn the_store_and_its_twin_agree_after_random_batches() {
     assert_eq!(some(&disk), some(&twin));
 }
 
+#[test]
+fn a_cleared_table_is_empty_for_good_and_the_others_stay() {
+    on_both(|kind| {
+        let store = kind.open();
+        put(&*store, Table::Chunks, &[("a", "1"), ("b", "2")]);
+        put(&*store, Table::Records, &[("a", "1")]);
+        store.flush().unwrap();
+        store.clear(Table::Chunks).unwrap();
+        put(&*store, Table::Chunks, &[("c", "3")]);
+        store.flush().unwrap();
+        drop(store);
+        let store = kind.open();
+        let view = store.snapshot().unwrap();
+        let left: Vec<Bytes> =
+            view.range(Table::Chunks, Unbounded, Unbounded).map(|pair| pair.unwrap().0).collect();
+        assert_eq!(left, ["c"]);
+        assert_eq!(keys(&*view, Unbounded, Unbounded), "a");
+    });
+}
+
+#[test]
+fn a_damaged_entry_of_the_twin_is_an_error_until_it_is_written_again() {
+    let twin = MemoryStore::new();
+    put(&twin, Table::Records, &[("a", "1")]);
+    assert!(twin.damage_entry(&mut StdRng::seed_from_u64(1)));
+    assert!(twin.get(Table::Records, b"a").is_err());
+    let errors = |twin: &MemoryStore| {
+        let view = twin.snapshot().unwrap();
+        view.range(Table::Records, Unbounded, Unbounded).filter(Result::is_err).count()
+    };
+    assert_eq!(errors(&twin), 1);
+    put(&twin, Table::Records, &[("a", "2")]);
+    assert_eq!(twin.get(Table::Records, b"a").unwrap().as_deref(), Some(&b"2"[..]));
+    twin.damage_table(Table::Records);
+    twin.clear(Table::Records).unwrap();
+    assert_eq!(errors(&twin), 0);
+    assert!(!twin.damage_entry(&mut StdRng::seed_from_u64(1)), "nothing is there to be damaged");
+}
+
+#[test]
+fn a_twin_with_a_damaged_journal_can_be_used_until_it_is_opened_again() {
+    for power_fails in [false, true] {
+        let twin = MemoryStore::new();
+        put(&twin, Table::Records, &[("a", "1")]);
+        twin.flush().unwrap();
+        twin.damage_journal();
+        put(&twin, Table::Records, &[("b", "2")]);
+        assert!(twin.get(Table::Records, b"a").is_ok());
+        if power_fails {
+            twin.crash(&mut StdRng::seed_from_u64(1));
+        } else {
+            twin.kill();
+        }
+        assert!(twin.get(Table::Records, b"a").is_err() && twin.snapshot().is_err());
+        assert!(twin.write(WriteBatch::of(Table::Records, "c", "3")).is_err() && twin.flush().is_err());
+    }
+}
+
 /// Batch n writes n under two keys of two tables.
 fn write_numbered(store: &dyn OrderedStore, n: u32) {
     let mut batch = WriteBatch::default();

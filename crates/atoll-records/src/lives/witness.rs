@@ -80,6 +80,12 @@ impl Witness {
         self.keep();
     }
 
+    /// One of this node's replicas, as durably.
+    pub fn note_forgotten(&mut self, replica: ReplicaId) {
+        self.lives.forgotten.insert(replica);
+        self.keep();
+    }
+
     /// What was seen of peers since it was last kept, if anything.
     pub fn keep_news(&mut self) {
         if self.lives != self.kept {

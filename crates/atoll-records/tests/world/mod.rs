@@ -141,6 +141,10 @@ impl OrderedStore for LifeStore {
         self.while_alive(|| self.store.write(batch))
     }
 
+    fn clear(&self, table: Table) -> Result<(), StoreError> {
+        self.while_alive(|| self.store.clear(table))
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         self.while_alive(|| self.store.flush())
     }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     linearizability::{
-        self, Model, Operation as Op,
+        self, Acts, Model, Operation as Op,
         register::{Action, Input, Output, Value},
     },
     load::{Answer, Event, Operation, Page, PageEntry},
@@ -219,6 +219,7 @@ impl Model for Shown {
     type Input = Asked;
     type Output = Told;
     type State = Option<Value>;
+    type Trigger = Option<u64>;
     type Part = String;
 
     fn initial(&self) -> Option<Value> {
@@ -239,6 +240,26 @@ impl Model for Shown {
     fn changes_nothing(&self, input: &Asked, output: Option<&Told>) -> bool {
         input.action.is_none_or(|action| matches!(action, Action::Get | Action::Has(_)))
             || output == Some(&Told::Output(Output::Refused))
+    }
+
+    fn acts(&self, input: &Asked) -> Acts<Option<u64>> {
+        input.action.map_or(Acts::Perhaps, Action::acts)
+    }
+
+    fn trigger(&self, state: &Option<Value>) -> Option<u64> {
+        state.map(Value::content)
+    }
+
+    fn needs(&self, asked: &Asked, told: &Told) -> Option<Option<u64>> {
+        match (asked.action, told) {
+            (Some(action), Told::Output(output)) => action.needs(*output),
+            (None, Told::Content(content)) => Some(*content),
+            (Some(_), Told::Content(_)) | (None, Told::Output(_)) => None,
+        }
+    }
+
+    fn gives(&self, asked: &Asked) -> Option<Option<u64>> {
+        asked.action.and_then(Action::gives)
     }
 
     fn parts(&self, inputs: &[&Asked]) -> Vec<String> {

@@ -3,14 +3,18 @@
 //!
 //! A holder holds from the answer to its grant for as long as the lease lasts: that time
 //! begins anew with each keep-alive that was answered, at its call at the latest. It ends
-//! with the call of its release.
+//! with the call of its release. The leader's clock measures it, which storms make run up to
+//! a hundredth too fast.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use atoll_types::Instant;
 
 use super::{Evidence, Problem};
-use crate::load::{Answer, Ending, Operation};
+use crate::{
+    load::{Answer, Ending, Operation},
+    world::DRIFT_PPM_MAX,
+};
 
 #[derive(Debug)]
 struct Holding<'a> {
@@ -63,6 +67,12 @@ pub fn check(evidence: &Evidence<'_>) -> Result<(), Problem> {
     Ok(())
 }
 
+/// How much of a lease's time has certainly not passed by any leader's clock: clocks may run
+/// too fast, and the holders that are judged here go by true time.
+fn certain(ttl: Duration) -> Duration {
+    ttl * 1_000_000 / (1_000_000 + DRIFT_PPM_MAX)
+}
+
 /// By lock and lease.
 fn holdings<'a>(evidence: &Evidence<'a>) -> BTreeMap<(&'a str, u64), Holding<'a>> {
     let mut holdings = BTreeMap::new();
@@ -78,7 +88,7 @@ fn holdings<'a>(evidence: &Evidence<'a>) -> BTreeMap<(&'a str, u64), Holding<'a>
                 called: event.called,
                 returned: *returned,
                 returned_at: *returned_at,
-                until: event.called_at + *ttl,
+                until: event.called_at + certain(*ttl),
                 released: None,
             };
             holdings.insert((lock.as_str(), *lease), holding);
@@ -88,7 +98,7 @@ fn holdings<'a>(evidence: &Evidence<'a>) -> BTreeMap<(&'a str, u64), Holding<'a>
         match &event.operation {
             Operation::Keep { lock, lease } if event.answer() == Some(&Answer::Done) => {
                 if let Some(holding) = holdings.get_mut(&(lock.as_str(), *lease)) {
-                    holding.until = holding.until.max(event.called_at + holding.ttl);
+                    holding.until = holding.until.max(event.called_at + certain(holding.ttl));
                 }
             }
             Operation::Release { lock, lease } if event.ending != Ending::Nothing => {

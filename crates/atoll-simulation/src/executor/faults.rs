@@ -78,7 +78,7 @@ impl Faults {
         self.core().state().nodes[node.0].clock.jump(by, forward);
     }
 
-    /// Makes the node's wall clock run `ppm` millionths too fast (or too slow) from now on.
+    /// Makes the node's clocks run `ppm` millionths too fast (or too slow) from now on.
     pub fn drift_clock(&self, node: NodeIndex, ppm: i64) {
         let core = self.core();
         let mut state = core.state();

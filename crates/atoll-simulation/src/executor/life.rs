@@ -21,6 +21,8 @@ pub(super) struct NodeExecutor {
     pub(super) core: Arc<Core>,
     pub(super) node: NodeIndex,
     pub(super) incarnation: u64,
+    /// By the node's monotonic clock, or by true time.
+    pub(super) own_clock: bool,
 }
 
 impl NodeExecutor {
@@ -51,12 +53,13 @@ impl NodeExecutor {
 
 impl Executor for NodeExecutor {
     fn now(&self) -> Instant {
-        self.core.state().now
+        let state = self.core.state();
+        if self.own_clock { state.nodes[self.node.0].clock.monotonic(state.now) } else { state.now }
     }
 
     fn wall_now(&self) -> WallTime {
         let state = self.core.state();
-        state.nodes[self.node.0].clock.now(state.now)
+        state.nodes[self.node.0].clock.wall(state.now)
     }
 
     fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) -> Box<dyn AbortTask> {
@@ -68,7 +71,8 @@ impl Executor for NodeExecutor {
         if !self.lives(&self.core.state()) {
             return futures_util::future::pending().boxed();
         }
-        Box::pin(Sleep { core: Arc::downgrade(&self.core), deadline, timer: None })
+        let clock = self.own_clock.then_some(self.node);
+        Box::pin(Sleep { core: Arc::downgrade(&self.core), clock, deadline, timer: None })
     }
 
     /// A task of its own, so that others get turns between the call and the work, as
@@ -137,9 +141,11 @@ impl AbortTask for Abort {
     }
 }
 
-/// Waits for virtual time to reach `deadline`.
+/// Waits until a clock shows `deadline`.
 struct Sleep {
     core: Weak<Core>,
+    /// Of this node, or the true one.
+    clock: Option<NodeIndex>,
     deadline: Instant,
     /// Set while its timer is in the heap, unless that has fired meanwhile.
     timer: Option<TimerKey>,
@@ -151,16 +157,18 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Some(core) = self.core.upgrade() else { return Poll::Pending };
         let mut state = core.state();
-        if state.now >= self.deadline {
+        // Where the drift has changed since, the timer may have been early.
+        let due = self.clock.map_or(self.deadline, |node| state.nodes[node.0].clock.when(self.deadline));
+        if state.now >= due {
             let replaced = self.timer.take().and_then(|key| state.timers.remove(&key));
             drop(state);
             drop(replaced);
             return Poll::Ready(());
         }
         let key = match self.timer {
-            Some(key) => key,
-            None => {
-                let key = TimerKey(self.deadline, state.next_timer);
+            Some(key) if state.timers.contains_key(&key) => key,
+            _ => {
+                let key = TimerKey(due, state.next_timer);
                 state.next_timer += 1;
                 key
             }

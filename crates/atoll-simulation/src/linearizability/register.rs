@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Model;
+use super::{Acts, Model};
 
 /// What a write writes: unlike any other write's, so that a read says whose it saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -69,12 +69,49 @@ impl Action {
             Action::Put(..) | Action::Delete(_) | Action::Has(_) => (Output::Refused, present),
         }
     }
+
+    /// What the key must have held, if the answer says that.
+    pub(crate) fn needs(self, output: Output) -> Option<Option<u64>> {
+        match (self, output) {
+            (_, Output::Found(found)) => Some(found.map(Value::content)),
+            (Action::Has(value), Output::Done) => Some(Some(value.content())),
+            (Action::Put(_, condition) | Action::Delete(condition), Output::Done) => match condition {
+                Condition::None => None,
+                Condition::Absent => Some(None),
+                Condition::Is(value) => Some(Some(value.content())),
+            },
+            (_, Output::Done | Output::Refused) => None,
+        }
+    }
+
+    /// What the key holds after it, if it changes anything.
+    pub(crate) fn gives(self) -> Option<Option<u64>> {
+        match self {
+            Action::Put(value, _) => Some(Some(value.content())),
+            Action::Delete(_) => Some(None),
+            Action::Get | Action::Has(_) => None,
+        }
+    }
+
+    /// By what an ETag tells of the present value.
+    pub(crate) fn acts(self) -> Acts<Option<u64>> {
+        match self {
+            Action::Put(_, condition) | Action::Delete(condition) => match condition {
+                Condition::None => Acts::Everywhere,
+                Condition::Absent => Acts::Where(None),
+                Condition::Is(value) => Acts::Where(Some(value.content())),
+            },
+            Action::Get | Action::Has(_) => Acts::Perhaps,
+        }
+    }
 }
 
 impl Model for Registers {
     type Input = Input;
     type Output = Output;
     type State = Option<Value>;
+    /// What an ETag tells of it.
+    type Trigger = Option<u64>;
     type Part = String;
 
     fn initial(&self) -> Self::State {
@@ -88,6 +125,22 @@ impl Model for Registers {
 
     fn changes_nothing(&self, input: &Input, output: Option<&Output>) -> bool {
         matches!(input.action, Action::Get | Action::Has(_)) || output == Some(&Output::Refused)
+    }
+
+    fn acts(&self, input: &Input) -> Acts<Option<u64>> {
+        input.action.acts()
+    }
+
+    fn trigger(&self, state: &Self::State) -> Option<u64> {
+        state.map(Value::content)
+    }
+
+    fn needs(&self, input: &Input, output: &Output) -> Option<Option<u64>> {
+        input.action.needs(*output)
+    }
+
+    fn gives(&self, input: &Input) -> Option<Option<u64>> {
+        input.action.gives()
     }
 
     fn parts(&self, inputs: &[&Input]) -> Vec<String> {

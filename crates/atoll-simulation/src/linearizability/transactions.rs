@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Model, register::Value};
+use super::{Acts, Model, register::Value};
 
 /// Compares all; if all are as said, does all writes. Answers with what `reads` held
 /// before.
@@ -55,6 +55,7 @@ impl Model for Store {
     type Input = Transaction;
     type Output = Answer;
     type State = Contents;
+    type Trigger = ();
     /// The smallest of the keys that belong together.
     type Part = String;
 
@@ -70,6 +71,20 @@ impl Model for Store {
 
     fn changes_nothing(&self, input: &Transaction, output: Option<&Answer>) -> bool {
         input.writes.is_empty() || output.is_some_and(|answer| !answer.committed)
+    }
+
+    fn acts(&self, _input: &Transaction) -> Acts<()> {
+        Acts::Perhaps
+    }
+
+    fn trigger(&self, _state: &Contents) {}
+
+    fn needs(&self, _input: &Transaction, _answer: &Answer) -> Option<()> {
+        None
+    }
+
+    fn gives(&self, _input: &Transaction) -> Option<()> {
+        Some(())
     }
 
     fn parts(&self, inputs: &[&Transaction]) -> Vec<String> {

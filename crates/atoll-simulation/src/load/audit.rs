@@ -52,7 +52,8 @@ impl Audit {
         history: SharedHistory,
         note: Note,
     ) -> Self {
-        let caller = Caller { number: AUDITOR, runtime, rng, targets, history, note, elsewhere: 100 };
+        let (elsewhere, remembered) = (100, Duration::ZERO);
+        let caller = Caller { number: AUDITOR, runtime, rng, targets, history, note, elsewhere, remembered };
         Self { caller, kinds, count: 0 }
     }
 

@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use atoll_runtime::Runtime;
@@ -36,6 +37,8 @@ pub(super) struct Caller {
     pub note: Note,
     /// Of a hundred operations, how many go to another target than the client's own.
     pub elsewhere: u32,
+    /// See [`Load::remembered`].
+    pub remembered: Duration,
 }
 
 impl Caller {
@@ -58,12 +61,17 @@ impl Caller {
         let call = lock(&self.history).called(self.number, operation.clone(), self.runtime.now());
         let tries = if operation.may_be_asked_again() { TRIES } else { 1 };
         let mut was_sent = false;
+        let asked = self.runtime.now();
         for _ in 0..tries {
             let performed = self.targets[target].clone().perform(operation.clone());
             let outcome = self.runtime.timeout(Load::LIMIT, performed).await.unwrap_or(Outcome::Unknown);
             match outcome {
                 // It may have been completed by the first try, and long forgotten.
-                Outcome::Answered(Answer::NoUpload) if was_sent => return Outcome::Unknown,
+                Outcome::Answered(Answer::NoUpload)
+                    if was_sent && self.runtime.now() - asked >= self.remembered =>
+                {
+                    return Outcome::Unknown;
+                }
                 Outcome::Answered(answer) => {
                     lock(&self.history).returned(call, answer.clone(), self.runtime.now());
                     (self.note)(format!("{} {operation:?} {answer:?}", self.number).as_bytes());
@@ -93,6 +101,7 @@ impl Caller {
             history: self.history.clone(),
             note: self.note.clone(),
             elsewhere: self.elsewhere,
+            remembered: self.remembered,
         }
     }
 }
@@ -124,10 +133,10 @@ impl Client {
         history: SharedHistory,
         note: Note,
     ) -> Self {
-        let elsewhere = load.elsewhere;
+        let (elsewhere, remembered) = (load.elsewhere, load.remembered);
         Self {
             names: keys::names(&load),
-            caller: Caller { number, runtime, rng, targets, history, note, elsewhere },
+            caller: Caller { number, runtime, rng, targets, history, note, elsewhere, remembered },
             load,
             count: 0,
             seen: BTreeMap::new(),

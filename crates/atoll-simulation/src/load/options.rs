@@ -40,6 +40,9 @@ pub struct Load {
     pub slow_uploads: u32,
     /// How long a slow upload waits between two steps.
     pub upload_pause: RangeInclusive<Duration>,
+    /// For how long an upload that was completed must be known as such to who asks again.
+    /// Zero: the system may forget at once, as where sweeps are hurried and clocks jump.
+    pub remembered: Duration,
     /// Of a cluster with chunks of usual length, and only what can be asked through S3 and the
     /// admin API: records one at a time and
     /// without ids, copies without a condition on their destination (a 412 does not say
@@ -70,6 +73,7 @@ impl Default for Load {
             again: 0,
             slow_uploads: 0,
             upload_pause: Duration::from_secs(10)..=Duration::from_secs(30),
+            remembered: Duration::ZERO,
             over_http: false,
         }
     }
@@ -129,6 +133,7 @@ impl Load {
             again: *pick(rng, &[0, 50, 100]),
             slow_uploads: rng.random_range(0..=60),
             upload_pause: all.upload_pause,
+            remembered: Duration::ZERO,
             over_http: false,
         }
     }

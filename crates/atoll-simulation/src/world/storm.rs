@@ -28,7 +28,7 @@ pub struct Storm {
     pub pauses: bool,
     /// Wall clocks jump by up to an hour.
     pub clock_jumps: bool,
-    /// Wall clocks run up to one per cent too fast or too slow.
+    /// Clocks, the monotonic ones too, run up to [`DRIFT_PPM_MAX`] too fast or too slow.
     pub clock_drift: bool,
     /// All links lose, repeat, reorder and delay.
     pub bad_links: bool,
@@ -44,7 +44,7 @@ pub struct Storm {
     pub busy_nodes: bool,
     /// A disk has room for a last few kilobytes.
     pub full_disks: bool,
-    /// One machine's disk lies.
+    /// One machine's disk lies, or its ordered store does.
     pub damage: Option<Damage>,
     /// Nodes stand still or lose power at named places in the code.
     pub fault_points: bool,
@@ -52,7 +52,7 @@ pub struct Storm {
     pub calm_max: Duration,
 }
 
-/// What goes wrong on the disk of one machine: chances per operation. The world must keep
+/// What goes wrong on the disk of one machine, mostly as chances per operation. The world must keep
 /// it to one, for of three copies a majority must be true.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Damage {
@@ -62,7 +62,13 @@ pub struct Damage {
     pub lost_write: f64,
     pub misplaced_write: f64,
     pub sync_error: f64,
+    /// What the ordered store keeps is damaged, an entry at a time, and now and then its
+    /// journal.
+    pub store: bool,
 }
+
+/// One per cent: a hundred times what a bad crystal does, as when a time daemon slews.
+pub(crate) const DRIFT_PPM_MAX: u32 = 10_000;
 
 /// Long enough for an election now and then, short enough to interrupt one.
 const CALM_USUAL: Duration = Duration::from_secs(6);
@@ -171,6 +177,7 @@ impl Storm {
             (self.busy_nodes, "busy nodes"),
             (self.full_disks, "full disks"),
             (self.damage.is_some(), "damage"),
+            (self.damage.is_some_and(|damage| damage.store), "damaged store"),
             (self.fault_points, "fault points"),
         ];
         kinds.into_iter().filter(|(on, _)| *on).map(|(_, name)| name).collect()
@@ -190,6 +197,7 @@ impl Storm {
             (self.slow_links, Accident::SlowLinks),
             (self.narrow_links, Accident::NarrowLinks),
             (self.full_disks, Accident::FullDisk),
+            (self.damage.is_some_and(|damage| damage.store), Accident::DamagedStore),
         ];
         kinds.into_iter().filter(|(on, _)| *on).map(|(_, accident)| accident).collect()
     }
@@ -209,6 +217,7 @@ enum Accident {
     SlowLinks,
     NarrowLinks,
     FullDisk,
+    DamagedStore,
 }
 
 impl World {
@@ -333,7 +342,8 @@ impl World {
                 self.jump_clock(victim, by, rng.random_bool(0.5));
             }
             Accident::ClockDrift => {
-                let ppm = rng.random_range(-10_000..=10_000);
+                let most = i64::from(DRIFT_PPM_MAX);
+                let ppm = rng.random_range(-most..=most);
                 self.drift_clock(victim, ppm);
             }
             Accident::SlowLinks => {
@@ -356,6 +366,11 @@ impl World {
                 let room = rng.random_range(0..=64 << 10);
                 let capacity = Some(self.machines[victim].disk.used() + room);
                 self.set_disk_faults(victim, DiskFaults { capacity, ..storm.disk(victim) });
+            }
+            Accident::DamagedStore => {
+                if let Some(Damage { node, .. }) = storm.damage {
+                    self.damage_store(node, rng.random_bool(0.1));
+                }
             }
         }
         Ok(())

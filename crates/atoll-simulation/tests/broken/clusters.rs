@@ -92,6 +92,17 @@ async fn slow_put(node: Node, runtime: Runtime, number: usize, pause: Duration) 
     drop(node.objects().put(request).await);
 }
 
+/// Uploads are completed, and their clients often hear of it only when they ask again.
+pub fn lost_answers(seed: Seed) -> Judgement {
+    let (mut world, _) = settled(seed, 3, Cluster::new(1));
+    let late = Stalls { chance: 0.7, longest: seconds(30) };
+    world.slow_down_at("objects: an upload is complete, nobody is told", late);
+    // Sweeps are 15 s apart here, and the second of them forgets.
+    world.clients(6, Load { uploads: 60, slow_uploads: 0, remembered: seconds(12), ..many() });
+    world.run_for(seconds(30));
+    world.judge()
+}
+
 /// The bucket is deleted and made again, which one of the nodes does not hear.
 pub fn another_bucket(seed: Seed) -> Judgement {
     let (mut world, view) = settled(seed, 3, Cluster::new(1));

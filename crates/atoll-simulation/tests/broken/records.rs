@@ -17,7 +17,7 @@ use atoll_simulation::{
     world::{Storm, World, stable},
 };
 use atoll_transport::memory::LinkProfile;
-use atoll_types::Revision;
+use atoll_types::{ReplicaId, Revision};
 use bytes::Bytes;
 use rand::Rng;
 
@@ -222,6 +222,22 @@ pub fn old_disk(seed: Seed) -> Judgement {
         world.run_until_within(stable, MINUTE);
     }
     forgetful(world, &view, seed, |world, _| world.bring_back(0, image))
+}
+
+/// What the leader has of the shard's state can't be read any more, while the others have it.
+pub fn unreadable_state(seed: Seed) -> Judgement {
+    let (mut world, view) = three(seed);
+    let victim = seed.0 as usize % 3;
+    for index in 0..3 {
+        let (runtime, records) = view.records(index).expect("the node runs");
+        let to_victim = ReplicaId(victim as u64 + 1);
+        // Whoever leads does it.
+        drop(runtime.spawn("hand over", async move { drop(records.hand_to(SHARD, to_victim).await) }));
+    }
+    world.run_for(Duration::from_secs(2));
+    view.damage_state(victim);
+    world.run_for(Duration::from_secs(10));
+    world.judge()
 }
 
 /// A node joins in the place of another: it is filled by a snapshot.

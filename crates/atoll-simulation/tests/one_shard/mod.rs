@@ -153,6 +153,11 @@ impl OneShardView {
         self.damages.lock().unwrap().insert(index, damage);
     }
 
+    /// Nothing of the node's state can be read from now on.
+    pub fn damage_state(&self, index: usize) {
+        self.stores.lock().unwrap()[&index].damage_table(Table::Records);
+    }
+
     /// What each voter holds, its results of transactions included, without
     /// what replicas may differ in.
     pub fn states(&self) -> BTreeMap<usize, Vec<(Bytes, Bytes)>> {

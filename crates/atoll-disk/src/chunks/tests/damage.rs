@@ -2,8 +2,69 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{FutureExt, future::BoxFuture};
+
 use super::*;
-use crate::PackDamage;
+use crate::{OrderedStore, PackDamage, Table, WriteBatch};
+
+/// Puts, then damages all that the index holds, with nothing left to be opened.
+async fn unreadable_index(cases: &[(ChunkHash, Bytes)]) -> (Disk, ChunkStore) {
+    let disk = Disk::new();
+    let chunks = disk.open().await;
+    for (number, case) in cases.iter().enumerate() {
+        put(&chunks, case, number as u64).await;
+    }
+    disk.index.damage_table(Table::Chunks);
+    (disk, chunks)
+}
+
+async fn is_made_anew(disk: &Disk, cases: &[(ChunkHash, Bytes)]) {
+    let (chunks, recovery) = disk.open_any().await;
+    assert!(recovery.rebuilt && recovery.damage.is_empty(), "{recovery:?}");
+    for (hash, bytes) in cases {
+        assert_eq!(chunks.get(*hash).await.unwrap().as_ref(), Some(bytes));
+        // Stamps may be lost with the index: as high as any was.
+        assert_eq!(stamp(&chunks, *hash).await, Some(cases.len() as u64 - 1));
+    }
+    assert_eq!(chunks.usage().chunks, cases.len() as u64);
+    close(chunks).await;
+    let (_, recovery) = disk.open_any().await;
+    assert!(!recovery.rebuilt, "once is enough");
+}
+
+#[tokio::test]
+async fn an_index_that_cannot_be_read_at_the_start_is_made_anew_from_the_packs() {
+    let cases: Vec<_> = (0..5).map(|seed| chunk(seed, 3000)).collect();
+    let (disk, chunks) = unreadable_index(&cases).await;
+    drop_handle(chunks, &disk).await;
+    is_made_anew(&disk, &cases).await;
+}
+
+#[tokio::test]
+async fn an_index_that_turns_out_to_be_unreadable_is_made_anew_at_the_next_start() {
+    type Use = for<'a> fn(&'a ChunkStore, &'a (ChunkHash, Bytes)) -> BoxFuture<'a, bool>;
+    let uses: [Use; 3] = [
+        |chunks, case| async { matches!(chunks.get(case.0).await, Err(ChunkError::Index(_))) }.boxed(),
+        |chunks, case| {
+            async { matches!(chunks.list(case.0.slot(), None, 10).await, Err(ChunkError::Index(_))) }.boxed()
+        },
+        // Decided by the one task that writes.
+        |chunks, case| {
+            async { matches!(chunks.remove_if(case.0, 9).await, Err(ChunkError::Index(_))) }.boxed()
+        },
+    ];
+    for notice in uses {
+        let cases: Vec<_> = (0..5).map(|seed| chunk(seed, 3000)).collect();
+        let (disk, chunks) = unreadable_index(&cases).await;
+        assert!(notice(&chunks, &cases[2]).await);
+        assert!(chunks.failed().await.contains("index"));
+        // What is written over is readable again; the next start does not believe it.
+        let position = WriteBatch::of(Table::Chunks, vec![0], Vec::new());
+        disk.index.write(position).unwrap();
+        drop_handle(chunks, &disk).await;
+        is_made_anew(&disk, &cases).await;
+    }
+}
 
 #[tokio::test]
 async fn an_index_that_forgot_catches_up_to_the_same_answer() {
