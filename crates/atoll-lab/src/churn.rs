@@ -274,7 +274,7 @@ impl<'a, R: Recipe> Town<'a, R> {
             return;
         }
         let (_, asker) = self.members[rng.random_range(0..self.members.len())];
-        let responsible = self.recipe.responsible(key, &self.members);
+        let responsible = self.responsible(key);
         // A member may have lost everybody and be joining anew: it is not part of the overlay
         // then, and whoever asks it is told so at once.
         match self.world.with(asker, |core, now, rng, out| core.locate(now, rng, key, out)) {
@@ -284,6 +284,14 @@ impl<'a, R: Recipe> Town<'a, R> {
             Err(_) => self.made.timeouts.push(0),
         }
         self.take_reports();
+    }
+
+    /// Of the members to whom keys can belong now.
+    fn responsible(&self, key: Id) -> SimulatedContact {
+        let is_keeper = |contact| self.world.core(contact).is_some_and(Overlay::is_keeper);
+        let keepers: Vec<_> =
+            self.members.iter().copied().filter(|(_, contact)| is_keeper(*contact)).collect();
+        self.recipe.responsible(key, if keepers.is_empty() { &self.members } else { &keepers })
     }
 
     fn take_reports(&mut self) {
@@ -305,7 +313,7 @@ impl<'a, R: Recipe> Town<'a, R> {
                         continue;
                     };
                     // Right is who was responsible when it was asked, or is now.
-                    let responsible = self.recipe.responsible(located.key, &self.members);
+                    let responsible = self.responsible(located.key);
                     if found != responsible && found != begun.responsible {
                         self.wrong += 1;
                         continue;

@@ -120,6 +120,16 @@ pub(crate) fn grow_network<R: Recipe>(recipe: &R, world: &mut World<R::Core>, no
     world.take_reports();
 }
 
+/// The nodes that keys can belong to, sorted by id: in a hybrid its super-peers, unless there are
+/// none.
+pub(crate) fn keepers<O>(world: &World<O>) -> Vec<(Id, SimulatedContact)>
+where
+    O: Overlay<Contact = SimulatedContact, Message: Serialize>,
+{
+    let keepers = ring(world.living().filter(|(_, core)| core.is_keeper()).map(|(contact, _)| contact));
+    if keepers.is_empty() { ring(world.living().map(|(contact, _)| contact)) } else { keepers }
+}
+
 /// Looks keys up in a network without upkeep, and adds to the row how it went. Keys and askers
 /// are drawn evenly.
 pub(crate) fn measure<R: Recipe>(
@@ -144,6 +154,7 @@ pub(crate) fn measure_among<R: Recipe>(
     let mut rng = stream(seed, "lookups");
     let bytes_per_node = world.bytes_per_node();
     let ring = ring(world.living().map(|(contact, _)| contact));
+    let keepers = keepers(world);
     let traffic_before = world.traffic();
     let mut begun: BTreeMap<(SimulatedContact, LookupId), Instant> = BTreeMap::new();
     let mut made = Lookups::default();
@@ -152,7 +163,7 @@ pub(crate) fn measure_among<R: Recipe>(
             let Notification::LookupFinished(located) = notification else { continue };
             let Some(began) = begun.remove(&(asker, located.lookup)) else { continue };
             made.timeouts.push(located.timeouts);
-            let responsible = recipe.responsible(located.key, &ring);
+            let responsible = recipe.responsible(located.key, &keepers);
             if located.outcome.ok().and_then(|found| found.first().copied()) != Some(responsible) {
                 continue;
             }
@@ -170,7 +181,7 @@ pub(crate) fn measure_among<R: Recipe>(
         };
         let key = loop {
             let drawn = Id::from_halves(rng.random(), rng.random());
-            if is_wanted(recipe.responsible(drawn, &ring)) {
+            if is_wanted(recipe.responsible(drawn, &keepers)) {
                 break drawn;
             }
         };

@@ -18,7 +18,7 @@ use rand::{Rng, rngs::StdRng};
 
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report, Setup, network, share},
+    experiment::{Progress, Report, Setup, keepers, network, share},
     kinds::{Kind, Recipe, Settings, Task},
     page::Plot,
     parameters::{Within, parameters, words},
@@ -197,14 +197,15 @@ fn befall<R: Recipe>(
     rng: &mut StdRng,
 ) -> Cost {
     let began = world.now();
-    let before = ring(world.living().map(|(contact, _)| contact));
+    let before = keepers(world);
     let whom = match change {
         Change::Join => {
             world.watch_next();
             world.join(|contact| recipe.outside(contact))
         }
         Change::Leave | Change::Failure => {
-            let whom = before[rng.random_range(0..before.len())].1;
+            let all = ring(world.living().map(|(contact, _)| contact));
+            let whom = all[rng.random_range(0..all.len())].1;
             world.watch(whom);
             match change {
                 Change::Leave => world.leave(whom),
@@ -214,8 +215,8 @@ fn befall<R: Recipe>(
         }
     };
     let after = ring(world.living().map(|(contact, _)| contact));
-    let with = if change == Change::Join { &after } else { &before };
-    let keys: Vec<Id> = (0..lookups).map(|_| key_of(recipe, whom, with, rng)).collect();
+    let with = if change == Change::Join { keepers(world) } else { before };
+    let keys: Vec<Id> = (0..lookups).map(|_| key_of(recipe, whom, &with, rng)).collect();
     let askers: Vec<SimulatedContact> =
         after.iter().map(|(_, contact)| *contact).filter(|contact| *contact != whom).collect();
 
@@ -227,7 +228,7 @@ fn befall<R: Recipe>(
         world.run_until(began + passed);
         let asked: Vec<SimulatedContact> =
             keys.iter().map(|_| askers[rng.random_range(0..askers.len())]).collect();
-        let (is_right, is_clean) = probe(recipe, world, &asked, &keys, &after);
+        let (is_right, is_clean) = probe(recipe, world, &asked, &keys);
         right.add(passed, is_right);
         if clean.since.is_none() || passed <= COUNTED_AT_LEAST {
             traffic = world.watched();
@@ -267,13 +268,17 @@ impl Streak {
     }
 }
 
-/// A key that is the node's in this network: near its identifier, drawn until it is.
+/// A key that is the node's in this network: near its identifier, drawn until it is. A leaf of a
+/// hybrid has none; then its own identifier is asked for.
 fn key_of<R: Recipe>(
     recipe: &R,
     whom: SimulatedContact,
     ring: &[(Id, SimulatedContact)],
     rng: &mut StdRng,
 ) -> Id {
+    if ring.binary_search(&(whom.id(), whom)).is_err() {
+        return whom.id();
+    }
     // As many first bits in common as tell N nodes apart; if there are no such keys, more.
     let mut common = ring.len().ilog2();
     for drawn in 0_u32.. {
@@ -309,9 +314,9 @@ fn probe<R: Recipe>(
     world: &World<R::Core>,
     askers: &[SimulatedContact],
     keys: &[Id],
-    ring: &[(Id, SimulatedContact)],
 ) -> (bool, bool) {
     let mut copy = world.clone();
+    let keepers = keepers(&copy);
     copy.freeze();
     copy.take_reports();
     let mut under_way = 0;
@@ -330,7 +335,7 @@ fn probe<R: Recipe>(
             under_way -= 1;
             is_clean &= located.timeouts == 0;
             let found = located.outcome.ok().and_then(|found| found.first().copied());
-            if found != Some(recipe.responsible(located.key, ring)) {
+            if found != Some(recipe.responsible(located.key, &keepers)) {
                 return (false, false);
             }
         }

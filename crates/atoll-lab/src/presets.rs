@@ -57,6 +57,28 @@ pub static PRESETS: &[Preset] = &[
         parameters: &[("methods", "flood"), ("ttl", "7"), ("connections", "4")],
     },
     Preset {
+        name: "kazaa",
+        about: "Liang, Kumar, Ross 2004: one super-node to each ordinary node, up to 160 of these; queries do not flood here",
+        experiments: LOOKUPS,
+        parameters: &[
+            ("overlays", "hybrid"),
+            ("hybrid_attachments", "1"),
+            ("hybrid_leaves_high", "160"),
+            ("hybrid_witnesses", "1"),
+        ],
+    },
+    Preset {
+        name: "edonkey",
+        about: "a client logs in to one server, and Kad goes on without; 768 clients each here, up to a million there (lugdunum)",
+        experiments: LOOKUPS,
+        parameters: &[
+            ("overlays", "hybrid"),
+            ("hybrid_attachments", "1"),
+            ("hybrid_leaves_high", "768"),
+            ("hybrid_witnesses", "1"),
+        ],
+    },
+    Preset {
         name: "bitcoin",
         about: "inv and getdata as before compact blocks: 8 connections opened and as many accepted, blocks of 1 MB",
         experiments: &["broadcast", "blocks"],

@@ -344,6 +344,11 @@ impl<K: Core> World<K> {
         cores.filter_map(|(index, node)| Some((self.contacts_from.plus(index), node.core.as_ref()?)))
     }
 
+    /// None if the node is not there any more.
+    pub(crate) fn core(&self, contact: SimulatedContact) -> Option<&K> {
+        self.nodes[self.index(contact)].core.as_ref()
+    }
+
     /// Gives a living node a command, and carries out what follows.
     ///
     /// # Panics

@@ -233,6 +233,14 @@ impl<O: Overlay> Overlay for Dht<O> {
         self.core.neighbourhood()
     }
 
+    fn is_keeper(&self) -> bool {
+        self.core.is_keeper()
+    }
+
+    fn losses(&self) -> u32 {
+        self.core.losses()
+    }
+
     fn meet(&mut self, now: Instant, rng: &mut dyn RngCore, others: &[O::Contact], out: &mut DhtOut<O>) {
         self.core.meet(now, rng, others, &mut self.core_out);
         self.absorb(now, rng, out);

@@ -83,6 +83,16 @@ pub struct KademliaConfig {
     /// has an hour. Where nodes stay for minutes only, lower it: dead contacts and missing ones
     /// stay about that long.
     pub refresh_every: Duration,
+    /// Contacts in all buckets together: no limit but theirs by default. When it is reached a
+    /// newcomer waits, as for a place in a full bucket.
+    pub contacts_max: usize,
+    /// Contacts that a lookup begins with if k is smaller: none more than k by default. With a small
+    /// k the nearest may all be dead at once, and then it goes on with the next.
+    pub seeds_min: usize,
+    /// Whether a node that joins looks something up in each bucket's range at once, as section 2.3
+    /// says: it does by default. Otherwise they are looked up in the first period, which costs a
+    /// newcomer a tenth of the messages, and leaves it with what it met on the way until then.
+    pub refreshes_at_join: bool,
 }
 
 impl Default for KademliaConfig {
@@ -95,6 +105,9 @@ impl Default for KademliaConfig {
             answer_timeout: Duration::from_secs(1),
             attempts: 2,
             refresh_every: Duration::from_secs(15 * 60),
+            contacts_max: usize::MAX,
+            seeds_min: 0,
+            refreshes_at_join: true,
         }
     }
 }
@@ -137,7 +150,7 @@ impl<C: Contact> Kademlia<C> {
         assert!((1..=config.k).contains(&config.alpha), "1 to k questions are under way");
         assert!(matches!(config.bits_per_step, 1 | 2 | 4), "a step settles 1, 2 or 4 bits");
         assert!((1..=PATHS_MAX).contains(&config.disjoint_paths), "a lookup has 1 to {PATHS_MAX} paths");
-        let tables = Tables::new(me, config.k, config.bits_per_step);
+        let tables = Tables::new(me, config.k, config.bits_per_step, config.contacts_max);
         Self {
             config,
             phase: Phase::Outside,
@@ -158,12 +171,11 @@ impl<C: Contact> Kademlia<C> {
     /// `Instant::ORIGIN`. `ring` is sorted by id, has `me` in it, and no id twice.
     pub fn converged(me: C, config: Arc<KademliaConfig>, ring: &[(Id, C)]) -> Self {
         let mut node = Self::new(me, config);
-        let KademliaConfig { k, bits_per_step, .. } = *node.config;
         // By the node's id alone: the same for the same network, whoever is made first.
         let mut rng = StdRng::from_seed(node.tables.me.id().into());
         let first_at = node.next_refresh(Instant::ORIGIN, &mut rng);
         let draw = |below: usize| rand::Rng::random_range(&mut rng, 0..below);
-        node.tables = Tables::converged(node.tables.me.clone(), k, bits_per_step, ring, draw, first_at);
+        node.tables.converge(ring, draw, first_at);
         node.phase = Phase::Member;
         node.place_at = first_at;
         node
@@ -212,7 +224,8 @@ impl<C: Contact> Overlay for Kademlia<C> {
             self.finish(now, lookup, Some(LookupError::Left), out);
         }
         self.calls = Vec::new();
-        self.tables = Tables::new(self.tables.me.clone(), self.config.k, self.config.bits_per_step);
+        let KademliaConfig { k, bits_per_step, contacts_max, .. } = *self.config;
+        self.tables = Tables::new(self.tables.me.clone(), k, bits_per_step, contacts_max);
     }
 
     fn locate(

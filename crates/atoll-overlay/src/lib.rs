@@ -2,8 +2,8 @@
 //!
 //! Every kind of overlay is a core behind one interface, [`Overlay`]: a state machine that
 //! takes messages, timeouts and commands, and gives what follows from them as values in
-//! [`Out`]. Here so far: [`Directory`], which has a centre, [`Chord`], [`Kademlia`], [`Pastry`], and
-//! [`Unstructured`], which floods and walks. The same code runs over real
+//! [`Out`]. Here so far: [`Directory`], which has a centre, [`Chord`], [`Kademlia`], [`Pastry`],
+//! [`Unstructured`], which floods and walks, and [`Hybrid`]. The same code runs over real
 //! connections and, a million times over, in the simulator of `atoll-lab`; so a core is generic
 //! over its [`Contact`], which is four bytes there, and a node's key with its addresses on the
 //! wire.
@@ -26,6 +26,7 @@ mod content;
 mod dht;
 mod directory;
 mod entry;
+mod hybrid;
 mod id;
 mod kademlia;
 mod overlay;
@@ -46,6 +47,7 @@ pub use entry::{
     AuthorKey, Body, Class, Entry, KEYWORDS_MAX, LIFETIME_MAX, NAME_BYTES_MAX, Unsound, VALUE_BYTES_MAX,
     keywords_of,
 };
+pub use hybrid::{AtRest, Hybrid, HybridConfig, HybridMessage, Report, Standing};
 pub use id::Id;
 pub use kademlia::{Kademlia, KademliaConfig, KademliaMessage};
 pub use overlay::{

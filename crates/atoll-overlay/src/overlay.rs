@@ -179,6 +179,17 @@ pub trait Overlay {
     /// before for a key that this node keeps.
     fn neighbourhood(&self) -> u32;
 
+    /// Whether keys can be this node's at all: in a hybrid they are super-peers' only.
+    fn is_keeper(&self) -> bool {
+        true
+    }
+
+    /// Another number whenever so many keepers were lost at once that what was stored may be
+    /// gone: whoever published it then does so again.
+    fn losses(&self) -> u32 {
+        0
+    }
+
     /// Others that are thought to be part of the overlay. A node that knows them all hears
     /// nothing new; one whose part of the overlay was cut off from theirs finds back.
     fn meet(

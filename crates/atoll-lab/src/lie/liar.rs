@@ -154,6 +154,10 @@ impl<R: Recipe> Overlay for Node<'_, R> {
         self.core.neighbourhood()
     }
 
+    fn is_keeper(&self) -> bool {
+        self.core.is_keeper()
+    }
+
     fn meet(&mut self, now: Instant, rng: &mut dyn RngCore, others: &[SimulatedContact], out: &mut OutOf<R>) {
         self.core.meet(now, rng, others, out);
     }

@@ -54,6 +54,12 @@ impl Published {
         (self.values.into_values().map(|value| value.entry).collect(), provided.collect())
     }
 
+    /// All of it may be lost.
+    pub(super) fn all_again(&mut self, now: Instant) {
+        self.values.values_mut().for_each(|value| value.again_at = now);
+        self.provided.values_mut().for_each(|provided| provided.again_at = now);
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         let values = self.values.values().map(|value| size_of::<Value>() + value.entry.bytes());
         let provided = self.provided.values().map(|provided| size_of::<Provided>() + provided.name.len());

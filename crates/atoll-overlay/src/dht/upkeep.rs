@@ -37,11 +37,12 @@ pub(super) struct Round {
     is_behind: bool,
     /// The core's, when it was last asked.
     neighbourhood: u32,
+    losses: u32,
 }
 
 impl Round {
     pub(super) fn new(neighbourhood: u32) -> Self {
-        Self { at: None, cursor: None, left: 0, is_behind: false, neighbourhood }
+        Self { at: None, cursor: None, left: 0, is_behind: false, neighbourhood, losses: 0 }
     }
 
     /// Begins anew, soon.
@@ -64,6 +65,12 @@ impl Round {
 
 impl<O: Overlay> Dht<O> {
     pub(super) fn notice_neighbours(&mut self, now: Instant) {
+        let losses = self.core.losses();
+        if losses != self.upkeep.losses {
+            self.upkeep.losses = losses;
+            self.published.all_again(now);
+            self.upkeep.hurry(now);
+        }
         let neighbourhood = self.core.neighbourhood();
         if neighbourhood != self.upkeep.neighbourhood {
             self.upkeep.neighbourhood = neighbourhood;

@@ -60,7 +60,7 @@ impl Question {
 
 impl<C: Contact> Kademlia<C> {
     pub(super) fn start(&mut self, now: Instant, key: Id, purpose: Purpose, out: &mut KademliaOut<C>) -> u32 {
-        let mut seeds = self.tables.closest(key, self.config.k, true);
+        let mut seeds = self.tables.closest(key, self.config.k.max(self.config.seeds_min), true);
         if seeds.is_empty() {
             seeds.clone_from(&self.known);
         }

@@ -35,6 +35,7 @@ pub(super) struct Tables<C> {
     /// k and b of the settings.
     k: usize,
     bits: usize,
+    contacts_max: usize,
     /// Bucket by bucket; within one the least recently seen first (section 2.2). Never `me`,
     /// none twice, none that has not spoken to this node.
     contacts: Vec<C>,
@@ -68,25 +69,23 @@ pub(super) enum Seen<C> {
 }
 
 impl<C: Contact> Tables<C> {
-    pub(super) fn new(me: C, k: usize, bits: usize) -> Self {
+    pub(super) fn new(me: C, k: usize, bits: usize, contacts_max: usize) -> Self {
         let (contacts, spares, suspects, buckets) = Default::default();
-        Self { me, k, bits, contacts, spares, suspects, buckets, neighbourhood: 0 }
+        Self { me, k, bits, contacts_max, contacts, spares, suspects, buckets, neighbourhood: 0 }
     }
 
-    /// Each bucket has k nodes of its range, or all if there are no more: most of them side by
-    /// side, for a bucket is filled by looking up one point in its range, and that ends with the
+    /// Fills them: each bucket gets k nodes of its range, or all if there are no more. Most stand
+    /// side by side, for a bucket is filled by looking up one point in its range, and that ends with the
     /// k nearest to the point; and a few from anywhere in it, met on other ways. `ring` is sorted
     /// by id, has `me` in it, and no id twice.
-    pub(super) fn converged(
-        me: C,
-        k: usize,
-        bits: usize,
+    pub(super) fn converge(
+        &mut self,
         ring: &[(Id, C)],
         mut draw: impl FnMut(usize) -> usize,
         refresh_at: Instant,
-    ) -> Self {
-        let mut tables = Self::new(me, k, bits);
-        let my_id = tables.me.id();
+    ) {
+        let (k, bits) = (self.k, self.bits);
+        let my_id = self.me.id();
         // Those who have all digits so far in common with this node.
         let mut near = ring;
         for place in 0..Id::BITS / bits {
@@ -98,11 +97,12 @@ impl<C: Contact> Tables<C> {
             for distance in (1..1 << bits).rev() {
                 let digit = my_digit ^ distance;
                 let range = &near[starts(digit)..starts(digit + 1)];
+                let k = k.min(self.contacts_max - self.contacts.len());
                 let mut taken: Vec<usize> = Vec::with_capacity(k);
                 if range.len() <= k {
                     taken.extend(0..range.len());
                 } else {
-                    let count = k - (k / MET_OTHERWISE).max(1);
+                    let count = k.saturating_sub((k / MET_OTHERWISE).max(1));
                     let first = draw(range.len() - count);
                     taken.extend(first..first + count);
                     while taken.len() < k {
@@ -112,18 +112,17 @@ impl<C: Contact> Tables<C> {
                         }
                     }
                 }
-                tables.contacts.extend(taken.iter().map(|one| range[*one].1.clone()));
+                self.contacts.extend(taken.iter().map(|one| range[*one].1.clone()));
                 let contacts = u8::try_from(taken.len()).expect("at most K_MAX");
-                tables.buckets.push(Bucket { refresh_at, contacts, spares: 0 });
+                self.buckets.push(Bucket { refresh_at, contacts, spares: 0 });
             }
             near = &near[starts(my_digit)..starts(my_digit + 1)];
         }
-        while tables.buckets.last().is_some_and(|bucket| bucket.contacts == 0) {
-            tables.buckets.pop();
+        while self.buckets.last().is_some_and(|bucket| bucket.contacts == 0) {
+            self.buckets.pop();
         }
-        tables.contacts.shrink_to_fit();
-        tables.buckets.shrink_to_fit();
-        tables
+        self.contacts.shrink_to_fit();
+        self.buckets.shrink_to_fit();
     }
 
     /// The bucket that an id belongs in; none for this node's own.
@@ -203,13 +202,17 @@ impl<C: Contact> Tables<C> {
             return Seen::Known;
         }
         self.remove_spare(bucket, &contact);
-        if range.len() < self.k {
+        if range.len() < self.k && self.contacts.len() < self.contacts_max {
             self.insert(bucket, contact);
             return Seen::Added;
         }
+        if range.is_empty() {
+            // Nobody's place could become its.
+            return Seen::Known;
+        }
         let oldest = self.contacts[range.start].clone();
         let spares = self.spares_range(bucket);
-        if spares.len() == SPARES_MAX {
+        if spares.len() == SPARES_MAX.min(self.k) {
             self.spares.remove(spares.start);
             self.buckets[bucket].spares -= 1;
         }

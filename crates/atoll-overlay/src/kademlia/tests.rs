@@ -369,7 +369,7 @@ fn a_liar_who_names_ever_nearer_nodes_ends_a_lookup_and_no_more() {
 
 #[test]
 fn one_who_fails_twice_loses_its_place_to_the_one_who_waited_last() {
-    let mut tables = Tables::new(At(0), 2, 1);
+    let mut tables = Tables::new(At(0), 2, 1, usize::MAX);
     for place in [129, 130, 131, 132] {
         tables.seen(At(place), Instant::ORIGIN);
     }

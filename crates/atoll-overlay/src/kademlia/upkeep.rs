@@ -60,7 +60,7 @@ impl<C: Contact> Kademlia<C> {
             return out.notify(Notification::JoinFailed);
         }
         self.phase = Phase::Member;
-        for bucket in 0..self.tables.buckets_len() {
+        for bucket in (0..self.tables.buckets_len()).filter(|_| self.config.refreshes_at_join) {
             self.tables.set_refresh(bucket, now);
         }
         out.notify(Notification::Joined);
