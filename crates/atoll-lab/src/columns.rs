@@ -42,7 +42,7 @@ macro_rules! columns {
 
 columns! {
     Overlay "overlay" ["", 0] "the kind of overlay; of broadcasts, whose neighbours are used: its tables', those of a random graph, or a tree's own";
-    Method "method" ["", 0] "how a message is broadcast, or something searched";
+    Method "method" ["", 0] "how a message is broadcast, or something searched where there is no index";
     Nodes "nodes" ["nodes", 0] "how many, before any failed; under churn, at any time";
     Sessions "sessions" ["", 0] "how nodes' sessions are distributed; whoever goes is replaced at once by another";
     SessionMedianS "session_median_s" ["s", 0] "the median session";
@@ -90,7 +90,13 @@ columns! {
     Searches "searches" ["searches", 0] "each for something else, from an evenly drawn node";
     FoundShare "found_share" ["share", 3] "of the searches that found something";
     SearchMessagesMean "search_messages_mean" ["messages", 0] "sent by anybody for a search, answers included";
+    SearchBytesMean "search_bytes_mean" ["bytes", 0] "the same, on the wire";
+    PublishMessagesMean "publish_messages_mean" ["messages", 1] "sent by anybody so that one thing of one node can be found";
+    QueriesPerPublication "queries_per_publication" ["searches", 0] "for each thing that a node publishes";
+    AllMessagesMean "all_messages_mean" ["messages", 0] "for a search, with its share of publishing and of upkeep";
     FirstHitMsMean "first_hit_ms_mean" ["ms", 0] "from the search until its first hit, of those that found something";
+    FalseFirstShare "false_first_share" ["share", 3] "of the searches that end with their first hit, those that end with a false one or with none";
+    MissingShare "missing_share" ["share", 3] "of the searches that end with 16 hits, or after their time, those with no true one among them";
     StaleShare "stale_share" ["share", 4] "of the contacts in nodes' tables that are gone";
     MessagesMean "messages_mean" ["messages", 1] "sent by anybody for a lookup, answers and repetitions included";
     BytesMean "bytes_mean" ["bytes", 0] "on the wire for a lookup, by anybody: encoded messages, and 88 bytes of frame, TLS, TCP and IP for each";

@@ -6,9 +6,9 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use atoll_overlay::{
-    AtRest, AuthorKey, Chord, ChordConfig, ChordMessage, Contact, Directory, DirectoryConfig,
-    DirectoryMessage, Hybrid, HybridConfig, HybridMessage, Id, Kademlia, KademliaConfig, KademliaMessage,
-    LookupStyle, Overlay, Pastry, PastryConfig, PastryMessage,
+    AtRest, AuthorKey, Chord, ChordConfig, ChordMessage, Contact, Content, Dht, DhtConfig, Directory,
+    DirectoryConfig, DirectoryMessage, Hybrid, HybridConfig, HybridMessage, Id, Kademlia, KademliaConfig,
+    KademliaMessage, LookupStyle, Overlay, Pastry, PastryConfig, PastryMessage,
 };
 
 use serde::Serialize;
@@ -81,6 +81,12 @@ parameters! {
 /// Makes the cores of one kind.
 pub(crate) trait Recipe {
     type Core: Overlay<Contact = SimulatedContact, Message: Serialize> + Clone;
+    /// The same with content: [`Dht`] over it, or the core itself if it keeps content by itself.
+    type WithContent: Content<Contact = SimulatedContact, Message: Serialize>;
+
+    /// `core` is part of an overlay; what it publishes is signed by `author`, if that is not
+    /// settled yet by the core.
+    fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent;
 
     /// A node outside of any overlay.
     fn outside(&self, me: SimulatedContact) -> Self::Core;
@@ -138,6 +144,11 @@ impl Kind {
     }
 }
 
+/// As its defaults are for home computers: three replicas.
+pub(crate) fn dht<O: Overlay>(core: O, author: AuthorKey) -> Dht<O> {
+    Dht::converged(core, author, Arc::new(DhtConfig::default()))
+}
+
 /// For one network: its first nodes are the index nodes.
 pub(crate) struct DirectoryRecipe {
     config: Arc<DirectoryConfig>,
@@ -172,6 +183,11 @@ impl DirectoryRecipe {
 
 impl Recipe for DirectoryRecipe {
     type Core = Directory<SimulatedContact>;
+    type WithContent = Self::Core;
+
+    fn with_content(&self, core: Self::Core, _author: AuthorKey) -> Self::WithContent {
+        core
+    }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {
         let mut indexes = self.indexes.borrow_mut();
@@ -258,6 +274,11 @@ impl ChordRecipe {
 
 impl Recipe for ChordRecipe {
     type Core = Chord<SimulatedContact>;
+    type WithContent = Dht<Self::Core>;
+
+    fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
+        dht(core, author)
+    }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {
         Chord::new(me, self.0.clone())
@@ -326,6 +347,11 @@ impl KademliaRecipe {
 
 impl Recipe for KademliaRecipe {
     type Core = Kademlia<SimulatedContact>;
+    type WithContent = Dht<Self::Core>;
+
+    fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
+        dht(core, author)
+    }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {
         Kademlia::new(me, self.0.clone())
@@ -398,6 +424,11 @@ impl PastryRecipe {
 
 impl Recipe for PastryRecipe {
     type Core = Pastry<SimulatedContact>;
+    type WithContent = Dht<Self::Core>;
+
+    fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
+        dht(core, author)
+    }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {
         Pastry::new(me, self.0.clone())
@@ -476,6 +507,11 @@ impl HybridRecipe {
 
 impl Recipe for HybridRecipe {
     type Core = Hybrid<SimulatedContact>;
+    type WithContent = Dht<Self::Core>;
+
+    fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
+        dht(core, author)
+    }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {
         Hybrid::new(me, self.config.clone())

@@ -17,6 +17,8 @@ mod experiment;
 mod experiments;
 mod failure;
 mod grow;
+#[cfg(test)]
+mod hot;
 mod kinds;
 mod lie;
 mod lookup;

@@ -2,13 +2,15 @@
 //!
 //! A liar has its place in the overlay as everybody has, drawn and not chosen, and does all
 //! that upkeep asks of it. It lies about keys: whoever asks it for its way is sent to other
-//! liars, who say the same, and what it answers for never belongs to anybody else.
+//! liars, who say the same, and what it answers for never belongs to anybody else. In a network
+//! without structure it says to have whatever anybody searches, and passes nothing on.
 //!
 //! In a directory only those in the middle have a say, and a key is whose they are told by others
 //! than peers; so there it is index nodes that lie, about what they keep.
 
 mod hide;
 mod liar;
+mod searches;
 
 use crate::{
     columns::{Column, Row},
@@ -17,6 +19,7 @@ use crate::{
     page::Plot,
     parameters::{NodeCount, Share, Within, parameters},
     plot::Scale,
+    search::SearchMethod,
     world::{Links, World},
 };
 
@@ -48,6 +51,15 @@ parameters! {
         pub setup: Setup = Setup::Converged,
         /// How many others each node knows when it joins a network that grows, a row for each.
         pub joined_through: Vec<Within<1, 8>> = vec![Within(1), Within(4)],
+        /// How a random graph is searched, a row for each: flood, ring, walk, walk-indexed.
+        pub methods: Vec<SearchMethod> =
+            vec![SearchMethod::Flood, SearchMethod::Walk, SearchMethod::WalkIndexed],
+        /// Searches for each row, each for something else.
+        pub searches: Within<1, 10_000> = Within(20),
+        /// Neighbours of a node in the random graph, on average.
+        pub connections: Within<1, 512> = Within(5),
+        /// The share of the nodes that have what is searched.
+        pub holder_share: Share = Share(0.0025),
         + pub settings: Settings,
     }
 }
@@ -79,9 +91,25 @@ pub(crate) const PLOTS: &[Plot] = &[
         theory: &[],
         model: None,
     },
+    Plot {
+        title: "Searches whose first hit is false, or missing",
+        x: (Column::LyingShare, Scale::Linear),
+        y: (Column::FalseFirstShare, Scale::Linear),
+        by: &[Column::Method, Column::Nodes],
+        theory: &[],
+        model: None,
+    },
+    Plot {
+        title: "Searches with no true one among their hits",
+        x: (Column::LyingShare, Scale::Linear),
+        y: (Column::MissingShare, Scale::Linear),
+        by: &[Column::Method, Column::Nodes],
+        theory: &[],
+        model: None,
+    },
 ];
 
-/// Looks keys of honest nodes up at honest nodes.
+/// Looks keys of honest nodes up at honest nodes, and searches what they have.
 pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> Report {
     let LieParameters { overlays, nodes, lying_shares, paths, joined_through, setup, .. } = &parameters;
     // A network that is set up was not joined.
@@ -99,8 +127,8 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
         })
         .collect();
     let sizes: usize = nodes.iter().map(|nodes| nodes.0).sum();
-    let mut progress =
-        Progress::new(tell, (sizes * lying_shares.len() * runs.len() * known.len() + 1) as f64);
+    let rows_of_share = runs.len() * known.len() + parameters.methods.len();
+    let mut progress = Progress::new(tell, (sizes * lying_shares.len() * rows_of_share + 1) as f64);
     let mut rows = Vec::new();
     for &NodeCount(nodes) in nodes {
         for &Share(lying_share) in lying_shares {
@@ -118,6 +146,10 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
                 let lookups = parameters.lookups;
                 let task = Lie { seed, nodes, lookups, lying_share, joined_through, row };
                 rows.push(overlay.run(&settings, task));
+                progress.add(nodes as f64);
+            }
+            for &method in &parameters.methods {
+                rows.push(searches::searches(seed, &parameters, nodes, lying_share, method));
                 progress.add(nodes as f64);
             }
         }
@@ -190,6 +222,7 @@ mod tests {
             lying_shares: vec![Share(lying_share)],
             paths: vec![Within(paths)],
             lookups: 300,
+            methods: Vec::new(),
             ..LieParameters::default()
         };
         let rows = lie(1, parameters, &mut |_| ()).rows;
@@ -211,6 +244,7 @@ mod tests {
             overlays: vec![Kind::Directory],
             nodes: vec![NodeCount(100)],
             values: Within(90),
+            methods: Vec::new(),
             ..LieParameters::default()
         };
         let rows = lie(1, parameters, &mut |_| ()).rows;
@@ -225,6 +259,31 @@ mod tests {
         assert_eq!(missed.len(), 9);
     }
 
+    /// Six have it, and thirty say so. A hit is believed for its
+    /// signature, which tells who says so and not that it is true.
+    #[test]
+    fn liars_nearby_are_heard_first_and_true_hits_come_too() {
+        let parameters = LieParameters {
+            overlays: Vec::new(),
+            nodes: vec![NodeCount(300)],
+            lying_shares: vec![Share(0.0), Share(0.1)],
+            methods: vec![SearchMethod::Flood, SearchMethod::Walk],
+            holder_share: Share(0.02),
+            searches: Within(40),
+            ..LieParameters::default()
+        };
+        let rows = lie(1, parameters, &mut |_| ()).rows;
+        let of = |row: usize, column| rows[row].number(column).expect("measured");
+        for honest in [0, 1] {
+            assert!(of(honest, Column::FalseFirstShare) <= 0.05 && of(honest, Column::MissingShare) <= 0.05);
+        }
+        for lied_to in [2, 3] {
+            let (first, missing) = (of(lied_to, Column::FalseFirstShare), of(lied_to, Column::MissingShare));
+            assert!(first > 0.5, "five liars for each that has it, and {first} are heard first");
+            assert!(missing < first, "{missing} of those who wait for more, and {first}");
+        }
+    }
+
     /// An eclipse: who knows liars only, when it joins, hears of nobody else.
     #[test]
     fn a_node_that_joins_through_several_is_seldom_captured() {
@@ -234,6 +293,7 @@ mod tests {
             lying_shares: vec![Share(0.1)],
             paths: vec![Within(8)],
             lookups: 300,
+            methods: Vec::new(),
             setup: Setup::Grown,
             ..LieParameters::default()
         };

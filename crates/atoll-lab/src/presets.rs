@@ -30,6 +30,7 @@ pub static PRESETS: &[Preset] = &[
             ("chord_successors", "20"),
             ("chord_route_by_successors", "true"),
             ("chord_recursive", "false"),
+            ("methods", "none"),
         ],
     },
     Preset {
@@ -42,19 +43,25 @@ pub static PRESETS: &[Preset] = &[
             ("kademlia_alpha", "3"),
             ("kademlia_bits_per_step", "1"),
             ("kademlia_disjoint_paths", "1"),
+            ("methods", "none"),
         ],
     },
     Preset {
         name: "pastry",
         about: "Rowstron and Druschel 2001: b = 4, a leaf set of 16",
         experiments: LOOKUPS,
-        parameters: &[("overlays", "pastry"), ("pastry_bits_per_digit", "4"), ("pastry_leaves_each", "8")],
+        parameters: &[
+            ("overlays", "pastry"),
+            ("pastry_bits_per_digit", "4"),
+            ("pastry_leaves_each", "8"),
+            ("methods", "none"),
+        ],
     },
     Preset {
         name: "gnutella",
         about: "Gnutella 0.4: queries flood with TTL 7; four neighbours, as its early clients are said to have kept",
         experiments: &["search"],
-        parameters: &[("methods", "flood"), ("ttl", "7"), ("connections", "4")],
+        parameters: &[("overlays", "none"), ("methods", "flood"), ("ttl", "7"), ("connections", "4")],
     },
     Preset {
         name: "kazaa",
@@ -130,6 +137,7 @@ mod tests {
                     ("measured_s", "60"),
                     ("times", "1"),
                     ("searches", "2"),
+                    ("upkeep_s", "60"),
                     ("holder_shares", "0.2"),
                     ("broadcasts", "1"),
                     ("values", "5"),

@@ -1,29 +1,36 @@
-//! Experiment *search*: finding something by a word of its name, that some of the nodes have.
+//! Experiment *search*: finding something by the words of its name, that some of the nodes have;
+//! and what each search costs if publishing and upkeep are counted too.
 //!
-//! So far in networks without structure: each search ends with the first hit, as in Lv, Cao,
-//! Cohen, Li, Shenker, *Search and replication in unstructured peer-to-peer networks*, ICS 2002,
-//! and nobody remembers what goes by, so that each meets the network as it was.
+//! In networks without structure each search ends with the first hit, as in Lv, Cao, Cohen, Li,
+//! Shenker, *Search and replication in unstructured peer-to-peer networks*, ICS 2002, and nobody
+//! remembers what goes by, so that each meets the network as it was. Kinds with an index are
+//! asked as their users would.
+//!
+//! Searches are measured in a network without upkeep, and upkeep in one without searches, where
+//! each node provides one thing, and renews it as it has to. Both are put together for nodes that
+//! publish something every so often, for which there are so many queries each.
 
-use std::{sync::Arc, time::Duration};
+mod network;
 
-use atoll_overlay::{
-    Answer, AuthorKey, Content, Id, Notification, Offered, Overlay, SearchStyle, Unstructured,
-    UnstructuredConfig,
-};
-use atoll_types::{Instant, WallTime};
-use rand::{Rng, seq::index};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use atoll_overlay::{AuthorKey, Contact, Content, SearchStyle, Unstructured, UnstructuredConfig};
+use atoll_types::Instant;
+
+pub(crate) use self::network::WALL;
+use self::network::{Cost, Searched, search_all, upkeep};
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report, micros, share},
+    experiment::{Progress, Report},
+    kinds::{Kind, Recipe, Settings, Task},
     page::Plot,
     parameters::{Share, Within, parameters, words},
     plot::Scale,
     spread::{Graph, random_graph},
-    world::{Links, SimulatedContact, World, stream},
+    world::{Links, SimulatedContact, World},
 };
 
-/// A way to search.
+/// A way to search in a network without structure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SearchMethod {
     /// Flooding with one TTL for all searches.
@@ -34,13 +41,21 @@ pub enum SearchMethod {
     Ring,
     /// Random walkers.
     Walk,
+    /// The same, and each node answers for its neighbours too.
+    WalkIndexed,
 }
 
-words!(SearchMethod { Flood "flood", FloodBest "flood-best", Ring "ring", Walk "walk" });
+words!(SearchMethod {
+    Flood "flood", FloodBest "flood-best", Ring "ring", Walk "walk", WalkIndexed "walk-indexed"
+});
 
 parameters! {
     pub struct SearchParameters {
-        /// flood, flood-best (with the least TTL that finds something), ring, walk.
+        /// Kinds with an index. Hybrid has none of its own yet: it would keep postings by their
+        /// keys.
+        pub overlays: Vec<Kind> = vec![Kind::Directory, Kind::Chord, Kind::Kademlia, Kind::Pastry],
+        /// In a random graph: flood, flood-best (with the least TTL that finds something), ring,
+        /// walk, walk-indexed (where nodes answer for their neighbours too).
         pub methods: Vec<SearchMethod> = SearchMethod::ALL.to_vec(),
         /// Sizes of the network.
         pub nodes: Vec<Within<2, 1_000_000>> = vec![Within(10_000)],
@@ -50,23 +65,42 @@ parameters! {
         pub holder_shares: Vec<Share> = [0.0005, 0.0025, 0.01].map(Share).to_vec(),
         /// Searches for each row, each for something else.
         pub searches: Within<1, 10_000> = Within(60),
+        /// Words of a name; a search gives them all.
+        pub words: Within<1, 8> = Within(2),
         /// How far a flood, and the last flood of an expanding ring, goes.
         pub ttl: Within<1, 7> = Within(7),
         /// Random walkers of one search.
         pub walkers: Within<1, 255> = Within(32),
         /// Every so many steps a walker asks whether to go on.
         pub check_every: Within<1, 100> = Within(4),
+        /// How many searches there are for each thing that somebody publishes, a row for each.
+        pub queries_per_publication: Vec<Within<1, 1_000_000>> = [10, 1].map(Within).to_vec(),
+        /// A node publishes something every so often, in place of what it published before.
+        pub publish_every_s: Within<1, 1_000_000> = Within(3_600),
+        /// Upkeep is measured for so long. In half an hour what is provided is renewed once.
+        pub upkeep_s: Within<1, 1_000_000> = Within(1_800),
+        + pub settings: Settings,
     }
 }
 
-const LINES: &[Column] = &[Column::Method, Column::Nodes];
+const LINES: &[Column] = &[Column::Overlay, Column::Method, Column::Nodes, Column::QueriesPerPublication];
+/// What does not depend on how many queries there are.
+const LINES_ALONE: &[Column] = &[Column::Overlay, Column::Method, Column::Nodes];
 
 pub(crate) const PLOTS: &[Plot] = &[
     Plot {
-        title: "Messages for a search",
+        title: "Messages for a search, publishing and upkeep included",
+        x: (Column::HolderShare, Scale::Logarithmic),
+        y: (Column::AllMessagesMean, Scale::Logarithmic),
+        by: LINES,
+        theory: &[],
+        model: None,
+    },
+    Plot {
+        title: "Messages for a search alone",
         x: (Column::HolderShare, Scale::Logarithmic),
         y: (Column::SearchMessagesMean, Scale::Logarithmic),
-        by: LINES,
+        by: LINES_ALONE,
         theory: &[],
         model: None,
     },
@@ -74,7 +108,7 @@ pub(crate) const PLOTS: &[Plot] = &[
         title: "Searches that find something",
         x: (Column::HolderShare, Scale::Logarithmic),
         y: (Column::FoundShare, Scale::Linear),
-        by: LINES,
+        by: LINES_ALONE,
         theory: &[],
         model: None,
     },
@@ -82,137 +116,170 @@ pub(crate) const PLOTS: &[Plot] = &[
         title: "Time to the first hit",
         x: (Column::HolderShare, Scale::Logarithmic),
         y: (Column::FirstHitMsMean, Scale::Linear),
-        by: LINES,
+        by: LINES_ALONE,
         theory: &[],
         model: None,
     },
 ];
 
-/// Searches a random graph by each method. `tell` hears what share of the work is done.
+/// Searches each kind with an index, and a random graph by each method. `tell` hears what share
+/// of the work is done.
 pub fn search(seed: u64, parameters: SearchParameters, tell: &mut dyn FnMut(f64)) -> Report {
-    let SearchParameters { methods, nodes, connections, holder_shares, .. } = &parameters;
+    let SearchParameters { overlays, methods, nodes, holder_shares, .. } = &parameters;
     let sizes: usize = nodes.iter().map(|nodes| nodes.0).sum();
-    let mut progress = Progress::new(tell, (sizes * holder_shares.len() * methods.len()) as f64);
+    // Upkeep costs about as much as one share.
+    let networks = (overlays.len() + methods.len()) * (holder_shares.len() + 1);
+    let mut progress = Progress::new(tell, (sizes * networks) as f64);
     let mut rows = Vec::new();
     for &Within(nodes) in nodes {
-        let graph = random_graph(nodes, connections.0, seed);
-        for &Share(holder_share) in holder_shares {
-            for &method in methods {
-                let row = Row::default()
-                    .with(Column::Overlay, "random")
-                    .with(Column::Method, method.name())
-                    .with(Column::Nodes, nodes)
-                    .with(Column::Connections, connections.0)
-                    .with(Column::HolderShare, holder_share);
-                rows.push(measure(seed, &parameters, &graph, method, holder_share, row));
-                progress.add(nodes as f64);
-            }
+        for &overlay in overlays {
+            let row = Row::default().with(Column::Overlay, overlay.name()).with(Column::Nodes, nodes);
+            let task = SearchKind { seed, nodes, parameters: &parameters, row, progress: &mut progress };
+            rows.extend(overlay.run(&parameters.settings, task));
         }
+        rows.extend(search_without_structure(seed, nodes, &parameters, &mut progress));
     }
     Report::new("search", seed, &parameters, rows)
 }
 
-type Net = World<Unstructured<SimulatedContact>>;
-
-/// Any day.
-const WALL: WallTime = WallTime::from_millis(1_800_000_000_000);
-
-fn network(seed: u64, graph: &Graph, style: SearchStyle) -> Net {
-    let config = Arc::new(UnstructuredConfig { style, enough: 1, ..UnstructuredConfig::default() });
-    // One for all: who says that something is there makes no difference here, and keys are dear.
-    let author = AuthorKey::from_seed([1; 32]);
-    let mut world = World::new(seed, Links::default());
-    for neighbours in graph {
-        let me = world.next_contact();
-        let mut node = Unstructured::linked(me, author.clone(), config.clone(), neighbours.clone());
-        node.set_clock(Instant::ORIGIN, WALL);
-        node.freeze();
-        world.add(node);
-    }
-    world
-}
-
-/// What one search came to.
-struct Searched {
-    /// Until the first hit.
-    found_after: Option<Duration>,
-    messages: u64,
-}
-
-fn measure(
+struct SearchKind<'a, 'b> {
     seed: u64,
-    parameters: &SearchParameters,
-    graph: &Graph,
-    method: SearchMethod,
-    holder_share: f64,
+    nodes: usize,
+    parameters: &'a SearchParameters,
     row: Row,
-) -> Row {
-    let byte = |number: usize| u8::try_from(number).expect("at most 255");
-    let ttl = byte(parameters.ttl.0);
-    let flood = |ttl| SearchStyle::Flood { ttl };
-    let styles = match method {
-        SearchMethod::Flood => vec![flood(ttl)],
-        SearchMethod::FloodBest => (1..=ttl).map(flood).collect(),
-        SearchMethod::Ring => vec![SearchStyle::ExpandingRing { ttl_max: ttl }],
-        SearchMethod::Walk => {
-            let (walkers, check_every) = (byte(parameters.walkers.0), byte(parameters.check_every.0));
-            vec![SearchStyle::Walk { walkers, check_every }]
+    progress: &'a mut Progress<'b>,
+}
+
+impl Task for SearchKind<'_, '_> {
+    type Output = Vec<Row>;
+
+    fn run<R: Recipe>(self, recipe: &R) -> Vec<Row> {
+        let SearchKind { seed, nodes, parameters, row, progress } = self;
+        let network = || {
+            let mut world = World::new(seed, Links::default());
+            world.set_up(nodes, |contact, ring, round_trip| {
+                let core = recipe.converged(contact, ring, round_trip);
+                let mut node = recipe.with_content(core, author_of(contact));
+                node.set_clock(Instant::ORIGIN, WALL);
+                node
+            });
+            world
+        };
+        let upkeep = upkeep(network(), Duration::from_secs(parameters.upkeep_s.0 as u64));
+        progress.add(nodes as f64);
+        let frozen = || {
+            let mut world = network();
+            world.freeze();
+            world
+        };
+        let mut rows = Vec::new();
+        for &Share(holder_share) in &parameters.holder_shares {
+            let searched = search_all(vec![frozen()], seed, parameters, holder_share);
+            let row = row.clone().with(Column::HolderShare, holder_share);
+            rows.extend(rows_of(&row, &searched, upkeep, parameters));
+            progress.add(nodes as f64);
         }
+        rows
+    }
+}
+
+fn search_without_structure(
+    seed: u64,
+    nodes: usize,
+    parameters: &SearchParameters,
+    progress: &mut Progress,
+) -> Vec<Row> {
+    if parameters.methods.is_empty() {
+        return Vec::new();
+    }
+    let graph = random_graph(nodes, parameters.connections.0, seed);
+    let contacts = World::<Unstructured<SimulatedContact>>::contacts(seed, nodes);
+    let authors: Vec<AuthorKey> = contacts.into_iter().map(author_of).collect();
+    let random = |config| random_network(seed, &graph, &authors, config);
+    let mut upkeeps: BTreeMap<bool, Cost> = BTreeMap::new();
+    let mut rows = Vec::new();
+    for &method in &parameters.methods {
+        // How somebody searches makes no difference while nobody does.
+        let index_neighbours = method == SearchMethod::WalkIndexed;
+        let upkeep = *upkeeps.entry(index_neighbours).or_insert_with(|| {
+            let config = UnstructuredConfig { index_neighbours, ..UnstructuredConfig::default() };
+            upkeep(random(config), Duration::from_secs(parameters.upkeep_s.0 as u64))
+        });
+        progress.add(nodes as f64);
+        for &Share(holder_share) in &parameters.holder_shares {
+            let worlds = method.styles(parameters).into_iter().map(|style| {
+                let mut world = random(UnstructuredConfig {
+                    style,
+                    index_neighbours,
+                    enough: 1,
+                    ..UnstructuredConfig::default()
+                });
+                world.freeze();
+                world
+            });
+            let searched = search_all(worlds.collect(), seed, parameters, holder_share);
+            let row = Row::default()
+                .with(Column::Overlay, "random")
+                .with(Column::Method, method.name())
+                .with(Column::Nodes, nodes)
+                .with(Column::Connections, parameters.connections.0)
+                .with(Column::HolderShare, holder_share);
+            rows.extend(rows_of(&row, &searched, upkeep, parameters));
+            progress.add(nodes as f64);
+        }
+    }
+    rows
+}
+
+/// One for each number of queries for a publication.
+fn rows_of(row: &Row, searched: &Searched, upkeep: Cost, parameters: &SearchParameters) -> Vec<Row> {
+    let row = searched.add_to(row.clone()).with(Column::UpkeepMessagesPerNodeS, upkeep.messages);
+    let publication = searched.publication().messages + upkeep.messages * parameters.publish_every_s.0 as f64;
+    let with_queries = |&Within(queries): &Within<1, 1_000_000>| {
+        let all = searched.search().messages + publication / queries as f64;
+        row.clone().with(Column::QueriesPerPublication, queries).with(Column::AllMessagesMean, all)
     };
-    let mut worlds: Vec<Net> = styles.into_iter().map(|style| network(seed, graph, style)).collect();
-    let mut rng = stream(seed, "searches");
-    let holders = ((holder_share * graph.len() as f64).round() as usize).clamp(1, graph.len());
-    let mut done = Vec::new();
-    for number in 0..parameters.searches.0 {
-        let asker = rng.random_range(0..graph.len());
-        let holders = index::sample(&mut rng, graph.len(), holders).into_vec();
-        let word = format!("thing{number}");
-        let last = worlds.len() - 1;
-        for (round, world) in worlds.iter_mut().enumerate() {
-            let searched = search_once(world, asker, &holders, &word);
-            if searched.found_after.is_some() || round == last {
-                done.push(searched);
-                break;
+    parameters.queries_per_publication.iter().map(with_queries).collect()
+}
+
+/// Each node signs with a key of its own, which follows from its identifier.
+pub(crate) fn author_of(contact: SimulatedContact) -> AuthorKey {
+    AuthorKey::from_seed(contact.id().into())
+}
+
+impl SearchMethod {
+    /// Tried one after the other until something is found; only the last one counts.
+    pub(crate) fn styles(self, parameters: &SearchParameters) -> Vec<SearchStyle> {
+        let byte = |number: usize| u8::try_from(number).expect("at most 255");
+        let ttl = byte(parameters.ttl.0);
+        let flood = |ttl| SearchStyle::Flood { ttl };
+        match self {
+            SearchMethod::Flood => vec![flood(ttl)],
+            SearchMethod::FloodBest => (1..=ttl).map(flood).collect(),
+            SearchMethod::Ring => vec![SearchStyle::ExpandingRing { ttl_max: ttl }],
+            SearchMethod::Walk | SearchMethod::WalkIndexed => {
+                let (walkers, check_every) = (byte(parameters.walkers.0), byte(parameters.check_every.0));
+                vec![SearchStyle::Walk { walkers, check_every }]
             }
         }
     }
-    let found: Vec<u64> = done.iter().filter_map(|searched| searched.found_after).map(micros).collect();
-    let messages: u64 = done.iter().map(|searched| searched.messages).sum();
-    row.with(Column::Searches, done.len())
-        .with_some(Column::FoundShare, share(found.len() as f64, done.len()))
-        .with_some(Column::SearchMessagesMean, share(messages as f64, done.len()))
-        .with_some(Column::FirstHitMsMean, share(found.iter().sum::<u64>() as f64 / 1000.0, found.len()))
 }
 
-fn search_once(world: &mut Net, asker: usize, holders: &[usize], word: &str) -> Searched {
-    let contacts: Vec<SimulatedContact> = world.living().map(|(contact, _)| contact).collect();
-    let content = Id::of(word.as_bytes());
-    for holder in holders {
-        let offered = Offered { content, name: word.to_owned() };
-        world
-            .with(contacts[*holder], |core, now, rng, out| core.provide(now, rng, offered, out))
-            .expect("one thing at a time");
+fn random_network(
+    seed: u64,
+    graph: &Graph,
+    authors: &[AuthorKey],
+    config: UnstructuredConfig,
+) -> World<Unstructured<SimulatedContact>> {
+    let config = Arc::new(config);
+    let mut world = World::new(seed, Links::default());
+    for (neighbours, author) in graph.iter().zip(authors) {
+        let me = world.next_contact();
+        let mut node = Unstructured::linked(me, author.clone(), config.clone(), neighbours.clone());
+        node.set_clock(Instant::ORIGIN, WALL);
+        world.add(node);
     }
-    world.take_reports();
-    let (sent_before, began) = (world.traffic().sent, world.now());
     world
-        .with(contacts[asker], |core, now, rng, out| core.search(now, rng, word, out))
-        .expect("it has one search at a time");
-    // On to the last walker's last step: all of it is what the search costs.
-    world.run_until_quiet();
-    let ended = world.take_reports().into_iter().find_map(|reported| match reported.notification {
-        Notification::OperationFinished(finished) => Some((reported.at, finished.outcome)),
-        _ => None,
-    });
-    let found_after = match ended {
-        Some((at, Ok(Answer::Hits(hits)))) if !hits.is_empty() => Some(at.saturating_since(began)),
-        _ => None,
-    };
-    let messages = world.traffic().sent - sent_before;
-    for holder in holders {
-        world.with(contacts[*holder], |core, _, _, _| core.stop_providing(content));
-    }
-    Searched { found_after, messages }
 }
 
 #[cfg(test)]
@@ -222,9 +289,12 @@ mod tests {
     #[test]
     fn each_method_finds_and_costs_what_it_should() {
         let parameters = SearchParameters {
+            overlays: Vec::new(),
             nodes: vec![Within(500)],
             holder_shares: vec![Share(0.02)],
             searches: Within(10),
+            upkeep_s: Within(60),
+            queries_per_publication: vec![Within(10)],
             ..SearchParameters::default()
         };
         let rows = search(3, parameters, &mut |_| ()).rows;
@@ -243,5 +313,47 @@ mod tests {
         assert!(messages(SearchMethod::FloodBest) < messages(SearchMethod::Ring));
         assert!(messages(SearchMethod::Ring) < flood / 2.0);
         assert!(messages(SearchMethod::Walk) < flood / 2.0);
+        // A node and its five neighbours have something six times as often as one; but 32
+        // walkers take four steps at least.
+        assert!(messages(SearchMethod::WalkIndexed) < messages(SearchMethod::Walk));
+        assert_eq!(of(SearchMethod::Walk, Column::PublishMessagesMean), 0.0);
+        let publish = of(SearchMethod::WalkIndexed, Column::PublishMessagesMean);
+        assert!((4.0..6.0).contains(&publish), "one for each neighbour: {publish}");
+    }
+
+    /// A name of two words: its content and each word are looked up, and three nodes are asked
+    /// whether they want it, and get it; a search looks each word up and asks two or three.
+    #[test]
+    fn posting_lists_find_everything_for_what_looking_up_costs() {
+        let parameters = SearchParameters {
+            methods: Vec::new(),
+            nodes: vec![Within(300)],
+            holder_shares: vec![Share(0.01)],
+            searches: Within(10),
+            ..SearchParameters::default()
+        };
+        let rows = search(3, parameters, &mut |_| ()).rows;
+        assert_eq!(rows.len(), 2 * SearchParameters::default().overlays.len());
+        for pair in rows.chunks(2) {
+            let number = |index: usize, column| pair[index].number(column).expect("measured");
+            let name = pair[0].shown(Column::Overlay);
+            assert_eq!(number(0, Column::FoundShare), 1.0, "{name}");
+            let all = [0, 1].map(|index| number(index, Column::AllMessagesMean));
+            assert_eq!([0, 1].map(|index| number(index, Column::QueriesPerPublication)), [10.0, 1.0]);
+            let search = number(0, Column::SearchMessagesMean);
+            let publication =
+                number(0, Column::PublishMessagesMean) + 3_600.0 * number(0, Column::UpkeepMessagesPerNodeS);
+            for (all, queries) in all.into_iter().zip([10.0, 1.0]) {
+                assert!((all - search - publication / queries).abs() < 0.01, "{name}: {all}");
+            }
+            if pair[0].shown(Column::Overlay) == Kind::Chord.name() {
+                // Three entries, each to three nodes in four messages, less what a node has to do
+                // itself; and three lookups of at most a dozen messages.
+                let publish = number(0, Column::PublishMessagesMean);
+                assert!((30.0..72.0).contains(&publish), "{publish}");
+                // Two lookups, two to three questions each.
+                assert!((8.0..36.0).contains(&search), "{search}");
+            }
+        }
     }
 }

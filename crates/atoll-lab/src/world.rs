@@ -192,6 +192,8 @@ struct Node<K> {
     /// None: failed, or left.
     core: Option<K>,
     place: Place,
+    /// Messages that arrived.
+    received: u32,
     /// When all that it has sent so far is out, if links have a capacity.
     sent_at: Instant,
     /// Where it stands in `World::living`, while it lives.
@@ -308,7 +310,7 @@ impl<K: Core> World<K> {
         let place_among_living = small(self.living.len());
         self.living.push(small(self.nodes.len()));
         let sent_at = Instant::ORIGIN;
-        self.nodes.push(Node { core, place, sent_at, place_among_living, timeout_at: None });
+        self.nodes.push(Node { core, place, received: 0, sent_at, place_among_living, timeout_at: None });
         self.plan_timeout(self.nodes.len() - 1);
     }
 
@@ -388,6 +390,11 @@ impl<K: Core> World<K> {
         place(from).latency(place(to))
     }
 
+    /// How many messages each node got so far.
+    pub fn received(&self) -> impl Iterator<Item = u32> {
+        self.nodes.iter().map(|node| node.received)
+    }
+
     /// The mean over living nodes, of the core's state alone.
     pub fn bytes_per_node(&self) -> f64 {
         let (count, bytes) = self
@@ -414,6 +421,7 @@ impl<K: Core> World<K> {
             (What::Message { .. }, None) => self.traffic.to_failed += 1,
             (What::Timeout, None) => {}
             (What::Message { from, message }, Some(core)) => {
+                node.received += 1;
                 core.handle_message(event.at, &mut self.nodes_rng, from, message, &mut self.out);
                 self.carry_out(index);
             }

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //! store     locate, then to each of the r responsible nodes: Offer → Wanted → Keep → Kept
-//! fetch     locate, then to each of them: Get → Got, until two have it or all have answered
+//! fetch     locate, then to each of them: Get → Got, until two have it or all have answered. In
+//!           Kademlia whoever is asked for its way answers with what it has, if that is on, and
+//!           two that have it are enough there too
 //! provide   a store of a provider entry, and of a posting for each word of the name
 //! search    a fetch of the postings of each word; hits are in all of them
 //! upkeep    whoever is first for a key compares with the others of the r (Offer → Wanted), the
@@ -16,7 +18,8 @@
 //! DHash, above Chord, replicates to the key's r successors as here; for Kademlia it is the
 //! paper's republishing (section 2.5), with the comparison in place of sending everything anew.
 //!
-//! - `message`: what is said. `cellar`: what is kept, and how much. Both know nothing of the rest.
+//! - `message`: what is said. `cellar`: what is kept, and how much. `cache`: copies of what is
+//!   others' to keep. They know nothing of the rest.
 //! - `operation`: this node's own stores and reads. `exchange`: questions under way, and other
 //!   nodes' answered. `publish`: what this node wants kept. `upkeep`: what keeps copies where
 //!   they belong.
@@ -28,6 +31,7 @@
 //! who draws keys until all r nodes of a key are his (an eclipse); disjoint paths and ids that are
 //! hashes make it dear.
 
+mod cache;
 mod cellar;
 mod exchange;
 mod message;
@@ -40,16 +44,20 @@ mod upkeep;
 use std::{sync::Arc, time::Duration};
 
 use atoll_types::{Instant, WallTime};
-use rand::RngCore;
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 
 pub use self::message::{ContentMessage, DhtMessage, Refused};
 use self::{
+    cache::{Cache, copied_for},
     cellar::Cellar,
     exchange::{Call, Tokens},
     operation::{Operation, Part},
 };
 pub(crate) use self::{message::Named, operation::fitting, publish::Published};
-use crate::{AuthorKey, ContentError, Id, LocateError, LookupId, Notification, Out, Overlay, Table};
+use crate::{
+    AuthorKey, Contact, ContentError, Entry, Id, LocateError, LookupId, Notification, Out, Overlay, Table,
+    entry::Class,
+};
 
 /// How content is kept. All nodes of one overlay should agree on `replicas`.
 #[derive(Debug, Clone)]
@@ -73,6 +81,11 @@ pub struct DhtConfig {
     /// How long others keep that this node provides something, unless it says so again, which it
     /// does at half of it: an hour by default. After a failure false hints stay about that long.
     pub provide_for: Duration,
+    /// How long nodes near a key that are not responsible for it may keep copies of what was read
+    /// there (Kademlia's caching along the path; other kinds have none); farther ones keep them
+    /// for less. Zero by default: off. It spreads the load of what is much read, and for so long
+    /// a read may give what was newest before.
+    pub cache_for: Duration,
 }
 
 impl Default for DhtConfig {
@@ -85,6 +98,7 @@ impl Default for DhtConfig {
             compare_every: Duration::from_secs(600),
             republish_every: Duration::from_secs(3600),
             provide_for: Duration::from_secs(3600),
+            cache_for: Duration::ZERO,
         }
     }
 }
@@ -105,6 +119,8 @@ pub struct Dht<O: Overlay> {
     is_member: bool,
     frozen: bool,
     cellar: Cellar<O::Contact>,
+    /// Of keys that are not this node's to keep.
+    cache: Cache,
     published: Published,
     operations: Vec<Operation<O::Contact>>,
     parts: Vec<Part<O::Contact>>,
@@ -131,6 +147,7 @@ impl<O: Overlay> Dht<O> {
             is_member: false,
             frozen: false,
             cellar: Cellar::default(),
+            cache: Cache::default(),
             published: Published::default(),
             operations: Vec::new(),
             parts: Vec::new(),
@@ -140,6 +157,18 @@ impl<O: Overlay> Dht<O> {
             tokens: Tokens::default(),
             upkeep,
         }
+    }
+
+    /// Content over a core that is part of an overlay already, which has kept nothing so far. It
+    /// begins at `Instant::ORIGIN`.
+    pub fn converged(core: O, author: AuthorKey, config: Arc<DhtConfig>) -> Self {
+        let mut node = Self::new(core, author, config);
+        node.is_member = true;
+        // By the node's id alone: not in step with the others, and the same each time.
+        let mut rng = StdRng::from_seed(node.core.contact().id().into());
+        node.tokens.draw(Instant::ORIGIN, &mut rng);
+        node.upkeep.begin_at(Instant::ORIGIN + node.config.check_every.mul_f64(rng.random_range(0.0..1.0)));
+        node
     }
 
     /// What it locates with.
@@ -160,8 +189,13 @@ impl<O: Overlay> Dht<O> {
     /// Passes the core's effects on, and takes those lookups' ends that are ours.
     fn absorb(&mut self, now: Instant, rng: &mut dyn RngCore, out: &mut DhtOut<O>) {
         loop {
-            let sends = self.core_out.sends.drain(..);
-            out.sends.extend(sends.map(|(to, message)| (to, DhtMessage::Overlay(message))));
+            for (to, message) in std::mem::take(&mut self.core_out.sends) {
+                let message = match self.seeks(&to, &message) {
+                    Some(class) => DhtMessage::Seek { class, message },
+                    None => DhtMessage::Overlay(message),
+                };
+                out.send(to, message);
+            }
             let notifications = std::mem::take(&mut self.core_out.notifications);
             if notifications.is_empty() {
                 break;
@@ -182,6 +216,50 @@ impl<O: Overlay> Dht<O> {
             }
         }
         self.notice_neighbours(now);
+    }
+
+    /// Answers for the way, and with what is here.
+    fn asked_on_the_way(
+        &mut self,
+        now: Instant,
+        rng: &mut dyn RngCore,
+        from: O::Contact,
+        class: Class,
+        message: O::Message,
+        out: &mut DhtOut<O>,
+    ) {
+        let key = O::asks_for(&message);
+        self.core.handle_message(now, rng, from.clone(), message, &mut self.core_out);
+        let answer = self.core_out.sends.iter().position(|(to, _)| *to == from);
+        if let (Some(key), Some(answer), true) = (key, answer, self.is_member) {
+            let (to, message) = self.core_out.sends.remove(answer);
+            let token = self.tokens.now_for(from.id());
+            let wall = self.wall(now);
+            let mut entries = self.cellar.get(key, class, wall);
+            if entries.is_empty() {
+                entries = self.cache.get(now, wall, key, class);
+            }
+            out.send(to, DhtMessage::Sought { key, class, token, entries, message });
+        }
+        self.absorb(now, rng, out);
+    }
+
+    fn keep_copies(&mut self, now: Instant, entries: Vec<Entry>) {
+        let Some((key, class)) = entries.first().map(|first| (first.key, first.class())) else { return };
+        if self.config.cache_for.is_zero() {
+            return;
+        }
+        let entries = operation::sound(entries, key, class, self.wall(now));
+        let me = self.core.contact().id();
+        let neighbours = self.core.responsible(me, message::REPLICAS_MAX);
+        let farthest = neighbours.iter().map(|neighbour| neighbour.id().xor(me)).max();
+        let until = now + copied_for(self.config.cache_for, key.xor(me), farthest);
+        self.cache.put(key, class, entries, until);
+    }
+
+    /// Keys of which there are copies here.
+    pub fn cached(&self) -> usize {
+        self.cache.len()
     }
 }
 
@@ -267,6 +345,14 @@ impl<O: Overlay> Overlay for Dht<O> {
                 self.handle_content(now, from, message, out);
             }
             DhtMessage::Content(_) => {}
+            DhtMessage::Seek { class, message } => {
+                self.asked_on_the_way(now, rng, from, class, message, out);
+            }
+            DhtMessage::Sought { key, class, token, entries, message } => {
+                self.was_sought(now, &from, (key, class), token, entries, out);
+                self.core.handle_message(now, rng, from, message, &mut self.core_out);
+                self.absorb(now, rng, out);
+            }
         }
     }
 
@@ -297,6 +383,7 @@ impl<O: Overlay> Overlay for Dht<O> {
         let own = size_of::<Self>() - size_of::<O>();
         own + self.core.state_bytes()
             + self.cellar.heap_bytes()
+            + self.cache.heap_bytes()
             + self.published.heap_bytes()
             + self.calls.capacity() * size_of::<Call<O::Contact>>()
             + self.parts.iter().map(Part::bytes).sum::<usize>()

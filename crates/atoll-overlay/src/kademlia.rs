@@ -247,6 +247,18 @@ impl<C: Contact> Overlay for Kademlia<C> {
         Ok(LookupId(self.start(now, key, Purpose::Caller, out)))
     }
 
+    /// The paper's FIND_VALUE is a FIND_NODE that whoever has the value answers with it.
+    fn asks_for(message: &KademliaMessage<C>) -> Option<Id> {
+        match message {
+            KademliaMessage::FindNode { key, .. } => Some(*key),
+            _ => None,
+        }
+    }
+
+    fn abandon(&mut self, lookup: LookupId) {
+        self.drop_lookup(lookup.0);
+    }
+
     fn responsible(&self, key: Id, count: usize) -> Vec<C> {
         self.tables.responsible(key, count)
     }

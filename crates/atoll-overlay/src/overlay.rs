@@ -170,6 +170,20 @@ pub trait Overlay {
         out: &mut Out<Self::Contact, Self::Message>,
     ) -> Result<LookupId, LocateError>;
 
+    /// Of a message that asks a node on the way of a lookup for its way: the key. Whoever keeps
+    /// something under it can answer at once, and the lookup need not go on
+    /// ([`abandon`](Self::abandon)). None of any other message, and in kinds whose lookups do not
+    /// come nearer to the key by XOR.
+    fn asks_for(_message: &Self::Message) -> Option<Id>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// Nobody waits for the lookup any more: it may end without a notification.
+    fn abandon(&mut self, _lookup: LookupId) {}
+
     /// The first `count` nodes for the key, this node among them if it is one, as far as its own
     /// tables tell and without asking anybody. The first is the responsible one, or else nearer
     /// to it than this node is.

@@ -5,7 +5,8 @@
 //! flood      a query goes to all neighbours, and on, until its TTL is used up; a copy that
 //!            would get no farther is dropped. Expanding ring: again with a greater TTL until enough is found
 //! walk       k walkers, each to one neighbour at a time; they ask their origin now and then
-//!            whether to go on
+//!            whether to go on, and tell it when they have used up their steps
+//! index      neighbours tell each other what they provide, if that is on, and answer for each other
 //! hit        back the way that the query came; whoever it passes remembers what was found
 //! ```
 //!
@@ -17,12 +18,14 @@
 //! by whoever stored it, and by whoever saw it go by.
 //!
 //! - `links`: neighbours. `query`: what is asked and passed on. `kept`: what can be answered.
+//!   `index`: what neighbours provide.
 //!
 //! Against hostile nodes: only neighbours' queries and hits are passed on, no query farther than
 //! `TTL_MAX` whatever it says, and of hits so many for each query; what is found is believed by
 //! its author's signature. A walker names its origin, and a liar can name anybody: that one gets
 //! a message of some twenty bytes for every fourth step.
 
+mod index;
 mod kept;
 mod links;
 mod message;
@@ -41,9 +44,10 @@ use rand::RngCore;
 
 pub use self::message::{UnstructuredMessage, Wanted};
 use self::{
+    index::Index,
     kept::{PUBLISHED_MAX, Provided, Shelves},
     links::Call,
-    query::{Operation, Seen, Waiting, What},
+    query::{Operation, STEPS_MAX, Seen, Waiting, What},
 };
 use crate::{
     Answer, AuthorKey, Body, Contact, Content, ContentError, Entry, Finished, Id, Kept, LocateError,
@@ -81,11 +85,19 @@ pub struct UnstructuredConfig {
     /// what is rare at worst as by flooding, twice. Walks (32 walkers, checking every 4 steps)
     /// cost least, and take longest.
     pub style: SearchStyle,
+    /// Steps that a walker takes at most: 128 by default, and at most. It is times the walkers how
+    /// many nodes are looked at for what is not there; fewer where there are only hundreds.
+    pub walk_steps: u16,
     /// Neighbours that a node looks for: 3 by default, so that with those that look for it it has
     /// six on average. More find farther with the same TTL, and cost messages.
     pub connect_to: usize,
     /// Neighbours that a node accepts: 10 by default.
     pub neighbours_max: usize,
+    /// Whether neighbours tell each other what they provide, and answer for each other (Gia's
+    /// one-hop replication): off by default. A walk then looks at as many nodes in one step as a
+    /// node has neighbours; publishing, and renewing it, costs a message for each of them. For
+    /// floods it is of little use, for they ask everybody anyway.
+    pub index_neighbours: bool,
     /// A search ends when so many entries were found: 16 by default.
     pub enough: usize,
     /// How long a query may take for one hop: 300 ms by default. Times twice the TTL a flood is
@@ -106,8 +118,10 @@ impl Default for UnstructuredConfig {
     fn default() -> Self {
         Self {
             style: SearchStyle::ExpandingRing { ttl_max: TTL_MAX },
+            walk_steps: STEPS_MAX,
             connect_to: 3,
             neighbours_max: 10,
+            index_neighbours: false,
             enough: 16,
             hop_timeout: Duration::from_millis(300),
             answer_timeout: Duration::from_secs(1),
@@ -142,6 +156,13 @@ pub struct Unstructured<C> {
     /// One for each neighbour, and a few to be neighbours.
     calls: Vec<Call<C>>,
     shelves: Shelves,
+    /// What the neighbours provide.
+    index: Index<C>,
+    /// What this node does not provide any more, and its neighbours have not been told; at most
+    /// `PUBLISHED_MAX`.
+    withdrawn: Vec<Id>,
+    /// No neighbour gets all of it again before.
+    introduce_after: Instant,
     /// Queries by their numbers, and these in the order in which they came.
     seen: BTreeMap<u64, Seen<C>>,
     seen_order: VecDeque<(u64, Instant)>,
@@ -172,6 +193,9 @@ impl<C: Contact> Unstructured<C> {
             heard_of: Vec::new(),
             calls: Vec::new(),
             shelves: Shelves::default(),
+            index: Index::default(),
+            withdrawn: Vec::new(),
+            introduce_after: Instant::ORIGIN,
             seen: BTreeMap::new(),
             seen_order: VecDeque::new(),
             operations: Vec::new(),
@@ -218,17 +242,20 @@ impl<C: Contact> Unstructured<C> {
         claims
     }
 
-    /// Claims are signed anew when half of their time is over.
-    fn renew_claims(&mut self, now: Instant) {
+    /// Claims are signed anew when half of their time is over; gives the new ones.
+    fn renew_claims(&mut self, now: Instant) -> Vec<Entry> {
         let soon = self.wall(now) + self.config.provide_for / 2;
         let is_due = |provided: &Provided| provided.claims.iter().all(|claim| claim.expires <= soon);
         let due = self.shelves.provided.iter().filter(|(_, provided)| is_due(provided));
         let due: Vec<(Id, String)> =
             due.map(|(content, provided)| (*content, provided.name.clone())).collect();
+        let mut renewed = Vec::new();
         for (content, name) in due {
             let claims = self.claims(now, content, &name);
+            renewed.extend(claims.iter().cloned());
             self.shelves.provided.insert(content, Provided { name, claims });
         }
+        renewed
     }
 
     /// What is stored here is stored.
@@ -273,6 +300,8 @@ impl<C: Contact> Overlay for Unstructured<C> {
         self.heard_of = Vec::new();
         self.calls = Vec::new();
         self.waiting = Vec::new();
+        self.index = Index::default();
+        self.withdrawn = Vec::new();
         self.seen = BTreeMap::new();
         self.seen_order = VecDeque::new();
     }
@@ -327,7 +356,10 @@ impl<C: Contact> Overlay for Unstructured<C> {
             UnstructuredMessage::Disconnect => self.lost(now, rng, &from, out),
             UnstructuredMessage::Ping { request } => self.pinged(rng, from, request, out),
             UnstructuredMessage::Pong { request, contacts } => {
-                self.pong(now, rng, &from, request, contacts, out);
+                self.pong(now, rng, &from, request, contacts, None, out);
+            }
+            UnstructuredMessage::IndexedPong { request, contacts, indexed } => {
+                self.pong(now, rng, &from, request, contacts, Some(indexed), out);
             }
             UnstructuredMessage::Flood { query, wanted, ttl } => {
                 self.flooded(now, from, query, wanted, ttl, out);
@@ -340,6 +372,10 @@ impl<C: Contact> Overlay for Unstructured<C> {
             }
             UnstructuredMessage::Check { query } => self.asked_whether(from, query, out),
             UnstructuredMessage::Checked { query, go_on } => self.checked(rng, &from, query, go_on, out),
+            UnstructuredMessage::WalkEnded { query } => self.walk_ended(now, from, query),
+            UnstructuredMessage::Index { anew, entries, withdrawn } => {
+                self.told_of(now, &from, anew, entries, &withdrawn);
+            }
         }
     }
 
@@ -378,7 +414,7 @@ impl<C: Contact> Overlay for Unstructured<C> {
             + self.seen.len() * (size_of::<(u64, Seen<C>)>() + size_of::<(u64, Instant)>())
             + self.operations.capacity() * size_of::<Operation<C>>()
             + self.waiting.capacity() * size_of::<Waiting<C>>()
-            + self.shelves.kept().bytes
+            + self.kept().bytes
     }
 }
 
@@ -438,12 +474,21 @@ impl<C: Contact> Content for Unstructured<C> {
             return Err(ContentError::TooMany { limit: PUBLISHED_MAX });
         }
         let claims = self.claims(now, content, &name);
-        self.shelves.provided.insert(content, Provided { name, claims });
+        self.shelves.provided.insert(content, Provided { name, claims: claims.clone() });
+        self.withdrawn.retain(|withdrawn| *withdrawn != content);
+        if self.phase == Phase::Member {
+            self.tell_neighbours(claims, out);
+        }
         Ok(self.stored(out))
     }
 
+    /// Neighbours that answer for this node are told with the next upkeep.
     fn stop_providing(&mut self, content: Id) -> bool {
-        self.shelves.provided.remove(&content).is_some()
+        let was_provided = self.shelves.provided.remove(&content).is_some();
+        if was_provided && self.config.index_neighbours && self.withdrawn.len() < PUBLISHED_MAX {
+            self.withdrawn.push(content);
+        }
+        was_provided
     }
 
     fn providers(
@@ -491,6 +536,11 @@ impl<C: Contact> Content for Unstructured<C> {
     }
 
     fn kept(&self) -> Kept {
-        self.shelves.kept()
+        let Kept { entries, bytes } = self.shelves.kept();
+        let indexed = self.index.entries();
+        indexed.fold(Kept { entries, bytes }, |kept, entry| Kept {
+            entries: kept.entries + 1,
+            bytes: kept.bytes + entry.bytes(),
+        })
     }
 }

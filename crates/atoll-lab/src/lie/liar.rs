@@ -2,12 +2,12 @@
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use atoll_overlay::{Contact, Id, LocateError, LookupId, Out, Overlay, Table};
+use atoll_overlay::{AuthorKey, Contact, Dht, Id, LocateError, LookupId, Out, Overlay, Table};
 use atoll_types::Instant;
 use rand::RngCore;
 
 use crate::{
-    kinds::{MessageOf, Recipe},
+    kinds::{MessageOf, Recipe, dht},
     world::SimulatedContact,
 };
 
@@ -63,6 +63,11 @@ impl<'a, R: Recipe> WithLiars<'a, R> {
 
 impl<'a, R: Recipe> Recipe for WithLiars<'a, R> {
     type Core = Node<'a, R>;
+    type WithContent = Dht<Self::Core>;
+
+    fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
+        dht(core, author)
+    }
 
     fn outside(&self, me: SimulatedContact) -> Node<'a, R> {
         self.node(self.honest.outside(me))

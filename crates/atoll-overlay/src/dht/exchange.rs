@@ -141,6 +141,11 @@ impl<O: Overlay> Dht<O> {
                 let replicas = self.replicas(key);
                 out.send(from, DhtMessage::Content(ContentMessage::Got { request, entries, replicas }));
             }
+            ContentMessage::Cache { token, entries } => {
+                if self.tokens.is_good(from.id(), token) {
+                    self.keep_copies(now, entries);
+                }
+            }
             ContentMessage::Wanted { request, token, wishes, replicas } => {
                 let Some(call) = self.answered(&from, request) else { return };
                 match (call.purpose, call.message) {

@@ -21,6 +21,20 @@ const _: () = assert!(KEEP_BYTES_MAX <= ANSWER_BYTES_MAX);
 pub enum DhtMessage<C, M> {
     Overlay(M),
     Content(ContentMessage<C>),
+    /// The locating core's question for its way to a key, which also asks for what is kept there
+    /// (Kademlia's FIND_VALUE). Answered by `Sought`.
+    Seek {
+        class: Class,
+        message: M,
+    },
+    /// The core's answer, and copies or entries that are here. `token`: to be shown with a copy.
+    Sought {
+        key: Id,
+        class: Class,
+        token: u64,
+        entries: Vec<Entry>,
+        message: M,
+    },
 }
 
 /// A question carries a number of the asker's choice; its answer repeats it and counts only
@@ -43,6 +57,8 @@ pub enum ContentMessage<C> {
     Get { request: u32, key: Id, class: Class },
     /// `replicas`: the nodes responsible for the key, as far as the sender can tell.
     Got { request: u32, entries: Vec<Entry>, replicas: Vec<C> },
+    /// Copies of what is under one key, for whoever asks the receiver on the way to it.
+    Cache { token: u64, entries: Vec<Entry> },
 }
 
 /// An entry by its tag.

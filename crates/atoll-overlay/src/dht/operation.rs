@@ -14,16 +14,18 @@ use rand::RngCore;
 use super::{
     Dht, DhtOut,
     exchange::Purpose,
-    message::{ContentMessage, KEEP_BYTES_MAX, Named, REPLICAS_MAX, Refused, Wish},
+    message::{ContentMessage, DhtMessage, KEEP_BYTES_MAX, Named, REPLICAS_MAX, Refused, Wish},
 };
 use crate::{
-    Answer, ContentError, Entry, Finished, Id, LocateError, Located, LookupId, Notification, OperationId,
-    Overlay,
+    Answer, Contact, ContentError, Entry, Finished, Id, LocateError, Located, LookupId, Notification,
+    OperationId, Overlay,
     entry::{Class, Slot},
 };
 
 /// Operations of its callers that a node has under way.
 pub(super) const OPERATIONS_MAX: usize = 64;
+/// Nodes on the way of a lookup whose answers are remembered: some forty are asked.
+const SOUGHT_MAX: usize = 128;
 /// Nodes that a read waits for, of those that have something: two do not lie alike by accident,
 /// and the third may be the one that is down.
 const READ_QUORUM: usize = 2;
@@ -59,6 +61,16 @@ pub(super) struct Part<C> {
     /// Not asked yet, the best first; at most `REPLICAS_MAX`.
     candidates: Vec<C>,
     pub(super) asked: Vec<Asked<C>>,
+    /// Of a read that locates: who was asked on the way for what it has; at most `SOUGHT_MAX`.
+    sought: Vec<Sought<C>>,
+}
+
+/// A node that was asked on the way of a lookup.
+#[derive(Debug)]
+struct Sought<C> {
+    contact: C,
+    /// What it answered: the token to give it a copy with, and whether it had something.
+    answer: Option<(u64, bool)>,
 }
 
 #[derive(Debug)]
@@ -104,6 +116,7 @@ impl<C> Part<C> {
             + entries
             + self.candidates.capacity() * size_of::<C>()
             + self.asked.capacity() * size_of::<Asked<C>>()
+            + self.sought.capacity() * size_of::<Sought<C>>()
     }
 
     fn count(&self, wanted: impl Fn(State) -> bool) -> usize {
@@ -165,8 +178,16 @@ impl<O: Overlay> Dht<O> {
         out: &mut DhtOut<O>,
     ) {
         let number = self.number();
-        let mut part =
-            Part { number, operation, key, job, lookup: None, candidates: Vec::new(), asked: Vec::new() };
+        let mut part = Part {
+            number,
+            operation,
+            key,
+            job,
+            lookup: None,
+            candidates: Vec::new(),
+            asked: Vec::new(),
+            sought: Vec::new(),
+        };
         match self.core.locate(now, rng, key, &mut self.core_out) {
             Ok(lookup) => {
                 part.lookup = Some(lookup);
@@ -180,6 +201,73 @@ impl<O: Overlay> Dht<O> {
 
     pub(super) fn is_part(&self, lookup: LookupId) -> bool {
         self.parts.iter().any(|part| part.lookup == Some(lookup))
+    }
+
+    /// What a read looks for whose lookup sends this, if it is one; and remembers whom it asks.
+    pub(super) fn seeks(&mut self, to: &O::Contact, message: &O::Message) -> Option<Class> {
+        if self.config.cache_for.is_zero() {
+            return None;
+        }
+        let key = O::asks_for(message)?;
+        let is_it = |part: &&mut Part<O::Contact>| part.key == key && part.lookup.is_some();
+        let part = self.parts.iter_mut().find(is_it)?;
+        let Job::Read { class, .. } = part.job else { return None };
+        let is_known = part.sought.iter().any(|sought| sought.contact == *to);
+        if !is_known && part.sought.len() < SOUGHT_MAX {
+            part.sought.push(Sought { contact: to.clone(), answer: None });
+        }
+        Some(class)
+    }
+
+    /// Somebody on the way has answered. As many as a read waits for are enough here too, and the
+    /// lookup need not go on.
+    pub(super) fn was_sought(
+        &mut self,
+        now: Instant,
+        from: &O::Contact,
+        (key, class): (Id, Class),
+        token: u64,
+        entries: Vec<Entry>,
+        out: &mut DhtOut<O>,
+    ) {
+        let wall = self.wall(now);
+        let waits = |part: &Part<O::Contact>| {
+            let is_asked = |one: &Sought<O::Contact>| one.contact == *from && one.answer.is_none();
+            let is_read = matches!(part.job, Job::Read { class: wanted, .. } if wanted == class);
+            part.key == key && part.lookup.is_some() && is_read && part.sought.iter().any(is_asked)
+        };
+        let Some(mut part) = self.take_part(waits) else { return };
+        let sound = sound(entries, key, class, wall);
+        let has_some = !sound.is_empty();
+        if let Some(sought) = part.sought.iter_mut().find(|sought| sought.contact == *from) {
+            sought.answer = Some((token, has_some));
+        }
+        if has_some && let Job::Read { found, .. } = &mut part.job {
+            sound.into_iter().for_each(|entry| merge(found, entry));
+            part.asked.push(Asked { contact: from.clone(), state: State::Yes });
+        }
+        if part.count(|state| state == State::Yes) < READ_QUORUM.min(self.config.replicas) {
+            return self.parts.push(part);
+        }
+        if let Some(lookup) = part.lookup.take() {
+            self.core.abandon(lookup);
+        }
+        self.conclude(part, out);
+    }
+
+    /// Section 2.3: the nearest node that was asked and had nothing is given a copy.
+    fn give_copy(&self, part: &Part<O::Contact>, out: &mut DhtOut<O>) {
+        let Job::Read { found, .. } = &part.job else { return };
+        let without = part.sought.iter().filter_map(|sought| match sought.answer {
+            Some((token, false)) => Some((sought.contact.id().xor(part.key), &sought.contact, token)),
+            _ => None,
+        });
+        if let Some((_, nearest, token)) = without.min_by_key(|(distance, ..)| *distance)
+            && !found.is_empty()
+        {
+            let entries = fitting(found.values().cloned());
+            out.send(nearest.clone(), DhtMessage::Content(ContentMessage::Cache { token, entries }));
+        }
     }
 
     fn take_part(&mut self, wanted: impl Fn(&Part<O::Contact>) -> bool) -> Option<Part<O::Contact>> {
@@ -378,6 +466,7 @@ impl<O: Overlay> Dht<O> {
     }
 
     fn conclude(&mut self, part: Part<O::Contact>, out: &mut DhtOut<O>) {
+        self.give_copy(&part, out);
         let refused = part.asked.iter().find_map(|asked| match asked.state {
             State::No(refused) => Some(refused),
             _ => None,
@@ -430,7 +519,7 @@ impl<O: Overlay> Dht<O> {
 }
 
 /// What may be believed of what a peer says is under a key.
-fn sound(entries: Vec<Entry>, key: Id, class: Class, wall: WallTime) -> Vec<Entry> {
+pub(super) fn sound(entries: Vec<Entry>, key: Id, class: Class, wall: WallTime) -> Vec<Entry> {
     let asked = |entry: &Entry| entry.key == key && entry.class() == class;
     let limit = crate::entry::per_key_max(class);
     let entries = entries.into_iter().take(limit);

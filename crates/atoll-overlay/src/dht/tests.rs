@@ -145,6 +145,49 @@ fn a_value_stored_through_one_node_is_read_through_every_other() {
     check_values(on_pastry);
 }
 
+fn on_copying_kademlia(me: At) -> OnKademlia {
+    let core = Kademlia::new(me, Arc::new(KademliaConfig { k: 4, ..KademliaConfig::default() }));
+    let config = DhtConfig { cache_for: Duration::from_secs(600), ..DhtConfig::default() };
+    let mut node = Dht::new(core, author(me.0), Arc::new(config));
+    node.set_clock(Instant::ORIGIN, WALL);
+    node
+}
+
+/// Maymounkov and Mazières 2002, section 2.3.
+#[test]
+fn what_is_read_is_copied_to_nodes_on_the_way_that_had_nothing() {
+    let mut net = grown(on_copying_kademlia);
+    let by = net.store(3, key(1), "value", HOUR * 20);
+    for place in TWELVE {
+        assert_eq!(net.fetch(place, key(1)), ["value"], "at {place}");
+    }
+    let has_copies = |place: &u8| net.nodes[place].cached() > 0;
+    let copies: Vec<u8> = TWELVE.into_iter().filter(has_copies).collect();
+    assert!(!copies.is_empty() && copies.iter().all(|place| !by.contains(place)), "{copies:?}, {by:?}");
+    // All that keep it fail at once: for a while the copies answer.
+    net.dead.extend(&by);
+    let reader = *net.living().iter().find(|place| !copies.contains(place)).expect("some are left");
+    assert_eq!(net.fetch(reader, key(1)), ["value"]);
+    net.run(Duration::from_secs(700));
+    assert!(net.fetch(reader, key(1)).is_empty());
+}
+
+#[test]
+fn copies_are_taken_with_a_token_and_the_authors_signature_only() {
+    let mut net = grown(on_copying_kademlia);
+    let expires = WALL + HOUR * 5;
+    let entry = author(7).sign(key(1), 1, expires, Body::Value(b"value".to_vec()));
+    let token = net.nodes[&41].tokens.now_for(at(60));
+    let forged = Entry { sequence: 2, ..entry.clone() };
+    for (from, token, entry, cached) in
+        [(60, 0, &entry, 0), (81, token, &entry, 0), (60, token, &forged, 0), (60, token, &entry, 1)]
+    {
+        let message = ContentMessage::Cache { token, entries: vec![entry.clone()] };
+        net.hear(41, from, DhtMessage::Content(message));
+        assert_eq!(net.nodes[&41].cached(), cached);
+    }
+}
+
 /// Two of the three that keep it, at once, and the reader asks before anybody has noticed.
 fn check_failures<O: Overlay<Contact = At>>(make: impl Fn(At) -> Dht<O> + Copy) {
     for number in 0..6 {
@@ -483,7 +526,8 @@ fn any_content(rng: &mut StdRng, numbered: u32, token: u64) -> ContentMessage<At
         };
         (0..rng.random_range(0..4)).map(|_| sign(rng)).collect()
     };
-    match rng.random_range(0..6) {
+    match rng.random_range(0..7) {
+        6 => ContentMessage::Cache { token, entries: entries(rng) },
         0 => {
             let count = rng.random_range(0..600);
             ContentMessage::Offer { request, offered: (0..count).map(|_| named(rng)).collect() }

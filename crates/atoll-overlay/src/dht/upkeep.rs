@@ -45,6 +45,10 @@ impl Round {
         Self { at: None, cursor: None, left: 0, is_behind: false, neighbourhood, losses: 0 }
     }
 
+    pub(super) fn begin_at(&mut self, at: Instant) {
+        self.at = Some(at);
+    }
+
     /// Begins anew, soon.
     pub(super) fn hurry(&mut self, now: Instant) {
         let soon = now + SETTLES_IN;
@@ -91,6 +95,7 @@ impl<O: Overlay> Dht<O> {
     pub(super) fn keep_up(&mut self, now: Instant, rng: &mut dyn RngCore, out: &mut DhtOut<O>) {
         self.tokens.refresh(now, rng);
         self.cellar.forget_expired(self.wall(now));
+        self.cache.forget_expired(now);
         let round = &mut self.upkeep;
         round.is_behind = false;
         if round.left == 0 {

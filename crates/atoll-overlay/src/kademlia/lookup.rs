@@ -146,6 +146,15 @@ impl<C: Contact> Kademlia<C> {
         }
     }
 
+    /// Whoever has not answered yet is not held for silent.
+    pub(super) fn drop_lookup(&mut self, number: u32) {
+        self.lookups.retain(|lookup| lookup.number != number);
+        let is_of_it =
+            |call: &Call<C>| matches!(call.question, Question::Find { lookup, .. } if lookup == number);
+        self.calls.retain(|call| !is_of_it(call));
+        self.give_room_back();
+    }
+
     fn number(&mut self) -> u32 {
         self.numbered = self.numbered.wrapping_add(1);
         self.numbered

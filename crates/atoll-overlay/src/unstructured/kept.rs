@@ -33,10 +33,14 @@ pub(super) struct Provided {
 }
 
 impl Shelves {
-    /// At most `HIT_ENTRIES_MAX`, this node's own first.
-    pub(super) fn find(&self, wanted: &Wanted, wall: WallTime) -> Vec<Entry> {
-        let claims = self.provided.values().flat_map(|provided| &provided.claims);
-        let all = self.values.values().chain(claims).chain(self.cache.values());
+    /// At most `HIT_ENTRIES_MAX`, this node's own first, then the neighbours'.
+    pub(super) fn find<'a>(
+        &'a self,
+        indexed: impl Iterator<Item = &'a Entry>,
+        wanted: &Wanted,
+        wall: WallTime,
+    ) -> Vec<Entry> {
+        let all = self.values.values().chain(self.claims()).chain(indexed).chain(self.cache.values());
         let found = all.filter(|entry| entry.expires > wall && wanted.fits(entry));
         found.take(HIT_ENTRIES_MAX).cloned().collect()
     }
@@ -68,9 +72,13 @@ impl Shelves {
         std::mem::take(&mut self.cache).into_values().collect()
     }
 
+    /// That this node has what it provides.
+    pub(super) fn claims(&self) -> impl Iterator<Item = &Entry> {
+        self.provided.values().flat_map(|provided| &provided.claims)
+    }
+
     fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let claims = self.provided.values().flat_map(|provided| &provided.claims);
-        self.values.values().chain(claims).chain(self.cache.values())
+        self.values.values().chain(self.claims()).chain(self.cache.values())
     }
 
     pub(super) fn kept(&self) -> Kept {

@@ -3,7 +3,11 @@
 
 use rand::{Rng, seq::IndexedRandom};
 
-use super::{message::NAMED_MAX, *};
+use super::{
+    index::{INDEX_ENTRIES_MAX, WITHDRAWN_MAX},
+    message::NAMED_MAX,
+    *,
+};
 
 /// Contacts heard of and not tried yet.
 const HEARD_MAX: usize = 64;
@@ -39,7 +43,9 @@ impl<C: Contact> Unstructured<C> {
         self.find_neighbours(now, rng, out);
         let wall = self.wall(now);
         self.shelves.forget_expired(wall);
-        self.renew_claims(now);
+        self.index.forget_expired(wall);
+        let renewed = self.renew_claims(now);
+        self.tell_neighbours(renewed, out);
         while self.seen_order.front().is_some_and(|(_, at)| *at + SEEN_FOR <= now) {
             self.forget_oldest_query();
         }
@@ -136,7 +142,10 @@ impl<C: Contact> Unstructured<C> {
             self.neighbours.push(from.clone());
             self.joined(out);
         }
-        out.send(from, UnstructuredMessage::Connected { request, is_accepted, contacts });
+        out.send(from.clone(), UnstructuredMessage::Connected { request, is_accepted, contacts });
+        if is_accepted {
+            self.introduce(&from, out);
+        }
     }
 
     /// A node with a neighbour is part of the overlay.
@@ -174,8 +183,9 @@ impl<C: Contact> Unstructured<C> {
         }
         if is_accepted && !self.neighbours.contains(&from) {
             if self.neighbours.len() < self.config.neighbours_max {
-                self.neighbours.push(from);
+                self.neighbours.push(from.clone());
                 self.joined(out);
+                self.introduce(&from, out);
             } else {
                 out.send(from, UnstructuredMessage::Disconnect);
             }
@@ -185,6 +195,7 @@ impl<C: Contact> Unstructured<C> {
         self.check_joining(out);
     }
 
+    #[allow(clippy::too_many_arguments, reason = "an answer's fields, and who says so when")]
     pub(super) fn pong(
         &mut self,
         now: Instant,
@@ -192,18 +203,28 @@ impl<C: Contact> Unstructured<C> {
         from: &C,
         request: u32,
         contacts: Vec<C>,
+        indexed: Option<u32>,
         out: &mut UnstructuredOut<C>,
     ) {
         if self.answered(from, request, Question::Ping) {
             self.hear_of(contacts);
             self.find_neighbours(now, rng, out);
+            if let Some(indexed) = indexed.filter(|_| self.config.index_neighbours) {
+                self.check_indexed(now, from, indexed, out);
+            }
         }
     }
 
     pub(super) fn pinged(&self, rng: &mut dyn RngCore, from: C, request: u32, out: &mut UnstructuredOut<C>) {
         if self.neighbours.contains(&from) {
             let contacts = self.named(rng, &from);
-            out.send(from, UnstructuredMessage::Pong { request, contacts });
+            let answer = if self.config.index_neighbours {
+                let indexed = self.index.count(&from);
+                UnstructuredMessage::IndexedPong { request, contacts, indexed }
+            } else {
+                UnstructuredMessage::Pong { request, contacts }
+            };
+            out.send(from, answer);
         } else {
             // It takes this node for a neighbour still.
             out.send(from, UnstructuredMessage::Disconnect);
@@ -218,8 +239,75 @@ impl<C: Contact> Unstructured<C> {
         out: &mut UnstructuredOut<C>,
     ) {
         self.neighbours.retain(|neighbour| neighbour != contact);
+        self.index.forget(contact);
         self.calls.retain(|call| call.to != *contact || call.question == Question::Connect);
         self.find_neighbours(now, rng, out);
+    }
+
+    /// Gives a new neighbour all that this node provides.
+    fn introduce(&self, to: &C, out: &mut UnstructuredOut<C>) {
+        if !self.config.index_neighbours {
+            return;
+        }
+        let claims: Vec<Entry> = self.shelves.claims().cloned().collect();
+        for (number, entries) in claims.chunks(INDEX_ENTRIES_MAX).enumerate() {
+            let (anew, entries, withdrawn) = (number == 0, entries.to_vec(), Vec::new());
+            out.send(to.clone(), UnstructuredMessage::Index { anew, entries, withdrawn });
+        }
+    }
+
+    /// A neighbour has more or less of what this node provides than there is: something was lost
+    /// on the way. To one of them in a period, for one that never has it costs all of it each time.
+    fn check_indexed(&mut self, now: Instant, by: &C, indexed: u32, out: &mut UnstructuredOut<C>) {
+        let provided = self.shelves.claims().count();
+        if indexed as usize == provided || now < self.introduce_after {
+            return;
+        }
+        self.introduce_after = now + self.config.upkeep_every;
+        if provided == 0 {
+            let (entries, withdrawn) = (Vec::new(), Vec::new());
+            out.send(by.clone(), UnstructuredMessage::Index { anew: true, entries, withdrawn });
+        }
+        self.introduce(by, out);
+    }
+
+    /// Gives all neighbours what is new, and takes back what is to be taken back.
+    pub(super) fn tell_neighbours(&mut self, claims: Vec<Entry>, out: &mut UnstructuredOut<C>) {
+        let mut withdrawn = std::mem::take(&mut self.withdrawn);
+        if !self.config.index_neighbours || (claims.is_empty() && withdrawn.is_empty()) {
+            return;
+        }
+        let mut claims = claims.chunks(INDEX_ENTRIES_MAX);
+        loop {
+            let entries = claims.next().unwrap_or_default().to_vec();
+            let rest = withdrawn.split_off(withdrawn.len().min(WITHDRAWN_MAX));
+            let withdrawn = std::mem::replace(&mut withdrawn, rest);
+            if entries.is_empty() && withdrawn.is_empty() {
+                return;
+            }
+            for neighbour in &self.neighbours {
+                let (entries, withdrawn) = (entries.clone(), withdrawn.clone());
+                let message = UnstructuredMessage::Index { anew: false, entries, withdrawn };
+                out.send(neighbour.clone(), message);
+            }
+        }
+    }
+
+    pub(super) fn told_of(
+        &mut self,
+        now: Instant,
+        from: &C,
+        anew: bool,
+        entries: Vec<Entry>,
+        withdrawn: &[Id],
+    ) {
+        if self.config.index_neighbours && self.neighbours.contains(from) {
+            if anew {
+                self.index.forget(from);
+            }
+            self.index.withdraw(from, withdrawn);
+            self.index.add(from, entries, self.wall(now));
+        }
     }
 
     fn check_joining(&mut self, out: &mut UnstructuredOut<C>) {

@@ -62,6 +62,25 @@ pub enum UnstructuredMessage<C> {
         query: u64,
         go_on: bool,
     },
+    /// What the sender provides, or does not provide any more: for its neighbours to answer
+    /// with. Sent where `index_neighbours` is on, and ignored where it is off. `anew`: all that
+    /// it said before does not count any more.
+    Index {
+        anew: bool,
+        entries: Vec<Entry>,
+        withdrawn: Vec<Id>,
+    },
+    /// In place of `Pong` where `index_neighbours` is on: how many entries of the asker are
+    /// indexed here, so that it sends them again if some were lost on the way.
+    IndexedPong {
+        request: u32,
+        contacts: Vec<C>,
+        indexed: u32,
+    },
+    /// From a walker to its origin: it has used up its steps.
+    WalkEnded {
+        query: u64,
+    },
 }
 
 /// What is looked for.

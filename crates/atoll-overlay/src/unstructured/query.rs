@@ -19,8 +19,8 @@ const SEEN_MAX: usize = 4096;
 const HITS_MAX: u16 = 256;
 /// Walkers that wait here for their origin's word.
 const WAITING_MAX: usize = 256;
-/// Steps of a walker: with 32 of them a third of a network of ten thousand.
-const STEPS_MAX: u16 = 128;
+/// Steps of a walker, whatever it says: with 32 of them a third of a network of ten thousand.
+pub(super) const STEPS_MAX: u16 = 128;
 
 /// A query that was seen.
 #[derive(Debug, Clone)]
@@ -40,10 +40,13 @@ pub(super) struct Operation<C> {
     what: What,
     wanted: Wanted,
     /// The round that is under way: each has a query of its own.
-    query: u64,
+    pub(super) query: u64,
     ttl: u8,
     found: BTreeMap<Slot, Entry>,
     by: Vec<C>,
+    /// Of a walk: where walkers have used up their steps; at most as many as there are.
+    ends: Vec<C>,
+    began: Instant,
     /// When the round is over.
     pub(super) deadline: Instant,
 }
@@ -84,10 +87,12 @@ impl<C: Contact> Unstructured<C> {
         self.numbered = self.numbered.wrapping_add(1);
         let number = self.numbered;
         let wall = self.wall(now);
-        let own = self.shelves.find(&wanted, wall);
+        let own = self.shelves.find(self.index.entries(), &wanted, wall);
         let by = if own.is_empty() { Vec::new() } else { vec![self.me.clone()] };
         let found = own.into_iter().map(|entry| (entry.slot(), entry)).collect();
-        let operation = Operation { number, what, wanted, query: 0, ttl: 0, found, by, deadline: now };
+        let (ends, began, deadline) = (Vec::new(), now, now);
+        let operation =
+            Operation { number, what, wanted, query: 0, ttl: 0, found, by, ends, began, deadline };
         self.go_on(now, rng, operation, out);
         Ok(OperationId(number))
     }
@@ -124,11 +129,12 @@ impl<C: Contact> Unstructured<C> {
                 self.config.hop_timeout * 2 * u32::from(operation.ttl)
             }
             SearchStyle::Walk { walkers, check_every } => {
+                let steps = self.config.walk_steps.clamp(1, STEPS_MAX);
                 for _ in 0..walkers {
-                    self.walk_on(rng, query, wanted.clone(), STEPS_MAX, self.me.clone(), None, out);
+                    self.walk_on(rng, query, wanted.clone(), steps, self.me.clone(), None, out);
                 }
                 // Each step a passage, each check a round trip.
-                let steps = u32::from(STEPS_MAX);
+                let steps = u32::from(steps);
                 self.config.hop_timeout * (steps + 2 * steps / u32::from(check_every.max(1)))
             }
         };
@@ -234,7 +240,7 @@ impl<C: Contact> Unstructured<C> {
     }
 
     fn answer(&mut self, now: Instant, to: &C, query: u64, wanted: &Wanted, out: &mut UnstructuredOut<C>) {
-        let entries = self.shelves.find(wanted, self.wall(now));
+        let entries = self.shelves.find(self.index.entries(), wanted, self.wall(now));
         if !entries.is_empty() {
             out.send(to.clone(), UnstructuredMessage::Hit { query, entries });
         }
@@ -291,7 +297,11 @@ impl<C: Contact> Unstructured<C> {
             return;
         }
         let Some(steps_left) = steps_left.min(STEPS_MAX).checked_sub(1).filter(|left| *left > 0) else {
-            return;
+            return if origin == self.me {
+                self.walk_ended(now, origin, query);
+            } else {
+                out.send(origin, UnstructuredMessage::WalkEnded { query });
+            };
         };
         let check_every = match self.config.style {
             SearchStyle::Walk { check_every, .. } => u16::from(check_every.max(1)),
@@ -305,6 +315,25 @@ impl<C: Contact> Unstructured<C> {
             }
         } else {
             self.walk_on(rng, query, wanted, steps_left, origin, Some(&from), out);
+        }
+    }
+
+    /// A walker has used up its steps. When all have, what they found is here or on its way back,
+    /// which takes about as long as the way out did. Walkers that vanish are waited for to the
+    /// deadline. Of one node so many count at most that it cannot end a search by itself.
+    pub(super) fn walk_ended(&mut self, now: Instant, from: C, query: u64) {
+        let SearchStyle::Walk { walkers, .. } = self.config.style else { return };
+        let walkers = usize::from(walkers);
+        let Some(operation) = self.operations.iter_mut().find(|operation| operation.query == query) else {
+            return;
+        };
+        let of_it = operation.ends.iter().filter(|end| **end == from).count();
+        if of_it < walkers.div_ceil(4) && operation.ends.len() < walkers {
+            operation.ends.push(from);
+            if operation.ends.len() == walkers {
+                let back = now.saturating_since(operation.began);
+                operation.deadline = operation.deadline.min(now + back);
+            }
         }
     }
 

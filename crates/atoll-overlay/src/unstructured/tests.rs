@@ -210,6 +210,29 @@ fn walkers_for_what_does_not_exist_come_to_an_end() {
 }
 
 #[test]
+fn a_walk_is_over_when_its_walkers_are_and_no_node_alone_can_end_it() {
+    let style = SearchStyle::Walk { walkers: 8, check_every: 4 };
+    let mut net = small_world(UnstructuredConfig { style, ..flood(0) });
+    let begin = |net: &mut Graph| {
+        net.with(0, |node, now, rng, out| node.search(now, rng, "nothing", out)).expect("a member")
+    };
+    begin(&mut net);
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.operations.len(), 1, "not after 58 s, its time");
+    // One that says so again and again, and swallows its walkers.
+    begin(&mut net);
+    let query = net.nodes[&0].operations[0].query;
+    net.wire.clear();
+    for _ in 0..100 {
+        net.hear(0, 7, Message::WalkEnded { query });
+    }
+    net.run(Duration::from_secs(50));
+    assert_eq!(net.operations.len(), 1);
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.operations.len(), 2);
+}
+
+#[test]
 fn nodes_that_join_through_one_find_neighbours_of_their_own() {
     let config = Arc::new(flood(7));
     let places: Vec<u8> = (0..40).collect();
@@ -270,6 +293,92 @@ fn two_networks_whose_nodes_meet_become_one() {
     net.with(0, |node, now, rng, out| node.meet(now, rng, &[At(11)], out));
     net.run(Duration::from_secs(5));
     assert_eq!(search(&mut net, 0, "elsewhere").len(), 1);
+}
+
+fn indexed_walk(walkers: u8) -> UnstructuredConfig {
+    let style = SearchStyle::Walk { walkers, check_every: 4 };
+    UnstructuredConfig { style, index_neighbours: true, ..flood(0) }
+}
+
+fn walks_to(net: &Graph, place: u8) -> usize {
+    let is_walk = |message: &Message| matches!(message, Message::Walk { .. });
+    net.sent.iter().filter(|(_, to, message)| *to == place && is_walk(message)).count()
+}
+
+/// Chawathe et al., SIGCOMM 2003: one-hop replication.
+#[test]
+fn a_walker_finds_at_a_node_what_its_neighbours_provide() {
+    let mut net = line(indexed_walk(1), 5);
+    provide(&mut net, 4, "Blue Atoll");
+    net.run(Duration::from_secs(1));
+    assert_eq!(search(&mut net, 0, "blue"), BTreeSet::from(["Blue Atoll".into()]));
+    assert_eq!((walks_to(&net, 3), walks_to(&net, 4)), (1, 0), "the third answers for the fourth");
+    // A neighbour of one's own is not even asked.
+    net.sent.clear();
+    provide(&mut net, 1, "Red Atoll");
+    net.run(Duration::from_secs(1));
+    assert_eq!(search(&mut net, 0, "red").len(), 1);
+    assert_eq!(queries(&net), 0);
+}
+
+#[test]
+fn nobody_answers_for_what_a_neighbour_took_back_or_for_a_neighbour_that_is_gone() {
+    let mut net = line(indexed_walk(4), 4);
+    provide(&mut net, 3, "Blue Atoll");
+    provide(&mut net, 3, "Red Atoll");
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.nodes[&2].kept().entries, 4);
+    net.with(3, |node, _, _, _| node.stop_providing(Id::of(b"Blue Atoll")));
+    net.run(Duration::from_secs(60));
+    assert_eq!(net.nodes[&2].kept().entries, 2);
+    net.dead.insert(3);
+    net.run(Duration::from_secs(120));
+    assert_eq!(net.nodes[&2].kept().entries, 0);
+    assert_eq!(search(&mut net, 0, "atoll"), BTreeSet::new());
+}
+
+#[test]
+fn a_new_neighbour_is_told_everything_and_what_got_lost_is_told_again() {
+    let config = Arc::new(UnstructuredConfig { connect_to: 1, ..indexed_walk(4) });
+    let mut net = Graph::new();
+    for (place, known) in [(0, None), (1, Some(0))] {
+        net.join(Unstructured::new(At(place), author(place), config.clone()), known.as_slice());
+        net.nodes.get_mut(&place).expect("a node").set_clock(net.now, WALL);
+        for number in 0..100 {
+            provide(&mut net, place, &format!("thing{number} of{place}"));
+        }
+        // All that was said of it is lost, but for what makes neighbours of them.
+        net.wire.retain(|(_, _, message)| !matches!(message, Message::Index { .. }));
+        net.run(Duration::from_secs(120));
+    }
+    assert_eq!([0, 1].map(|place| net.nodes[&place].index.entries().count()), [200, 200]);
+    // Taken back, and that is lost too.
+    net.with(1, |node, _, _, _| node.stop_providing(Id::of(b"thing7 of1")));
+    net.nodes.get_mut(&1).expect("a node").withdrawn.clear();
+    net.run(Duration::from_secs(120));
+    assert_eq!(net.nodes[&0].index.entries().count(), 198);
+}
+
+#[test]
+fn a_neighbours_index_has_a_limit_and_no_forgeries() {
+    let mut net = line(indexed_walk(4), 3);
+    let expires = WALL + Duration::from_secs(600);
+    let claim = |number: u32| author(0).sign(Id::of(&number.to_be_bytes()), 1, expires, Body::Provider);
+    for first in (0..3000).step_by(64) {
+        let entries = (first..first + 64).map(claim).collect();
+        net.hear(1, 0, Message::Index { anew: false, entries, withdrawn: Vec::new() });
+    }
+    assert_eq!(net.nodes[&1].index.entries().count(), index::INDEXED_MAX);
+    let one = |entry: Entry| Message::Index { anew: true, entries: vec![entry], withdrawn: Vec::new() };
+    net.hear(1, 0, one(Entry { sequence: 2, ..claim(1) }));
+    assert_eq!(net.nodes[&1].index.entries().count(), 0, "forged");
+    net.hear(1, 9, one(claim(1)));
+    assert_eq!(net.nodes[&1].index.entries().count(), 0, "from a stranger");
+    let value = author(0).sign(Id::of(b"key"), 1, expires, Body::Value(vec![1]));
+    net.hear(1, 0, one(value));
+    assert_eq!(net.nodes[&1].index.entries().count(), 0, "values are not indexed");
+    net.hear(1, 0, one(claim(1)));
+    assert_eq!(net.nodes[&1].index.entries().count(), 1);
 }
 
 #[test]
@@ -334,7 +443,8 @@ fn no_message_makes_a_node_panic_or_grow() {
             1 => SearchStyle::ExpandingRing { ttl_max: 7 },
             _ => SearchStyle::Walk { walkers: 16, check_every: 4 },
         };
-        let mut net = line(UnstructuredConfig { style, ..flood(0) }, 3);
+        let index_neighbours = seed % 2 == 0;
+        let mut net = line(UnstructuredConfig { style, index_neighbours, ..flood(0) }, 3);
         let mut rng = StdRng::seed_from_u64(seed);
         for _ in 0..300 {
             let query = *net.nodes[&1].seen.keys().next().unwrap_or(&1);
@@ -353,7 +463,8 @@ fn no_message_makes_a_node_panic_or_grow() {
             assert!(node.heard_of.len() <= 64 && node.calls.len() <= 10 + 3 + 1);
             assert_eq!(node.seen.len(), node.seen_order.len());
             assert!(node.operations.len() <= query::OPERATIONS_MAX && node.waiting.len() <= 256);
-            assert!(node.kept().entries <= kept::CACHE_MAX);
+            assert!(node.kept().entries <= kept::CACHE_MAX + 10 * index::INDEXED_MAX);
+            assert!(index_neighbours || node.index.entries().count() == 0);
         }
     }
 }
@@ -368,7 +479,7 @@ fn any_message(rng: &mut StdRng, numbered: u32, query: u64) -> Message {
         1 => Wanted::Words(vec!["word".into(); rng.random_range(0..20)]),
         _ => Wanted::Words(vec!["w".repeat(rng.random_range(0..200))]),
     };
-    match rng.random_range(0..10) {
+    match rng.random_range(0..13) {
         0 => Message::Connect { request },
         1 => Message::Connected { request, is_accepted: rng.random(), contacts: contacts(rng) },
         2 => Message::Disconnect,
@@ -386,6 +497,14 @@ fn any_message(rng: &mut StdRng, numbered: u32, query: u64) -> Message {
             Message::Hit { query, entries: vec![entry; rng.random_range(0..40)] }
         }
         8 => Message::Check { query },
+        9 => {
+            let expires = WALL + Duration::from_secs(rng.random_range(0..6000));
+            let entry = author(9).sign(Id::of(&[rng.random()]), rng.random(), expires, Body::Provider);
+            let entries = vec![entry; rng.random_range(0..80)];
+            Message::Index { anew: rng.random_bool(0.1), entries, withdrawn: vec![Id::of(&[rng.random()])] }
+        }
+        11 => Message::WalkEnded { query },
+        10 => Message::IndexedPong { request, contacts: contacts(rng), indexed: rng.random_range(0..3) },
         _ => Message::Checked { query, go_on: rng.random() },
     }
 }
