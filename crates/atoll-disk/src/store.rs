@@ -45,6 +45,17 @@ pub struct StoreError {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
+/// What the stores call it when they can't read what they keep.
+const READING: [&str; 3] = ["get", "iterate", "read"];
+
+impl StoreError {
+    /// The store can't read what it keeps. False for what it read well and what makes no sense
+    /// to who asked for it: another copy of it would make none either.
+    pub fn is_unreadable(&self) -> bool {
+        READING.contains(&self.operation)
+    }
+}
+
 /// Writes that become visible together, and are lost or kept together.
 #[derive(Debug, Default, Clone)]
 pub struct WriteBatch {

@@ -92,9 +92,10 @@ struct Done {
 /// Why an entry can't be applied.
 #[derive(Debug, thiserror::Error)]
 enum ApplyError {
-    /// What the replica has can't be read: it has forgotten; the others may go on.
+    /// What the replica has can't be read: it has forgotten, and the others may go on. Or it
+    /// makes no sense: nothing on this node can go on.
     #[error(transparent)]
-    Unreadable(#[from] StoreError),
+    Store(#[from] StoreError),
     /// This replica can't go on; the others may.
     #[error("{0}")]
     Replica(String),
@@ -315,16 +316,18 @@ fn apply_round(
                     (applied.stamp, applied.hash) = (meta.stamp, meta.hash);
                     applied.members = members.or(applied.members.take());
                 }
-                Err(ApplyError::Unreadable(error)) => {
+                Err(ApplyError::Store(error)) => {
+                    let Some(unreadable) = Feedback::unreadable(replica, &error, false) else {
+                        return Err(error);
+                    };
                     // Nobody may see half an entry: the whole round of this replica goes,
                     // and whoever waits for one of its entries asks the next leader.
-                    let reason = format!("its state can't be read: {error}: {}", error.source);
-                    state.failed = Some(reason.clone());
+                    state.failed = Some(error.to_string());
                     state.meta = None;
                     pending.take_back(replica);
                     touched.remove(&replica);
                     done.replies.retain(|(of, ..)| *of != replica);
-                    done.unreadable.push(Feedback::Unreadable { replica, reason, goes_on: false });
+                    done.unreadable.push(unreadable);
                 }
                 Err(ApplyError::Replica(reason)) => {
                     state.failed = Some(reason.clone());

@@ -349,8 +349,11 @@ impl Client {
             })
             .await;
         result.unwrap_or_else(|error: StoreError| {
-            // The driver may be gone, and with it the replica.
-            let _ = self.feedback.send(Feedback::unreadable(id, &error));
+            tracing::error!(error = &error as &dyn std::error::Error, "a replica's state can't be used");
+            if let Some(unreadable) = Feedback::unreadable(id, &error, true) {
+                // The driver may be gone, and with it the replica.
+                let _ = self.feedback.send(unreadable);
+            }
             None
         })
     }

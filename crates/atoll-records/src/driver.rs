@@ -147,9 +147,11 @@ pub(crate) enum Feedback {
 }
 
 impl Feedback {
-    pub fn unreadable(replica: ReplicaId, error: &StoreError) -> Self {
+    /// If that is what the error says. What was read and makes no sense would make none to the
+    /// next leader either: it must not cost one replica after the other.
+    pub fn unreadable(replica: ReplicaId, error: &StoreError, goes_on: bool) -> Option<Self> {
         let reason = format!("its state can't be read: {error}: {}", error.source);
-        Feedback::Unreadable { replica, reason, goes_on: true }
+        error.is_unreadable().then_some(Feedback::Unreadable { replica, reason, goes_on })
     }
 }
 
@@ -489,14 +491,15 @@ impl Driver {
             Feedback::Pulled { replica, from, term, result } => {
                 let Some(group) = self.groups.get_mut(&replica) else { return };
                 match result {
-                    Err(FillError::Store(error)) => {
-                        group.filling = None;
-                        self.take_feedback(Feedback::unreadable(replica, &error));
-                    }
                     Err(error) => {
                         group.filling = None;
                         let shard = group.shard;
                         tracing::warn!(%shard, %replica, error = &error as &dyn std::error::Error, "a replica was not filled");
+                        if let FillError::Store(error) = &error
+                            && let Some(unreadable) = Feedback::unreadable(replica, error, true)
+                        {
+                            self.take_feedback(unreadable);
+                        }
                     }
                     Ok((_, meta))
                         if group.empty

@@ -143,10 +143,11 @@ impl Records {
                     Err(OpenError::Forgotten("its log is damaged"))
                 }
                 _ if lives.forgotten.contains(&replica) => Err(OpenError::Forgotten(NOTED)),
-                Err(error) => {
+                Err(error) if error.is_unreadable() => {
                     tracing::error!(%shard, %replica, error = error as &dyn std::error::Error, "unreadable");
                     Err(OpenError::Forgotten("its state can't be read"))
                 }
+                Err(_) => return Err(StartError::Store(meta.expect_err("seen here"))),
                 Ok(meta) => {
                     log::open(&log, &descriptor, recovery.replicas.get(&replica), meta.as_ref()).await
                 }

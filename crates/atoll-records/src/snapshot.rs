@@ -126,8 +126,10 @@ impl Snapshots {
 
     /// Of a replica of which nobody can be filled nobody should be led either.
     fn cannot_read(&self, replica: ReplicaId, error: &StoreError) -> Refusal {
-        // The driver may be gone; then nobody is led.
-        let _ = self.feedback.send(Feedback::unreadable(replica, error));
+        if let Some(unreadable) = Feedback::unreadable(replica, error, true) {
+            // The driver may be gone; then nobody is led.
+            let _ = self.feedback.send(unreadable);
+        }
         refusal(error.to_string())
     }
 

@@ -300,6 +300,19 @@ async fn a_replica_without_a_readable_state_is_not_opened_and_the_node_starts() 
 }
 
 #[tokio::test]
+async fn what_is_read_and_not_understood_costs_no_replica() {
+    let world = World::founded(3).await;
+    world.append(1, "a").await;
+    let deadline = world.runtime.now() + Duration::from_millis(500);
+    let read = world.nodes[&1].query(SHARD, "test/nonsense/1", Bytes::new(), deadline).await;
+    assert!(matches!(read, Err(RecordsError::Unavailable { .. })), "{read:?}");
+    for node in 1..=3 {
+        assert!(!has_forgotten(&world.nodes[&node].status().await), "node {node}");
+    }
+    assert_eq!(world.append(2, "b").await, "ab");
+}
+
+#[tokio::test]
 async fn the_only_voter_goes_on_with_what_can_be_read() {
     let world = World::founded(1).await;
     world.append(1, "a").await;

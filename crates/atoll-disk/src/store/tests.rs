@@ -228,7 +228,8 @@ fn a_damaged_entry_of_the_twin_is_an_error_until_it_is_written_again() {
     let twin = MemoryStore::new();
     put(&twin, Table::Records, &[("a", "1")]);
     assert!(twin.damage_entry(&mut StdRng::seed_from_u64(1)));
-    assert!(twin.get(Table::Records, b"a").is_err());
+    assert!(twin.get(Table::Records, b"a").is_err_and(|error| error.is_unreadable()));
+    assert!(twin.write(WriteBatch::of(Table::Records, "", "1")).is_err_and(|error| !error.is_unreadable()));
     let errors = |twin: &MemoryStore| {
         let view = twin.snapshot().unwrap();
         view.range(Table::Records, Unbounded, Unbounded).filter(Result::is_err).count()

@@ -78,12 +78,21 @@ impl Query for Get {
     }
 }
 
+/// Finds that what is stored makes no sense to it.
+struct Nonsense;
+
+impl Query for Nonsense {
+    fn run(&self, _view: &dyn ReadView, _input: &[u8]) -> Result<Vec<u8>, StoreError> {
+        Err(StoreError { operation: "decode", source: "of a version that is not known".into() })
+    }
+}
+
 pub fn procedures() -> Procedures {
     let mut procedures = Procedures::default();
     procedures.command("test/append/1", Append);
     procedures.command("test/refuse/1", Refuse);
     procedures.command("test/put/1", Put);
-    procedures.query("test/get/1", Get);
+    procedures.query("test/get/1", Get).query("test/nonsense/1", Nonsense);
     procedures
 }
 
