@@ -11,6 +11,8 @@
 
 mod harness;
 
+mod access;
+mod audit;
 mod clients;
 mod command_line;
 mod concurrency;

@@ -1,23 +1,26 @@
-//! The handle: a confirmed copy of shard 0's access records, and changes to them.
+//! The handle: a confirmed copy of shard 0's access records, and who signed.
 
 use std::{
-    collections::BTreeMap,
     sync::{
-        Arc, RwLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use atoll_records::{Records, RecordsError};
 use atoll_runtime::{AbortOnDrop, Runtime};
-use atoll_types::{Format, FormatError, Instant, ShardId};
+use atoll_types::{Format, FormatError, Instant, ShardId, WallTime};
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::{
-    AdminToken, Decision, KeyRecord, Principal, Resource, Secret, TokenRecord,
+    AdminToken, Decision, KeyRecord, Principal, Request,
+    audit::Auditor,
+    content::Content,
     decision::decide,
-    records::{CHANGE, Change, SNAPSHOT, SnapshotReply, SnapshotRequest},
+    limit::Limits,
+    records::{BucketId, BucketRules, CHANGES, ChangesReply, ChangesRequest, UserRecord, first},
 };
 
 /// The oldest confirmation that an answer may rest on (rule 16).
@@ -29,7 +32,10 @@ pub const REFRESH_EVERY: Duration = Duration::from_millis(1500);
 
 /// How long a lookup waits for shard 0 when the copy is too old: an election (under 3 s)
 /// fits in it, and a node that is cut off has said so within 5 s.
-const LOOKUP_WAIT: Duration = Duration::from_secs(4);
+pub(crate) const LOOKUP_WAIT: Duration = Duration::from_secs(4);
+
+/// How long a change waits for shard 0: an election, and a retry after it.
+const CHANGE_WAIT: Duration = Duration::from_secs(10);
 
 /// How long the background confirmation waits before it tries again.
 const REFRESH_WAIT: Duration = Duration::from_secs(2);
@@ -53,16 +59,24 @@ pub enum AccessError {
     },
 }
 
-#[derive(Default)]
-struct Snapshot {
+impl AccessError {
+    /// What was just written is gone again, or shard 0 is: asking again helps.
+    pub(crate) fn gone() -> Self {
+        AccessError::Unavailable { source: RecordsError::Unavailable { shard: ShardId::META } }
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) content: Arc<Content>,
     version: u64,
+    /// The newest version when the log was last read from its beginning.
+    began_at: u64,
     /// When the question that confirmed this copy was sent: a change committed before
     /// then is in it.
     confirmed_at: Option<Instant>,
     /// The number of that question.
     question: u64,
-    keys: BTreeMap<String, Arc<KeyRecord>>,
-    tokens: Vec<TokenRecord>,
 }
 
 impl Snapshot {
@@ -71,9 +85,9 @@ impl Snapshot {
     }
 }
 
-struct Inner {
-    runtime: Runtime,
-    records: Records,
+pub(crate) struct Inner {
+    pub(crate) runtime: Runtime,
+    pub(crate) records: Records,
     snapshot: RwLock<Arc<Snapshot>>,
     /// One question to shard 0 at a time: whoever waits for it shares the answer, so a
     /// flood of unknown keys costs shard 0 no more than one asker does.
@@ -83,13 +97,18 @@ struct Inner {
     questions: AtomicU64,
     /// The token in this node's own data folder: signs in here even while shard 0 is
     /// away, which is when an operator needs `status` most.
-    local_token: RwLock<Option<AdminToken>>,
+    pub(crate) local_token: RwLock<Option<AdminToken>>,
+    /// All nodes read what acts write (rule 18). Set once, never cleared.
+    pub(crate) acts_allowed: AtomicBool,
+    /// Set once, by the node; without it nothing is noted.
+    pub(crate) auditor: OnceLock<Auditor>,
+    limits: Limits,
 }
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Access {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
     _refresher: Arc<AbortOnDrop>,
 }
 
@@ -103,6 +122,9 @@ impl Access {
             refreshing: Mutex::new(()),
             questions: AtomicU64::new(0),
             local_token: RwLock::default(),
+            acts_allowed: AtomicBool::new(false),
+            auditor: OnceLock::new(),
+            limits: Limits::default(),
         });
         let refresher = runtime.spawn_owned("access refresh", keep_fresh(inner.clone()));
         Self { inner, _refresher: Arc::new(refresher) }
@@ -110,16 +132,26 @@ impl Access {
 
     /// The key's record, or `None` if there is no such key (or no longer).
     pub async fn lookup(&self, access_key: &str) -> Result<Option<Arc<KeyRecord>>, AccessError> {
-        let now = self.inner.runtime.now();
-        let snapshot = self.inner.current();
-        if snapshot.is_fresh(now)
-            && let Some(key) = snapshot.keys.get(access_key)
-        {
-            return Ok(Some(key.clone()));
+        self.find(|content| content.keys.get(access_key).cloned()).await
+    }
+
+    /// Who speaks with this key; `None` if there is no such key, or its user is gone.
+    pub async fn principal(&self, access_key: &str) -> Result<Option<Principal>, AccessError> {
+        self.find(|content| {
+            let key = content.keys.get(access_key)?.clone();
+            let user = content.users.get(&key.user)?.clone();
+            Some(Principal::User { user, key })
+        })
+        .await
+    }
+
+    /// Whether one more request by `principal` is within its key's limit. Asked once for each
+    /// request that is proven to be its own.
+    pub fn is_within_limit(&self, principal: &Principal) -> bool {
+        match principal {
+            Principal::User { key, .. } => self.inner.limits.admits(key, self.inner.runtime.now()),
+            Principal::Anonymous | Principal::Operator { .. } => true,
         }
-        // Too old, or not there: it may have been created on another node a moment ago.
-        let snapshot = self.inner.refreshed(LOOKUP_WAIT).await?;
-        Ok(snapshot.keys.get(access_key).cloned())
     }
 
     /// Who the bearer of `token` is, or `None` if nobody knows it.
@@ -129,87 +161,68 @@ impl Access {
         if local == Some(hash) {
             return Ok(Some(Principal::Operator { name: "local".into() }));
         }
-        let find = |snapshot: &Snapshot| {
-            let found = snapshot.tokens.iter().find(|record| record.hash == hash);
+        self.find(|content| {
+            let found = content.tokens().find(|record| record.hash == hash);
             found.map(|record| Principal::Operator { name: record.name.clone() })
+        })
+        .await
+    }
+
+    /// What was said of the bucket; nothing for most.
+    pub async fn rules(&self, bucket: BucketId) -> Result<BucketRules, AccessError> {
+        let content = self.inner.fresh().await?;
+        Ok(content.buckets.get(&bucket).map(|guarded| guarded.rules.clone()).unwrap_or_default())
+    }
+
+    /// The name to show for a canonical id; `None` if it is nobody's (any more).
+    pub async fn display_name(&self, canonical_id: &str) -> Result<Option<String>, AccessError> {
+        let content = self.inner.fresh().await?;
+        let user = content.users.values().find(|user| user.canonical_id == canonical_id);
+        Ok(user.map(|user| user.display_name.clone()))
+    }
+
+    /// What requests are decided by that ask for the time.
+    pub fn wall_now(&self) -> WallTime {
+        self.inner.runtime.wall_now()
+    }
+
+    /// Until when a change is waited for: an election fits in it.
+    pub fn deadline(&self) -> Instant {
+        self.inner.runtime.now() + CHANGE_WAIT
+    }
+
+    /// All users, by name.
+    pub async fn users(&self) -> Result<Vec<Arc<UserRecord>>, AccessError> {
+        Ok(self.inner.refreshed(LOOKUP_WAIT).await?.content.users.values().cloned().collect())
+    }
+
+    /// All keys, by name.
+    pub async fn keys(&self) -> Result<Vec<Arc<KeyRecord>>, AccessError> {
+        Ok(self.inner.refreshed(LOOKUP_WAIT).await?.content.keys.values().cloned().collect())
+    }
+
+    /// May this be done? The one place where that is decided. What is denied goes into the
+    /// audit trail; an administrative act is in it before this returns.
+    pub async fn decide(&self, request: &Request<'_>) -> Result<Decision, AccessError> {
+        let guarded = match &request.bucket {
+            Some(bucket) => self.inner.fresh().await?.buckets.get(&bucket.id).cloned(),
+            None => None,
         };
-        let now = self.inner.runtime.now();
+        let decision = decide(request, guarded.as_deref());
+        self.note(request, &decision).await?;
+        Ok(decision)
+    }
+
+    /// What the confirmed copy has, or, if it has nothing, what shard 0 has now: it may have
+    /// been created on another node a moment ago.
+    async fn find<T>(&self, find: impl Fn(&Content) -> Option<T>) -> Result<Option<T>, AccessError> {
         let snapshot = self.inner.current();
-        if snapshot.is_fresh(now)
-            && let Some(principal) = find(&snapshot)
+        if snapshot.is_fresh(self.inner.runtime.now())
+            && let Some(found) = find(&snapshot.content)
         {
-            return Ok(Some(principal));
+            return Ok(Some(found));
         }
-        Ok(find(&*self.inner.refreshed(LOOKUP_WAIT).await?))
-    }
-
-    /// May `principal` do `action` to `resource`? The one place where that is decided.
-    pub fn decide(&self, principal: &Principal, action: &str, resource: Resource<'_>) -> Decision {
-        decide(principal, action, resource)
-    }
-
-    /// Creates the cluster's first key unless there is one, and returns the oldest key
-    /// of the root user.
-    pub async fn found_root(
-        &self,
-        access_key: &str,
-        secret: Secret,
-        deadline: Instant,
-    ) -> Result<Arc<KeyRecord>, AccessError> {
-        self.change(Change::FoundRoot { access_key: access_key.into(), secret }, deadline).await?;
-        let snapshot = self.inner.refreshed(LOOKUP_WAIT).await?;
-        let oldest = snapshot.keys.values().min_by_key(|key| (key.created, key.access_key.clone()));
-        // Deleted between the two steps: gone again, ask again.
-        let gone = || AccessError::Unavailable { source: RecordsError::Unavailable { shard: ShardId::META } };
-        oldest.cloned().ok_or_else(gone)
-    }
-
-    pub async fn put_key(
-        &self,
-        access_key: &str,
-        secret: Secret,
-        user: &str,
-        deadline: Instant,
-    ) -> Result<(), AccessError> {
-        let change = Change::PutKey { access_key: access_key.into(), secret, user: user.into() };
-        self.change(change, deadline).await
-    }
-
-    /// Holds on every node within [`STALENESS_MAX`].
-    pub async fn delete_key(&self, access_key: &str, deadline: Instant) -> Result<(), AccessError> {
-        self.change(Change::DeleteKey { access_key: access_key.into() }, deadline).await
-    }
-
-    /// Makes `token` this node's own: good here at once, and on every node once shard 0
-    /// has its hash. `name` is unique; a second token under it replaces the first.
-    pub async fn register_token(
-        &self,
-        name: &str,
-        token: &AdminToken,
-        deadline: Instant,
-    ) -> Result<(), AccessError> {
-        self.set_local_token(token.clone());
-        self.change(Change::PutToken { hash: token.hash(), name: name.into() }, deadline).await
-    }
-
-    /// The part of [`Access::register_token`] that needs no shard.
-    pub fn set_local_token(&self, token: AdminToken) {
-        *self.inner.local_token.write().expect("never poisoned") = Some(token);
-    }
-
-    pub async fn delete_token(&self, name: &str, deadline: Instant) -> Result<(), AccessError> {
-        self.change(Change::DeleteToken { name: name.into() }, deadline).await
-    }
-
-    async fn change(&self, change: Change, deadline: Instant) -> Result<(), AccessError> {
-        let inner = &self.inner;
-        let id = inner.runtime.transaction_id();
-        inner
-            .records
-            .execute(ShardId::META, id, CHANGE, change.encode().into(), deadline)
-            .await
-            .map_err(|source| AccessError::Unavailable { source })?;
-        Ok(())
+        Ok(find(&self.inner.refreshed(LOOKUP_WAIT).await?.content))
     }
 }
 
@@ -218,46 +231,90 @@ impl Inner {
         self.snapshot.read().expect("never poisoned").clone()
     }
 
+    /// The copy, if it was confirmed in time, or one that is confirmed now.
+    async fn fresh(&self) -> Result<Arc<Content>, AccessError> {
+        let snapshot = self.current();
+        if snapshot.is_fresh(self.runtime.now()) {
+            return Ok(snapshot.content.clone());
+        }
+        Ok(self.refreshed(LOOKUP_WAIT).await?.content.clone())
+    }
+
     /// A copy confirmed by a question that is sent after this call.
-    async fn refreshed(&self, wait: Duration) -> Result<Arc<Snapshot>, AccessError> {
+    pub(crate) async fn refreshed(&self, wait: Duration) -> Result<Arc<Snapshot>, AccessError> {
         let sent_before = self.questions.load(Ordering::SeqCst);
         let deadline = self.runtime.now() + wait;
-        let unavailable = |source| AccessError::Unavailable { source };
         // The wait for one's turn counts too: behind a shard that does not answer, all
         // give up together and not one after the other.
         let turn = self.runtime.timeout_at(deadline, self.refreshing.lock()).await;
-        let _turn = turn.map_err(|_| unavailable(RecordsError::Unavailable { shard: ShardId::META }))?;
+        let _turn = turn.map_err(|_| AccessError::gone())?;
         let current = self.current();
         if current.question > sent_before {
             return Ok(current);
         }
         let asked_at = self.runtime.now();
         let question = self.questions.fetch_add(1, Ordering::SeqCst) + 1;
-        let request = SnapshotRequest { newer_than: current.version };
-        let reply = self
-            .records
-            .query(ShardId::META, SNAPSHOT, request.encode().into(), deadline)
-            .await
-            .map_err(unavailable)?;
-        let reply = SnapshotReply::decode(&reply).map_err(|source| AccessError::Unreadable { source })?;
-        let next = Arc::new(match reply.content {
-            None => Snapshot {
-                version: current.version,
-                confirmed_at: Some(asked_at),
-                question,
-                keys: current.keys.clone(),
-                tokens: current.tokens.clone(),
-            },
-            Some(content) => Snapshot {
-                version: reply.version,
-                confirmed_at: Some(asked_at),
-                question,
-                keys: content.keys.into_iter().map(|key| (key.access_key.clone(), Arc::new(key))).collect(),
-                tokens: content.tokens,
-            },
-        });
+        let mut next = self.newest(Snapshot::clone(&current), deadline).await?;
+        next.confirmed_at = Some(asked_at);
+        next.question = question;
+        let next = Arc::new(next);
         *self.snapshot.write().expect("never poisoned") = next.clone();
         Ok(next)
+    }
+
+    /// The log from where the copy ends to its end, page after page. Changes that come in
+    /// between are in the last page; so what is confirmed is the state at the last question,
+    /// which is later than the first.
+    async fn newest(&self, mut copy: Snapshot, deadline: Instant) -> Result<Snapshot, AccessError> {
+        let unreadable = |source| AccessError::Unreadable { source };
+        loop {
+            let request = ChangesRequest { newer_than: copy.version, began_at: copy.began_at };
+            let reply = match self.ask(CHANGES, request.encode(), deadline).await {
+                // The leader's program is older than the log.
+                Err(RecordsError::Invalid { .. }) => return self.newest_first(deadline).await,
+                reply => reply.map_err(|source| AccessError::Unavailable { source })?,
+            };
+            match ChangesReply::decode(&reply).map_err(unreadable)? {
+                ChangesReply::NotKept => return self.newest_first(deadline).await,
+                ChangesReply::Page { anew, changed, version, newest } => {
+                    if anew {
+                        copy = Snapshot { began_at: newest, ..Snapshot::default() };
+                    }
+                    if !changed.is_empty() {
+                        let content = Arc::make_mut(&mut copy.content);
+                        for change in &changed {
+                            content.apply(change).map_err(unreadable)?;
+                        }
+                    }
+                    copy.version = version;
+                    if version >= newest {
+                        return Ok(copy);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The same from a cluster that keeps no log yet: everything, each time. It is keys of
+    /// one user.
+    async fn newest_first(&self, deadline: Instant) -> Result<Snapshot, AccessError> {
+        let request = first::SnapshotRequest { newer_than: 0 };
+        let reply = self.ask(first::SNAPSHOT, request.encode(), deadline).await;
+        let reply = reply.map_err(|source| AccessError::Unavailable { source })?;
+        let reply =
+            first::SnapshotReply::decode(&reply).map_err(|source| AccessError::Unreadable { source })?;
+        // Version 0: once there is a log, it is read from its beginning.
+        let content = Arc::new(Content::first(reply.content.unwrap_or_default()));
+        Ok(Snapshot { content, ..Snapshot::default() })
+    }
+
+    async fn ask(
+        &self,
+        query: &'static str,
+        request: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Bytes, RecordsError> {
+        self.records.query(ShardId::META, query, request.into(), deadline).await
     }
 }
 

@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use api::{
-    ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest, KvEvent, KvListRequest, KvPage,
-    KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, OverlayHits,
-    OverlayProviders, OverlayPutRequest, OverlayStopped, OverlayStored, OverlayTrace, OverlayValues,
-    OverlayView, Status,
+    AuditWitness, AuditWitnesses, ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest,
+    KvEvent, KvListRequest, KvPage, KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest,
+    LockAnswer, LockRequest, OverlayHits, OverlayProviders, OverlayPutRequest, OverlayStopped, OverlayStored,
+    OverlayTrace, OverlayValues, OverlayView, Status,
 };
 
 /// Why an administrative request failed. The code is stable.
@@ -78,6 +78,10 @@ pub trait Admin: Send + Sync + 'static {
     async fn release_lock(&self, request: LeaseRequest) -> Result<(), AdminError>;
     async fn settings(&self) -> Result<ClusterSettings, AdminError>;
     async fn set_setting(&self, name: &str, value: &str) -> Result<(), AdminError>;
+    /// What this node has seen of the audit trail.
+    async fn audit_witness(&self) -> Result<AuditWitness, AdminError>;
+    /// What each node has.
+    async fn audit_witnesses(&self) -> Result<AuditWitnesses, AdminError>;
     async fn overlay_show(&self) -> Result<OverlayView, AdminError>;
     async fn overlay_trace(&self, key: &str) -> Result<OverlayTrace, AdminError>;
     async fn overlay_put(&self, request: OverlayPutRequest) -> Result<OverlayStored, AdminError>;

@@ -11,10 +11,12 @@
 //! malformed bodies ([`may_log`] keeps it quiet).
 
 mod acl;
+mod actions;
 mod attributes;
 mod auth;
 mod body;
 mod bucket;
+mod caller;
 mod checksum;
 mod context;
 mod copy;
@@ -22,6 +24,7 @@ mod cors;
 mod delete;
 mod domains;
 mod error;
+mod facts;
 mod form;
 mod form_fields;
 mod gateway;
@@ -32,6 +35,7 @@ mod list;
 mod metrics;
 mod multipart;
 mod operations;
+mod policy;
 mod put;
 mod tags;
 mod unsupported;
@@ -49,6 +53,8 @@ use s3s::{
 };
 
 pub use crate::serve::serve_s3;
+pub(crate) use bucket::forget_rules;
+pub use facts::ConnectionInfo;
 pub use gateway::S3Gateway;
 pub(crate) use metrics::Counted;
 pub use metrics::S3Metrics;
@@ -72,27 +78,19 @@ pub struct S3Parts {
 /// The operations on objects, in S3's words. Holds no state.
 struct S3Operations {
     objects: Objects,
+    access: Access,
     region: String,
-    /// The one owner of everything, until there are other users.
-    owner_id: String,
-    owner_name: String,
 }
 
 impl S3Gateway {
     pub fn new(parts: S3Parts) -> Self {
         let S3Parts { runtime, objects, access, region, domains, metrics } = parts;
         let domains = domains::Domains::new(domains);
-        let owner_name = atoll_access::ROOT_USER.to_owned();
-        let operations = S3Operations {
-            objects: objects.clone(),
-            region,
-            owner_id: atoll_access::canonical_id(&owner_name),
-            owner_name,
-        };
+        let operations = S3Operations { objects: objects.clone(), access: access.clone(), region };
         let mut builder = S3ServiceBuilder::new(operations);
         builder.set_host(domains.clone());
-        builder.set_auth(auth::Doorkeeper::new(access.clone()));
-        builder.set_access(auth::Doorkeeper::new(access));
+        builder.set_auth(auth::Doorkeeper::new(access.clone(), objects.clone()));
+        builder.set_access(auth::Doorkeeper::new(access.clone(), objects.clone()));
         let mut config = S3Config::default();
         config.xml_max_body_size = XML_BYTES_MAX;
         config.post_object_max_file_size = form::FORM_FILE_BYTES_MAX;
@@ -100,7 +98,8 @@ impl S3Gateway {
         config.form_max_field_size = form::FORM_FIELDS_BYTES_MAX;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let first_id = runtime.rng().random();
-        Self::of(runtime, builder.build(), objects, domains, first_id, metrics)
+        let front = gateway::Front { runtime, access, objects, domains, metrics };
+        Self::of(front, builder.build(), first_id)
     }
 }
 

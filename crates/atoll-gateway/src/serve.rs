@@ -35,7 +35,7 @@ use tokio::{
 
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
-use crate::s3::{Counted, S3Gateway};
+use crate::s3::{ConnectionInfo, Counted, S3Gateway};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,6 +49,22 @@ const WRITE_IDLE_MAX: Duration = Duration::from_secs(60);
 /// A connection costs some 20 KiB when idle and a socket: 4,096 of them 80 MiB, and within
 /// the common limit of files with room for the store's. Further ones wait in the kernel.
 const CONNECTIONS_MAX: usize = 4096;
+
+/// How long clients are waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    headers: Duration,
+    write_idle: Duration,
+}
+
+/// How a door is served.
+struct Way {
+    tls: Option<TlsAcceptor>,
+    drain_wait: Duration,
+    patience: Patience,
+}
+
+const PATIENCE: Patience = Patience { headers: HEADERS_WAIT, write_idle: WRITE_IDLE_MAX };
 
 /// How long requests may run on after the stop was asked for: a large object at the pace
 /// of a slow client takes longer, but its client can ask again elsewhere.
@@ -77,7 +93,8 @@ pub async fn serve_s3(
         let gateway = gateway.clone();
         async move { Ok::<_, Infallible>(gateway.handle(request).await) }
     });
-    serve(listener, tls.map(TlsAcceptor::from), service, open, runtime, shutdown, S3_DRAIN_WAIT).await;
+    let way = Way { tls: tls.map(TlsAcceptor::from), drain_wait: S3_DRAIN_WAIT, patience: PATIENCE };
+    serve(listener, way, service, open, runtime, shutdown).await;
 }
 
 /// Serves the admin API ([`crate::admin::router`]) in the same way.
@@ -88,17 +105,17 @@ pub async fn serve_admin(
     shutdown: impl Future<Output = ()>,
 ) {
     let service = TowerToHyperService::new(router);
-    serve(listener, None, service, Gauge::default(), runtime, shutdown, ADMIN_DRAIN_WAIT).await;
+    let way = Way { tls: None, drain_wait: ADMIN_DRAIN_WAIT, patience: PATIENCE };
+    serve(listener, way, service, Gauge::default(), runtime, shutdown).await;
 }
 
 async fn serve<S, B>(
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    way: Way,
     service: S,
     open: Gauge,
     runtime: Runtime,
     shutdown: impl Future<Output = ()>,
-    drain_wait: Duration,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -107,9 +124,10 @@ async fn serve<S, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    let Way { tls, drain_wait, patience } = way;
     let mut http = Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_WAIT);
-    http.http2().timer(TokioTimer::new()).keep_alive_interval(HEADERS_WAIT);
+    http.http1().timer(TokioTimer::new()).header_read_timeout(patience.headers);
+    http.http2().timer(TokioTimer::new()).keep_alive_interval(patience.headers);
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut shutdown = pin!(shutdown);
@@ -122,8 +140,8 @@ async fn serve<S, B>(
             Either::Left(((), _)) => break,
             Either::Right((accepted, _)) => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 runtime.sleep(ACCEPT_RETRY).await;
@@ -135,9 +153,11 @@ async fn serve<S, B>(
             tracing::debug!(%error, "a connection closed as it opened");
             continue;
         }
-        let stream = PatientStream::new(stream, runtime.clone());
+        let stream = PatientStream::new(stream, runtime.clone(), patience.write_idle);
         let held = (permit, Counted::in_gauge(&open));
-        let (http, service, watcher) = (http.clone(), service.clone(), graceful.watcher());
+        let connection = ConnectionInfo { peer, secure: tls.is_some() };
+        let service = Introduced { inner: service.clone(), connection };
+        let (http, watcher) = (http.clone(), graceful.watcher());
         let (tls, clock) = (tls.clone(), runtime.clone());
         drop(runtime.spawn("client connection", async move {
             let _held = held;
@@ -167,18 +187,37 @@ async fn serve<S, B>(
     }
 }
 
+/// Puts beside each request whose connection it came over.
+#[derive(Clone)]
+struct Introduced<S> {
+    inner: S,
+    connection: ConnectionInfo,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Introduced<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> S::Future {
+        request.extensions_mut().insert(self.connection);
+        self.inner.call(request)
+    }
+}
+
 /// A socket that gives up when its peer takes nothing for [`WRITE_IDLE_MAX`]. Reading has
 /// limits of its own: hyper's for headers, the guarded body's for bodies.
 struct PatientStream {
     inner: TcpStream,
     runtime: Runtime,
+    write_idle: Duration,
     /// The timer of the write that waits; `None` while none does.
     waiting: Option<BoxFuture<'static, ()>>,
 }
 
 impl PatientStream {
-    fn new(inner: TcpStream, runtime: Runtime) -> Self {
-        Self { inner, runtime, waiting: None }
+    fn new(inner: TcpStream, runtime: Runtime, write_idle: Duration) -> Self {
+        Self { inner, runtime, write_idle, waiting: None }
     }
 
     fn patient<T>(&mut self, cx: &mut Context<'_>, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -186,8 +225,8 @@ impl PatientStream {
             self.waiting = None;
             return poll;
         }
-        let runtime = &self.runtime;
-        let timer = self.waiting.get_or_insert_with(|| runtime.sleep(WRITE_IDLE_MAX));
+        let (runtime, write_idle) = (&self.runtime, self.write_idle);
+        let timer = self.waiting.get_or_insert_with(|| runtime.sleep(write_idle));
         ready!(timer.poll_unpin(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
     }
@@ -228,5 +267,66 @@ impl AsyncWrite for PatientStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// Short enough to be waited out, long enough for a busy machine to answer in.
+    const SHORT: Patience =
+        Patience { headers: Duration::from_millis(300), write_idle: Duration::from_millis(300) };
+
+    /// A door that answers with more than a socket holds.
+    async fn open() -> (std::net::SocketAddr, atoll_runtime::AbortOnDrop, Gauge) {
+        let runtime = Runtime::tokio();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = service_fn(|_: Request<Incoming>| async {
+            Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![0; 64 << 20]))))
+        });
+        let (connections, own) = (Gauge::default(), runtime.clone());
+        let way = Way { tls: None, drain_wait: ADMIN_DRAIN_WAIT, patience: SHORT };
+        let served = serve(listener, way, service, connections.clone(), own, future::pending());
+        (address, runtime.spawn_owned("door", served), connections)
+    }
+
+    /// Bounds a wait for what must happen.
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        Runtime::tokio().timeout(Duration::from_secs(20), what).await.expect("it happens")
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_ends_its_headers_is_given_up() {
+        let (address, _door, _) = open().await;
+        for start in ["", "GET / HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(start.as_bytes()).await.unwrap();
+            let mut answer = Vec::new();
+            // Closed, with or without an answer.
+            let _ = soon(stream.read_to_end(&mut answer)).await;
+            assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 408"), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+        let (address, _door, connections) = open().await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut first = [0];
+        soon(stream.read_exact(&mut first)).await.unwrap();
+        let runtime = Runtime::tokio();
+        soon(async {
+            while connections.get() > 0 {
+                runtime.sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
     }
 }

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use atoll_gateway::admin::{
     Admin, AdminError, AdminErrorKind,
     api::{
-        ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest, KvEvent, KvListRequest, KvPage,
-        KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest, LockAnswer, LockRequest, MoveStatus,
-        NodeStatus, OverlayHits, OverlayProviders, OverlayPutRequest, OverlayStopped, OverlayStored,
-        OverlayTrace, OverlayValues, OverlayView, ShardStatus, Status,
+        AuditWitness, AuditWitnesses, ClusterSettings, CreateTicketRequest, CreatedTicket, KvDeleteRequest,
+        KvEvent, KvListRequest, KvPage, KvPutRequest, KvRecord, KvWatchRequest, KvWritten, LeaseRequest,
+        LockAnswer, LockRequest, MoveStatus, NodeStatus, OverlayHits, OverlayProviders, OverlayPutRequest,
+        OverlayStopped, OverlayStored, OverlayTrace, OverlayValues, OverlayView, ShardStatus, Status,
     },
 };
 use atoll_membership::{MemberState, View};
@@ -22,7 +22,7 @@ use crate::{
     kv::Kv,
     node::Node,
     overlay::{OverlayAdmin, PLAYED, kind_of},
-    reports::{Reporter, ask_status},
+    reports::{Reporter, ask_status, ask_witness},
     truths::{OVERLAY_CHOSEN_SINCE, TruthsError},
     wire::NodeReport,
 };
@@ -253,6 +253,7 @@ impl Admin for NodeAdmin {
                     .to_string(),
             });
         }
+        notes.extend(inner.witness.complaint().map(|complaint| format!("{complaint}: atoll audit verify")));
         notes.extend(inner.warnings.borrow().iter().filter_map(warning_note));
         let health = if leaderless > 0 {
             "unavailable"
@@ -374,6 +375,29 @@ impl Admin for NodeAdmin {
                     .hint("atoll cluster settings shows them"))
             }
         }
+    }
+
+    async fn audit_witness(&self) -> Result<AuditWitness, AdminError> {
+        Ok(AuditWitness::from(&self.node.inner.witness.statement()))
+    }
+
+    async fn audit_witnesses(&self) -> Result<AuditWitnesses, AdminError> {
+        let inner = &self.node.inner;
+        let layout = self.node.layout();
+        let asked = layout.nodes().keys().map(|node| async {
+            match *node == inner.me {
+                true => (*node, Some(inner.witness.statement())),
+                false => (*node, ask_witness(inner.transport.as_ref(), *node).await),
+            }
+        });
+        let mut answer = AuditWitnesses { witnesses: Vec::new(), silent: Vec::new() };
+        for (node, statement) in join_all(asked).await {
+            match statement {
+                Some(statement) => answer.witnesses.push(AuditWitness::from(&statement)),
+                None => answer.silent.push(node.to_string()),
+            }
+        }
+        Ok(answer)
     }
 
     async fn overlay_show(&self) -> Result<OverlayView, AdminError> {

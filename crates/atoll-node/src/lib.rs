@@ -29,6 +29,7 @@ mod token;
 mod truths;
 mod up;
 mod wire;
+mod witness;
 
 pub use admin::NodeAdmin;
 pub use identity::{Identity, IdentityError};

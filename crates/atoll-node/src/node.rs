@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atoll_access::{Access, AdminToken, Secret};
+use atoll_access::{Access, AdminToken, Secret, audit::Auditor};
 use atoll_disk::{ChunkStore, Files, OrderedStore, SharedLog};
 use atoll_membership::{MemberInfo, Membership};
 use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts, ObjectsSettings};
@@ -37,8 +37,9 @@ use crate::{
     settings::RootKey,
     start::StartError,
     ticket::{Issuer, Ticket, TicketId, TicketSecret},
-    truths::{ClusterInfo, Truths},
+    truths::{ClusterInfo, Truths, USERS_SINCE},
     wire::{NodeInfo, NodeReport},
+    witness::WitnessKeeper,
 };
 
 /// What a node is made of.
@@ -97,6 +98,7 @@ pub(crate) struct Inner {
     pub overlay: Option<Overlays>,
     pub editor: LayoutEditor,
     pub reporter: Arc<NodeReporter>,
+    pub witness: Arc<WitnessKeeper>,
     pub warnings: watch::Receiver<Vec<Warning>>,
     /// The key that was made when this node founded its cluster, to be shown once.
     pub new_root_key: Option<RootKey>,
@@ -201,6 +203,9 @@ impl Node {
         let editor =
             LayoutEditor { truths: truths.clone(), follower: follower.clone(), transport: transport.clone() };
         let access = Access::start(runtime.clone(), records.clone());
+        let auditor = Auditor::start(runtime.clone(), records.clone(), identity.key_seed);
+        access.audit_with(auditor.clone());
+        let witness = Arc::new(WitnessKeeper::open(runtime.clone(), files.clone(), auditor).await?);
 
         let mut new_root_key = None;
         let cluster = match &origin {
@@ -211,7 +216,11 @@ impl Node {
                 let genesis = follower.current().encode();
                 truths.found(info, genesis.into(), deadline).await?;
                 // If an earlier start got this far and no further, its truths hold.
-                let founded = truths.info(deadline).await?.id;
+                let founded = truths.info(deadline).await?;
+                if founded.version >= USERS_SINCE {
+                    access.allow_acts();
+                }
+                let founded = founded.id;
                 let root = root_key.unwrap_or_else(|| draw_root_key(&runtime));
                 let key =
                     access.found_root(&root.access_key, Secret::new(&root.secret_key), deadline).await?;
@@ -300,6 +309,7 @@ impl Node {
                 follower: follower.clone(),
                 book: book.clone(),
                 reporter: reporter.clone(),
+                witness: witness.clone(),
             }),
         );
         join::serve(
@@ -342,10 +352,12 @@ impl Node {
                     runtime.clone(),
                     truths,
                     follower.clone(),
+                    access.clone(),
                     properties.program_version,
                     heard_version,
                 ),
             ),
+            runtime.spawn_owned("audit witness", witness.clone().run()),
             runtime.spawn_owned("replica keeper", keeper.run()),
             runtime.spawn_owned("controller", controller.run()),
             runtime.spawn_owned(
@@ -367,6 +379,7 @@ impl Node {
             overlay,
             editor,
             reporter,
+            witness,
             warnings,
             new_root_key,
             _tasks: tasks,
@@ -469,25 +482,30 @@ async fn follow_version(
     runtime: Runtime,
     truths: Truths,
     follower: Arc<LayoutFollower>,
+    access: Access,
     program: u32,
     heard: watch::Sender<u32>,
 ) {
     loop {
-        match truths.info(runtime.now() + FOUNDING_TIME).await {
-            Ok(info) if info.version > program => {
-                follower.end(Ended::ProgramTooOld { needed: info.version, program });
-                return;
-            }
-            Ok(info) => {
-                heard.send_replace(info.version);
-                if info.version == program {
-                    return;
-                }
-                runtime.sleep(VERSION_ASKED_EVERY).await;
-            }
+        let Ok(info) = truths.info(runtime.now() + FOUNDING_TIME).await else {
             // Without a quorum nobody knows; asking took its time.
-            Err(_) => runtime.sleep(Duration::from_secs(1)).await,
+            runtime.sleep(Duration::from_secs(1)).await;
+            continue;
+        };
+        if info.version > program {
+            follower.end(Ended::ProgramTooOld { needed: info.version, program });
+            return;
         }
+        heard.send_replace(info.version);
+        let mut converted = true;
+        if info.version >= USERS_SINCE {
+            access.allow_acts();
+            converted = access.convert(runtime.now() + FOUNDING_TIME).await.is_ok();
+        }
+        if info.version == program && converted {
+            return;
+        }
+        runtime.sleep(VERSION_ASKED_EVERY).await;
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use atoll_access::audit::WitnessStatement;
 use atoll_placement::Layout;
 use atoll_runtime::Runtime;
 use atoll_transport::{Caller, Handler, Message, Protocol, Refusal, Transport};
@@ -16,6 +17,7 @@ use atoll_types::{Format, Instant, NodeId};
 use crate::{
     follower::LayoutFollower,
     wire::{ClusterReply, ClusterRequest, NodeReport},
+    witness::WitnessKeeper,
 };
 
 /// How often a node reports. A finished move is acted on within this and the controller's
@@ -53,6 +55,7 @@ pub struct ClusterHandler {
     pub follower: Arc<LayoutFollower>,
     pub book: Arc<ReportBook>,
     pub reporter: Arc<dyn Reporter>,
+    pub witness: Arc<WitnessKeeper>,
 }
 
 fn malformed(error: impl std::fmt::Display) -> Refusal {
@@ -80,6 +83,10 @@ impl Handler for ClusterHandler {
                 self.book.note(self.runtime.now(), from.node, *report);
                 ClusterReply::Reported { layout_version: self.follower.current().version() }
             }
+            ClusterRequest::Witness => {
+                let body = self.witness.statement().encode();
+                return Ok(Message::with_body(ClusterReply::Witness.encode(), body));
+            }
             ClusterRequest::Status => ClusterReply::Status(Box::new(self.reporter.report().await)),
         };
         Ok(Message::header(reply.encode()))
@@ -94,6 +101,15 @@ pub async fn ask_status(transport: &dyn Transport, peer: NodeId) -> Option<NodeR
         Ok(ClusterReply::Status(report)) => Some(*report),
         _ => None,
     }
+}
+
+/// Asks `peer` what it has seen of the audit trail; `None` if it does not say so in time. What
+/// it says bears its own signature.
+pub async fn ask_witness(transport: &dyn Transport, peer: NodeId) -> Option<WitnessStatement> {
+    let request = Message::header(ClusterRequest::Witness.encode());
+    let reply = transport.call(peer, Protocol::Cluster, request, CALL_TIME).await.ok()?;
+    let statement = WitnessStatement::decode(&reply.body).ok()?;
+    Some(statement).filter(|statement| statement.node == peer)
 }
 
 /// Asks `peer` for its layout if that is newer, and takes it.

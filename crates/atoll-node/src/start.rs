@@ -4,7 +4,7 @@ use atoll_disk::{ChunkError, OpenLogError};
 
 use crate::{
     follower::LayoutFileError, identity::IdentityError, join::JoinError, token::TokenError,
-    truths::TruthsError,
+    truths::TruthsError, witness::WitnessError,
 };
 
 /// The node did not start. Its data folder is as it was, but for what it had joined or
@@ -36,6 +36,8 @@ pub enum StartError {
     RootKey(#[from] atoll_access::AccessError),
     #[error("this node can't be described to the others")]
     Member(#[from] atoll_membership::InfoError),
+    #[error("what this node has seen of the audit trail can't be used")]
+    Witness(#[from] WitnessError),
     #[error("the admin token can't be used")]
     Token(#[from] TokenError),
 }

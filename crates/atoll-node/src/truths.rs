@@ -32,13 +32,17 @@ pub struct ClusterInfo {
 /// What this program can write and read: raised with each format that older programs
 /// do not know.
 ///
-/// 2: a layout that names a kind of overlay. 3: versions of objects.
+/// 2: a layout that names a kind of overlay. 3: versions of objects; users, grants, bucket
+/// policies and the audit trail.
 pub const PROGRAM_VERSION: u32 = 3;
 
 const _: () = assert!(PROGRAM_VERSION >= atoll_objects::VERSIONS_SINCE);
 
 /// From this cluster version on a layout may name a kind of overlay.
 pub const OVERLAY_CHOSEN_SINCE: u32 = 2;
+
+/// From this cluster version on shard 0 may keep users, and what comes with them.
+pub const USERS_SINCE: u32 = 3;
 
 impl Format for ClusterInfo {
     const NAME: &'static str = "cluster info";

@@ -217,7 +217,8 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         domains: settings.s3_domains.clone(),
         metrics: s3_metrics,
     });
-    let router = admin::router(Arc::new(NodeAdmin::new(node.clone())), node.access().clone(), registry);
+    let node_admin = Arc::new(NodeAdmin::new(node.clone()));
+    let router = admin::router(node_admin, node.access().clone(), node.objects().clone(), registry);
     let doors = vec![
         runtime.spawn("s3 door", serve_s3(s3_listener, s3, tls, runtime.clone(), told(shutdown.subscribe()))),
         runtime.spawn(

@@ -74,6 +74,9 @@ pub enum ClusterRequest {
     Report(Box<NodeReport>),
     /// How are you? Answered with [`ClusterReply::Status`].
     Status,
+    /// What have you seen of the audit trail? Asked of programs that know it; others refuse
+    /// what they can't read.
+    Witness,
 }
 
 impl Format for ClusterRequest {
@@ -90,6 +93,8 @@ pub enum ClusterReply {
         layout_version: u64,
     },
     Status(Box<NodeReport>),
+    /// A statement, in the body.
+    Witness,
 }
 
 impl Format for ClusterReply {

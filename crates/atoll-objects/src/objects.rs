@@ -174,6 +174,13 @@ impl Objects {
         self.look_up_bucket(bucket, deadline).await
     }
 
+    /// The bucket as this node knows it, or, if it knows none, as shard 0 does. It may have
+    /// been deleted; an operation then goes on with a later bucket of that name only if
+    /// that one has the same owner.
+    pub async fn known_bucket(&self, bucket: &BucketName) -> Result<Option<Arc<BucketInfo>>, Unavailable> {
+        self.bucket(bucket, self.deadline()).await
+    }
+
     pub(crate) async fn look_up_bucket(
         &self,
         bucket: &BucketName,
@@ -192,6 +199,20 @@ impl Objects {
     /// again with, or `None` if there is no such bucket any more. What somebody began and
     /// did not finish, opening or freeing, is finished here.
     pub(crate) async fn follow_bucket(
+        &self,
+        known: &BucketInfo,
+        refused: &Refused,
+        deadline: Instant,
+    ) -> Result<Option<Arc<BucketInfo>>, Unavailable> {
+        let current = self.current_bucket(known, refused, deadline).await?;
+        // Whoever asked was let in by the former owner's rules: it asks again.
+        match &current {
+            Some(current) if current.owner != known.owner => Err(Unavailable::Unsettled),
+            Some(_) | None => Ok(current),
+        }
+    }
+
+    async fn current_bucket(
         &self,
         known: &BucketInfo,
         refused: &Refused,

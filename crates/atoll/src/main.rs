@@ -7,11 +7,14 @@
 // uses tokio and the clocks directly.
 #![allow(clippy::disallowed_methods)]
 
+mod audit;
 mod bench;
+mod bucket;
 mod client;
 mod cluster;
 mod dev;
 mod failure;
+mod key;
 mod kv;
 mod lab;
 mod lock;
@@ -22,8 +25,10 @@ mod overlay;
 mod recover;
 mod simulate;
 mod status;
+mod sure;
 mod ticket;
 mod up;
+mod user;
 mod verify;
 
 use std::process::ExitCode;
@@ -61,6 +66,18 @@ enum Command {
     /// Drain and remove nodes.
     #[command(subcommand)]
     Node(node::NodeCommand),
+    /// Users: who owns buckets, and whom keys speak for.
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Access keys, with which users sign their S3 requests.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// Buckets, their owners, and to whom they are granted.
+    #[command(subcommand)]
+    Bucket(bucket::BucketCommand),
+    /// What administrators did and what was denied, and whether that trail is whole.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Tickets, with which new nodes join.
     #[command(subcommand)]
     Ticket(ticket::TicketCommand),
@@ -113,6 +130,10 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Dev(dev) => dev.run(cli.admin.data.clone()).await,
         Command::Status(status) => status.run(&client()).await,
         Command::Node(node) => node.run(&client()).await,
+        Command::User(user) => user.run(&client()).await,
+        Command::Key(key) => key.run(&client()).await,
+        Command::Bucket(bucket) => bucket.run(&client()).await,
+        Command::Audit(audit) => audit.run(&client()).await,
         Command::Ticket(ticket) => ticket.run(&client()).await,
         Command::Kv(kv) => kv.run(&client()).await,
         Command::Lock(lock) => return lock.run(&client()).await,

@@ -30,6 +30,18 @@ impl Output {
     }
 }
 
+/// How long ago, in the largest unit that fits: `5s`, `12m`, `3h`, `40d`.
+pub fn age(since_millis: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let seconds = (now.as_millis() as u64).saturating_sub(since_millis) / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// A plain table, as `kubectl` prints them: no lines, columns in capitals.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     table_of(header.into(), rows)

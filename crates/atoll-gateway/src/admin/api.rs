@@ -1,6 +1,8 @@
 //! The admin API's nouns, as JSON: what the server sends and the CLI reads. Sizes are
 //! bytes, times milliseconds since 1970, durations seconds; names say so.
 
+mod access;
+mod audit;
 mod overlay;
 
 use std::collections::BTreeMap;
@@ -8,6 +10,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+pub use access::*;
+pub use audit::*;
 pub use overlay::*;
 
 /// The body of every answer that is not a success.

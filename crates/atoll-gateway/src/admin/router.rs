@@ -1,11 +1,14 @@
 //! The admin API's paths. Everything under `/v1` asks for the token; `/health`, `/ready`
 //! and the description do not, so that load balancers and browsers can look.
 
+mod access;
+mod audit;
 mod overlay;
 
 use std::{convert::Infallible, sync::Arc};
 
-use atoll_access::{Access, AdminToken, Decision, Resource};
+use atoll_access::{Access, AdminToken, Decision, Facts, RefusedRequest, Request as Asked};
+use atoll_objects::Objects;
 use axum::{
     Json, Router,
     body::{Body, Bytes},
@@ -21,6 +24,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::OpenApi;
 
 use super::{Admin, AdminError, AdminErrorKind, api};
+use crate::s3::ConnectionInfo;
 
 /// A kv value of 512 KiB in JSON or base64, with room.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -29,13 +33,14 @@ const REQUEST_BYTES_MAX: usize = 1 << 20;
 struct Doors {
     admin: Arc<dyn Admin>,
     access: Access,
+    objects: Objects,
     metrics: Arc<Registry>,
 }
 
-/// The admin API over `admin`; `access` says which tokens sign in, and `metrics` is what
-/// Prometheus gets to see.
-pub fn router(admin: Arc<dyn Admin>, access: Access, metrics: Registry) -> Router {
-    let doors = Doors { admin, access, metrics: Arc::new(metrics) };
+/// The admin API over `admin`; `access` has users and keys and says which tokens sign in,
+/// `objects` has the buckets, and `metrics` is what Prometheus gets to see.
+pub fn router(admin: Arc<dyn Admin>, access: Access, objects: Objects, metrics: Registry) -> Router {
+    let doors = Doors { admin, access, objects, metrics: Arc::new(metrics) };
     let signed_in = Router::new()
         .route("/status", get(status))
         .route("/tickets", post(create_ticket))
@@ -58,6 +63,8 @@ pub fn router(admin: Arc<dyn Admin>, access: Access, metrics: Registry) -> Route
         .route("/overlay/providers", get(overlay::overlay_providers).post(overlay::overlay_provide))
         .route("/overlay/providers/stop", post(overlay::overlay_stop_providing))
         .route("/overlay/search", get(overlay::overlay_search))
+        .merge(access::routes())
+        .merge(audit::routes())
         .layer(middleware::from_fn_with_state(doors.clone(), sign_in));
     Router::new()
         .nest("/v1", signed_in)
@@ -97,6 +104,20 @@ fn error_answer(status: StatusCode, code: &str, message: String, hint: Option<St
 }
 
 async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Response {
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
+    let action = format!("admin:{} {path}", request.method());
+    let uri = request.uri().path().to_owned();
+    let peer = request.extensions().get::<ConnectionInfo>().map(|connection| connection.peer.ip());
+    let from = Whence(peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default());
+    let refused = |rule: &str| {
+        doors.access.note_refused(RefusedRequest {
+            who: "anonymous".into(),
+            what: action.clone(),
+            on: uri.clone(),
+            from: from.0.clone(),
+            rule: rule.into(),
+        });
+    };
     let token = request
         .headers()
         .get(header::AUTHORIZATION)
@@ -104,31 +125,45 @@ async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Re
         .and_then(|value| value.strip_prefix("Bearer "))
         .map(AdminToken::new);
     let Some(token) = token else {
+        refused("no token");
         let message = "a token is needed: Authorization: Bearer …".to_string();
         return error_answer(StatusCode::UNAUTHORIZED, "token_missing", message, None);
     };
     match doors.access.sign_in(&token).await {
         Ok(Some(principal)) => {
-            let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-            let action = format!("admin:{} {path}", request.method());
-            if let Decision::Denied { rule } = doors.access.decide(&principal, &action, Resource::Cluster) {
-                tracing::info!(?principal, action, rule, "denied");
-                return error_answer(
-                    StatusCode::FORBIDDEN,
-                    "denied",
-                    "this token may not do that".into(),
-                    None,
-                );
+            // What is named in the path: the route alone does not say whom.
+            let named = (uri != path).then_some(uri.as_str());
+            let asked =
+                Asked { principal: &principal, action: &action, bucket: None, key: named, facts: &from };
+            match doors.access.decide(&asked).await {
+                Ok(Decision::Allowed { .. }) => next.run(request).await,
+                Ok(Decision::Denied { rule }) => {
+                    tracing::info!(?principal, action, rule, "denied");
+                    let message = "this token may not do that".to_string();
+                    error_answer(StatusCode::FORBIDDEN, "denied", message, None)
+                }
+                Err(error) => {
+                    error_answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None)
+                }
             }
-            next.run(request).await
         }
         Ok(None) => {
+            refused("unknown token");
             let hint =
                 "the token is in the data folder of every node that runs: give that folder with --data";
             let message = "the token is not known to this cluster".to_string();
             error_answer(StatusCode::UNAUTHORIZED, "token_unknown", message, Some(hint.into()))
         }
         Err(error) => error_answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), None),
+    }
+}
+
+/// No rule of the admin API has conditions; the trail wants to know from where.
+struct Whence(String);
+
+impl Facts for Whence {
+    fn values(&self, key: &str) -> Option<Vec<String>> {
+        (key == "aws:sourceip").then(|| vec![self.0.clone()])
     }
 }
 
@@ -369,6 +404,25 @@ async fn set_setting(
         release_lock,
         settings,
         set_setting,
+        audit::audit_page,
+        audit::audit_witness,
+        audit::audit_witnesses,
+        access::list_users,
+        access::create_user,
+        access::delete_user,
+        access::grant_user,
+        access::revoke_user,
+        access::list_keys,
+        access::create_key,
+        access::delete_key,
+        access::grant_key,
+        access::revoke_key,
+        access::limit_key,
+        access::list_buckets,
+        access::create_bucket,
+        access::delete_bucket,
+        access::grant_bucket,
+        access::revoke_bucket,
         overlay::overlay_show,
         overlay::overlay_trace,
         overlay::overlay_put,

@@ -6,13 +6,13 @@ use s3s::{
     S3Error, S3Request, S3Response, S3Result,
     dto::{
         AccessControlPolicy, GetBucketOwnershipControlsInput, GetBucketOwnershipControlsOutput,
-        ObjectOwnership, OwnershipControls, OwnershipControlsRule, Permission, PutBucketAclInput,
+        ObjectOwnership, Owner, OwnershipControls, OwnershipControlsRule, Permission, PutBucketAclInput,
         PutBucketAclOutput, PutBucketOwnershipControlsInput, PutBucketOwnershipControlsOutput,
         PutObjectAclInput, PutObjectAclOutput,
     },
 };
 
-use super::{S3Operations, error::not_implemented};
+use super::{S3Operations, caller::Caller, error::not_implemented};
 
 /// Canned ACLs that grant nobody but the bucket's owner.
 pub(crate) const PRIVATE: [&str; 3] = ["private", "bucket-owner-full-control", "bucket-owner-read"];
@@ -31,7 +31,8 @@ impl S3Operations {
     ) -> S3Result<S3Response<PutBucketAclOutput>> {
         self.must_exist(&req.input.bucket).await?;
         // A canned one, or grants by header, was looked at before (`unsupported`).
-        self.only_the_owner(req.input.access_control_policy.as_ref())?;
+        let owner = Caller::of(&req.extensions)?.owner().await?;
+        only_the_owner(&owner, req.input.access_control_policy.as_ref())?;
         Ok(S3Response::new(PutBucketAclOutput::default()))
     }
 
@@ -39,23 +40,11 @@ impl S3Operations {
         &self,
         req: S3Request<PutObjectAclInput>,
     ) -> S3Result<S3Response<PutObjectAclOutput>> {
+        let owner = Caller::of(&req.extensions)?.owner().await?;
         let input = req.input;
         self.info(&input.bucket, input.key, input.version_id.as_deref()).await?;
-        self.only_the_owner(input.access_control_policy.as_ref())?;
+        only_the_owner(&owner, input.access_control_policy.as_ref())?;
         Ok(S3Response::new(PutObjectAclOutput::default()))
-    }
-
-    fn only_the_owner(&self, policy: Option<&AccessControlPolicy>) -> S3Result<()> {
-        let owner = self.owner();
-        let mut grants = policy.and_then(|policy| policy.grants.as_ref()).into_iter().flatten();
-        let is_owners = grants.all(|grant| {
-            grant.permission.as_ref().is_some_and(|given| given.as_str() == Permission::FULL_CONTROL)
-                && grant
-                    .grantee
-                    .as_ref()
-                    .is_some_and(|grantee| grantee.id == owner.id && grantee.uri.is_none())
-        });
-        if is_owners { Ok(()) } else { Err(not_supported()) }
     }
 
     pub(crate) async fn ownership(
@@ -84,4 +73,13 @@ impl S3Operations {
         }
         Ok(S3Response::new(PutBucketOwnershipControlsOutput::default()))
     }
+}
+
+fn only_the_owner(owner: &Owner, policy: Option<&AccessControlPolicy>) -> S3Result<()> {
+    let mut grants = policy.and_then(|policy| policy.grants.as_ref()).into_iter().flatten();
+    let is_owners = grants.all(|grant| {
+        grant.permission.as_ref().is_some_and(|given| given.as_str() == Permission::FULL_CONTROL)
+            && grant.grantee.as_ref().is_some_and(|grantee| grantee.id == owner.id && grantee.uri.is_none())
+    });
+    if is_owners { Ok(()) } else { Err(not_supported()) }
 }

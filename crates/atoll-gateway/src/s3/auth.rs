@@ -1,24 +1,42 @@
 //! Who signed, and whether they may: `s3s` checks signatures with the secrets it asks
 //! for here; the decision is `atoll-access`'s.
 
-use atoll_access::{Access, Decision, Principal, ROOT_USER, Resource, canonical_id};
+use std::sync::Arc;
+
+use atoll_access::{Access, Principal};
+use atoll_objects::{BucketInfo, Objects};
 use s3s::{
     S3Result,
     access::{S3Access, S3AccessContext},
     auth::{S3Auth, SecretKey},
+    dto::CopySource,
     path::S3Path,
     s3_error,
 };
 
-use super::{context::RequestContext, error::IntoS3};
+use super::{
+    actions::{OTHER, Operation},
+    caller::{Caller, access_denied},
+    context::RequestContext,
+    error::{IntoS3, no_such_bucket, not_implemented},
+    facts::{ConnectionInfo, RequestFacts},
+    headers,
+};
 
 pub(crate) struct Doorkeeper {
     access: Access,
+    objects: Objects,
 }
 
 impl Doorkeeper {
-    pub(crate) fn new(access: Access) -> Self {
-        Self { access }
+    pub(crate) fn new(access: Access, objects: Objects) -> Self {
+        Self { access, objects }
+    }
+
+    async fn bucket(&self, name: &str) -> S3Result<Arc<BucketInfo>> {
+        let name = headers::bucket(name)?;
+        let found = self.objects.known_bucket(&name).await.map_err(IntoS3::into_s3)?;
+        found.ok_or_else(no_such_bucket)
     }
 }
 
@@ -38,99 +56,95 @@ impl S3Auth for Doorkeeper {
 #[async_trait::async_trait]
 impl S3Access for Doorkeeper {
     async fn check(&self, cx: &mut S3AccessContext<'_>) -> S3Result<()> {
-        let operation = static_name(cx.s3_op().name());
-        RequestContext::of(cx.extensions_mut()).set_operation(operation);
+        let operation = Operation::find(cx.s3_op().name());
+        RequestContext::of(cx.extensions_mut()).set_operation(operation.map_or(OTHER, |found| found.name));
         let principal = match cx.credentials() {
             None => Principal::Anonymous,
             Some(credentials) => {
-                let record = self.access.lookup(&credentials.access_key).await.map_err(IntoS3::into_s3)?;
+                let known = self.access.principal(&credentials.access_key).await;
                 // Revoked between the signature's check and here.
-                let record = record.ok_or_else(|| s3_error!(AccessDenied, "Access Denied"))?;
-                Principal::User { user: record.user.clone(), access_key: record.access_key.clone() }
+                known.map_err(IntoS3::into_s3)?.ok_or_else(access_denied)?
             }
         };
-        for header in ["x-amz-expected-bucket-owner", "x-amz-source-expected-bucket-owner"] {
-            // Every bucket belongs to the root user.
-            if cx.headers().get(header).is_some_and(|owner| owner != canonical_id(ROOT_USER).as_str()) {
-                return Err(s3_error!(AccessDenied, "The bucket belongs to another account than expected"));
-            }
+        if !self.access.is_within_limit(&principal) {
+            return Err(s3_error!(SlowDown, "Please reduce your request rate."));
         }
-        let resource = match cx.s3_path() {
-            S3Path::Root => Resource::Cluster,
-            S3Path::Bucket { bucket } => Resource::Bucket { bucket },
-            S3Path::Object { bucket, key } => Resource::Object { bucket, key },
+        let Some(operation) = operation else {
+            return Err(match principal {
+                Principal::Anonymous => access_denied(),
+                Principal::User { .. } | Principal::Operator { .. } => not_implemented("This operation"),
+            });
         };
-        match self.access.decide(&principal, action(operation), resource) {
-            Decision::Allowed { .. } => {
-                cx.extensions_mut().insert(principal);
-                Ok(())
+        let bucket = match cx.s3_path() {
+            S3Path::Root => None,
+            S3Path::Bucket { .. } if operation.name == "CreateBucket" => None,
+            S3Path::Bucket { bucket } | S3Path::Object { bucket, .. } => Some(self.bucket(bucket).await?),
+        };
+        let expected = |header: &str, bucket: Option<&BucketInfo>| match cx.headers().get(header) {
+            Some(owner) if bucket.is_some_and(|bucket| owner != bucket.owner.as_str()) => {
+                Err(s3_error!(AccessDenied, "The bucket belongs to another account than expected"))
             }
-            Decision::Denied { rule } => {
-                tracing::debug!(operation, rule, "denied");
-                Err(s3_error!(AccessDenied, "Access Denied"))
+            _ => Ok(()),
+        };
+        expected("x-amz-expected-bucket-owner", bucket.as_deref())?;
+        let source = match cx.headers().get("x-amz-copy-source") {
+            None => None,
+            Some(source) => {
+                let (bucket, key, versioned) = source_of(source)?;
+                Some((self.bucket(&bucket).await?, key, versioned))
             }
+        };
+        expected("x-amz-source-expected-bucket-owner", source.as_ref().map(|(bucket, ..)| &**bucket))?;
+
+        let key = match cx.s3_path() {
+            S3Path::Object { key, .. } => Some(key.to_string()),
+            // What is to be made has no bucket yet, but a name.
+            S3Path::Bucket { bucket: name } if bucket.is_none() => Some(name.to_string()),
+            S3Path::Root | S3Path::Bucket { .. } => None,
+        };
+        let facts = RequestFacts {
+            connection: cx.extensions_mut().get::<ConnectionInfo>().copied(),
+            uri: cx.uri().clone(),
+            headers: cx.headers().clone(),
+            now: self.access.wall_now(),
+        };
+        RequestContext::of(cx.extensions_mut()).set_decided();
+        let caller = Caller::new(self.access.clone(), principal, bucket, facts);
+        // The keys of a DeleteObjects and of a form are in its body: they are decided as they
+        // are read.
+        if !["DeleteObjects", "PostObject"].contains(&operation.name) {
+            let action = match names_version(cx.uri()) {
+                true => operation.of_version,
+                false => operation.action,
+            };
+            caller.must(action, key.as_deref()).await?;
+        }
+        if let Some((bucket, key, versioned)) = &source {
+            let action = if *versioned { "s3:GetObjectVersion" } else { "s3:GetObject" };
+            caller.must_in(Some(bucket), action, Some(key)).await?;
+        }
+        if cx.headers().contains_key("x-amz-tagging") {
+            caller.must("s3:PutObjectTagging", key.as_deref()).await?;
+        }
+        cx.extensions_mut().insert(caller);
+        Ok(())
+    }
+}
+
+/// Bucket, key, and whether a version is named.
+fn source_of(header: &http::HeaderValue) -> S3Result<(String, String, bool)> {
+    let malformed = || s3_error!(InvalidArgument, "Invalid copy source");
+    let text = header.to_str().map_err(|_| malformed())?;
+    match CopySource::parse(text).map_err(|_| malformed())? {
+        CopySource::Bucket { bucket, key, version_id } => {
+            Ok((bucket.into(), key.into(), version_id.is_some()))
+        }
+        CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
+            Err(not_implemented("Copying from an access point"))
         }
     }
 }
 
-/// The operations that exist here: S3's name for each, its action in policies, and the
-/// label that metrics and logs have. An operation that is not among them is refused
-/// later, as not implemented, whatever it is called.
-const OPERATIONS: [(&str, &str); 45] = [
-    ("GetObject", "s3:GetObject"),
-    ("HeadObject", "s3:GetObject"),
-    ("PutObject", "s3:PutObject"),
-    ("CopyObject", "s3:PutObject"),
-    ("DeleteObject", "s3:DeleteObject"),
-    ("DeleteObjects", "s3:DeleteObject"),
-    ("GetObjectAttributes", "s3:GetObjectAttributes"),
-    ("GetObjectTagging", "s3:GetObjectTagging"),
-    ("PutObjectTagging", "s3:PutObjectTagging"),
-    ("DeleteObjectTagging", "s3:DeleteObjectTagging"),
-    ("GetObjectAcl", "s3:GetObjectAcl"),
-    ("PutObjectAcl", "s3:PutObjectAcl"),
-    ("PostObject", "s3:PutObject"),
-    ("ListObjects", "s3:ListBucket"),
-    ("ListObjectsV2", "s3:ListBucket"),
-    ("ListObjectVersions", "s3:ListBucketVersions"),
-    ("CreateBucket", "s3:CreateBucket"),
-    ("DeleteBucket", "s3:DeleteBucket"),
-    ("HeadBucket", "s3:ListBucket"),
-    ("ListBuckets", "s3:ListAllMyBuckets"),
-    ("GetBucketLocation", "s3:GetBucketLocation"),
-    ("GetBucketVersioning", "s3:GetBucketVersioning"),
-    ("PutBucketVersioning", "s3:PutBucketVersioning"),
-    ("GetBucketAcl", "s3:GetBucketAcl"),
-    ("GetBucketPolicy", "s3:GetBucketPolicy"),
-    ("PutBucketAcl", "s3:PutBucketAcl"),
-    ("GetBucketOwnershipControls", "s3:GetBucketOwnershipControls"),
-    ("PutBucketOwnershipControls", "s3:PutBucketOwnershipControls"),
-    ("GetBucketCors", "s3:GetBucketCORS"),
-    ("PutBucketCors", "s3:PutBucketCORS"),
-    ("DeleteBucketCors", "s3:PutBucketCORS"),
-    ("GetBucketTagging", "s3:GetBucketTagging"),
-    ("PutBucketTagging", "s3:PutBucketTagging"),
-    ("DeleteBucketTagging", "s3:PutBucketTagging"),
-    ("GetBucketLifecycleConfiguration", "s3:GetLifecycleConfiguration"),
-    ("PutBucketLifecycleConfiguration", "s3:PutLifecycleConfiguration"),
-    ("DeleteBucketLifecycle", "s3:PutLifecycleConfiguration"),
-    ("GetBucketEncryption", "s3:GetEncryptionConfiguration"),
-    ("CreateMultipartUpload", "s3:PutObject"),
-    ("UploadPart", "s3:PutObject"),
-    ("UploadPartCopy", "s3:PutObject"),
-    ("CompleteMultipartUpload", "s3:PutObject"),
-    ("AbortMultipartUpload", "s3:AbortMultipartUpload"),
-    ("ListParts", "s3:ListMultipartUploadParts"),
-    ("ListMultipartUploads", "s3:ListBucketMultipartUploads"),
-];
-
-/// What other operations are counted under.
-pub(crate) const OTHER: &str = "Other";
-
-fn static_name(operation: &str) -> &'static str {
-    OPERATIONS.iter().find(|row| row.0 == operation).map_or(OTHER, |row| row.0)
-}
-
-fn action(operation: &str) -> &'static str {
-    OPERATIONS.iter().find(|row| row.0 == operation).map_or("s3:Other", |row| row.1)
+fn names_version(uri: &http::Uri) -> bool {
+    uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("versionId=")))
 }

@@ -1,6 +1,8 @@
 //! Buckets: create, delete, head, list, location, and what is said of one that nothing
 //! was set on.
 
+use atoll_access::Access;
+use atoll_objects::BucketId;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -12,22 +14,19 @@ use s3s::{
     s3_error,
 };
 
-use super::{S3Operations, error::IntoS3, headers};
+use super::{S3Operations, caller::Caller, error::IntoS3, headers};
 
 /// The region whose name S3 leaves out of a location.
 const REGION_DEFAULT: &str = "us-east-1";
 
 impl S3Operations {
-    pub(crate) fn owner(&self) -> Owner {
-        Owner { display_name: Some(self.owner_name.clone()), id: Some(self.owner_id.clone()) }
-    }
-
     pub(crate) async fn create(
         &self,
         req: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         let name = headers::bucket(&req.input.bucket)?;
-        self.objects.create_bucket(&name, &self.owner_id).await.map_err(IntoS3::into_s3)?;
+        let caller = Caller::of(&req.extensions)?;
+        self.objects.create_bucket(&name, caller.canonical_id()?).await.map_err(IntoS3::into_s3)?;
         Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
     }
 
@@ -36,7 +35,11 @@ impl S3Operations {
         req: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
         let name = headers::bucket(&req.input.bucket)?;
+        let known = self.objects.known_bucket(&name).await.map_err(IntoS3::into_s3)?;
         self.objects.delete_bucket(&name).await.map_err(IntoS3::into_s3)?;
+        if let Some(bucket) = known {
+            forget_rules(&self.access, bucket.id).await;
+        }
         Ok(S3Response::with_status(DeleteBucketOutput::default(), http::StatusCode::NO_CONTENT))
     }
 
@@ -70,6 +73,8 @@ impl S3Operations {
         &self,
         req: S3Request<ListBucketsInput>,
     ) -> S3Result<S3Response<ListBucketsOutput>> {
+        let caller = Caller::of(&req.extensions)?;
+        let (owner, everything) = (caller.as_owner().await?, caller.may_everything());
         let input = req.input;
         let limit = match input.max_buckets {
             None => usize::MAX,
@@ -83,6 +88,7 @@ impl S3Operations {
         let all = self.objects.list_buckets().await.map_err(IntoS3::into_s3)?;
         let mut matching = all
             .iter()
+            .filter(|bucket| everything || Some(&bucket.owner) == owner.id.as_ref())
             .filter(|bucket| bucket.name.as_str().starts_with(prefix) && bucket.name.as_str() > after)
             .map(|bucket| Bucket {
                 bucket_region: Some(self.region.clone()),
@@ -95,7 +101,7 @@ impl S3Operations {
         let output = ListBucketsOutput {
             buckets: Some(buckets),
             continuation_token,
-            owner: Some(self.owner()),
+            owner: Some(owner.clone()),
             prefix: input.prefix,
         };
         Ok(S3Response::new(output))
@@ -106,8 +112,8 @@ impl S3Operations {
         req: S3Request<GetBucketAclInput>,
     ) -> S3Result<S3Response<GetBucketAclOutput>> {
         self.must_exist(&req.input.bucket).await?;
-        let output =
-            GetBucketAclOutput { grants: Some(vec![self.full_control()]), owner: Some(self.owner()) };
+        let owner = Caller::of(&req.extensions)?.owner().await?;
+        let output = GetBucketAclOutput { grants: Some(vec![full_control(&owner)]), owner: Some(owner) };
         Ok(S3Response::new(output))
     }
 
@@ -116,26 +122,34 @@ impl S3Operations {
         req: S3Request<GetObjectAclInput>,
     ) -> S3Result<S3Response<GetObjectAclOutput>> {
         self.info(&req.input.bucket, req.input.key, req.input.version_id.as_deref()).await?;
+        let owner = Caller::of(&req.extensions)?.owner().await?;
         let output = GetObjectAclOutput {
-            grants: Some(vec![self.full_control()]),
-            owner: Some(self.owner()),
+            grants: Some(vec![full_control(&owner)]),
+            owner: Some(owner),
             request_charged: None,
         };
         Ok(S3Response::new(output))
     }
+}
 
-    /// The private ACL: all there is.
-    fn full_control(&self) -> Grant {
-        let owner = self.owner();
-        Grant {
-            grantee: Some(Grantee {
-                display_name: owner.display_name,
-                email_address: None,
-                id: owner.id,
-                type_: Type::from_static(Type::CANONICAL_USER),
-                uri: None,
-            }),
-            permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
-        }
+/// The private ACL: all there is.
+fn full_control(owner: &Owner) -> Grant {
+    Grant {
+        grantee: Some(Grantee {
+            display_name: owner.display_name.clone(),
+            email_address: None,
+            id: owner.id.clone(),
+            type_: Type::from_static(Type::CANONICAL_USER),
+            uri: None,
+        }),
+        permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
+    }
+}
+
+/// What was said of who may do what in a bucket that is gone. It is found by the bucket's
+/// id, so no later bucket inherits it, and if it stays it only takes room.
+pub(crate) async fn forget_rules(access: &Access, bucket: BucketId) {
+    if let Err(error) = access.forget_bucket(bucket.0, access.deadline()).await {
+        tracing::debug!(%error, bucket = bucket.0, "the rules of a deleted bucket stay");
     }
 }

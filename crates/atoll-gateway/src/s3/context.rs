@@ -46,6 +46,8 @@ struct Inner {
     id: RequestId,
     /// Written once the operation is known and allowed; never cleared.
     operation: OnceLock<&'static str>,
+    /// Written when it has come to a decision; never cleared.
+    decided: OnceLock<()>,
     /// Written by the body when it breaks off; never cleared.
     failure: OnceLock<BodyFailure>,
     /// Written when a form's fields have arrived; never cleared.
@@ -57,6 +59,7 @@ impl RequestContext {
         Self(Arc::new(Inner {
             id,
             operation: OnceLock::new(),
+            decided: OnceLock::new(),
             failure: OnceLock::new(),
             form: OnceLock::new(),
         }))
@@ -86,6 +89,15 @@ impl RequestContext {
 
     pub(crate) fn form(&self) -> Option<&FormFields> {
         self.0.form.get()
+    }
+
+    /// From here on whoever denies it notes that.
+    pub(crate) fn set_decided(&self) {
+        let _ = self.0.decided.set(());
+    }
+
+    pub(crate) fn is_decided(&self) -> bool {
+        self.0.decided.get().is_some()
     }
 
     pub(crate) fn fail_body(&self, failure: BodyFailure) {

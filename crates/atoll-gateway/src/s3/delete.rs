@@ -2,7 +2,7 @@
 
 use atoll_objects::{DeleteKey, DeleteObject, Deleted, ETagCondition, WriteConditions};
 use s3s::{
-    S3Error, S3Request, S3Response, S3Result,
+    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
         DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject,
         Error as KeyError, ObjectIdentifier,
@@ -12,6 +12,7 @@ use s3s::{
 
 use super::{
     S3Operations,
+    caller::Caller,
     error::{IntoS3, not_implemented},
     headers,
     versions::{self, version_text},
@@ -52,6 +53,7 @@ impl S3Operations {
         &self,
         req: S3Request<DeleteObjectsInput>,
     ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let caller = Caller::of(&req.extensions)?;
         let input = req.input;
         let bucket = headers::bucket(&input.bucket)?;
         if input.delete.objects.is_empty() || input.delete.objects.len() > KEYS_MAX {
@@ -62,6 +64,17 @@ impl S3Operations {
         let mut errors = Vec::new();
         let (mut asked, mut keys) = (Vec::new(), Vec::new());
         for object in input.delete.objects {
+            let action = match object.version_id {
+                Some(_) => "s3:DeleteObjectVersion",
+                None => "s3:DeleteObject",
+            };
+            if let Err(error) = caller.must(action, Some(&object.key)).await {
+                if *error.code() != S3ErrorCode::AccessDenied {
+                    return Err(error);
+                }
+                errors.push(key_error(object, &error));
+                continue;
+            }
             match delete_key(&object) {
                 Ok(key) => {
                     asked.push(object);

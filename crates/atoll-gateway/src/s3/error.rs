@@ -20,7 +20,7 @@ pub(crate) trait IntoS3 {
     fn into_s3(self) -> S3Error;
 }
 
-fn no_such_bucket() -> S3Error {
+pub(crate) fn no_such_bucket() -> S3Error {
     s3_error!(NoSuchBucket, "The specified bucket does not exist")
 }
 

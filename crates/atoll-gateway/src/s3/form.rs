@@ -15,6 +15,7 @@ use s3s::{
 
 use super::{
     S3Operations, acl,
+    caller::Caller,
     checksum::{ChecksumFields, RequestChecksum, content_md5, set_checksums},
     context::RequestContext,
     error::{self, not_implemented},
@@ -44,8 +45,13 @@ impl S3Operations {
         if fields.contains_key("signature") || fields.contains_key("awsaccesskeyid") {
             return Err(unsupported::sig_v2());
         }
+        let caller = Caller::of(&req.extensions)?;
         let input = req.input;
         refuse(&input, fields)?;
+        caller.must("s3:PutObject", Some(&input.key)).await?;
+        if fields.contains_key("tagging") {
+            caller.must("s3:PutObjectTagging", Some(&input.key)).await?;
+        }
         let given = headers_of(&input);
         let checksum = RequestChecksum::of(&given, None)?;
         let mut body = PutBody::new(match input.body {

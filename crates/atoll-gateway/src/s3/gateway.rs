@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use atoll_access::{Access, RefusedRequest};
 use atoll_objects::Objects;
 use atoll_runtime::Runtime;
 use bytes::Bytes;
@@ -13,13 +14,14 @@ use s3s::{S3Error, S3Result, service::S3Service};
 use tokio::sync::Semaphore;
 
 use super::{
-    auth::OTHER,
+    actions::OTHER,
     body::{GuardedBody, Rest},
     checksum::AnnouncedDigest,
     context::{RequestContext, RequestIds},
     cors::{self, CrossOrigin},
     domains::Domains,
     error::{RETRY_AFTER_SECONDS, usual_message},
+    facts::ConnectionInfo,
     form::FORMS_AT_ONCE,
     form_fields,
     metrics::{Counted, S3Metrics},
@@ -45,19 +47,24 @@ struct Inner {
     metrics: S3Metrics,
     /// Forms that may be read at a time: their files lie in memory.
     form_room: Semaphore,
+    access: Access,
+}
+
+/// What stands before `s3s`.
+pub(crate) struct Front {
+    pub(crate) runtime: Runtime,
+    pub(crate) access: Access,
+    pub(crate) objects: Objects,
+    pub(crate) domains: Domains,
+    pub(crate) metrics: S3Metrics,
 }
 
 impl S3Gateway {
-    pub(crate) fn of(
-        runtime: Runtime,
-        service: S3Service,
-        objects: Objects,
-        domains: Domains,
-        first_id: u64,
-        metrics: S3Metrics,
-    ) -> Self {
+    pub(crate) fn of(front: Front, service: S3Service, first_id: u64) -> Self {
+        let Front { runtime, access, objects, domains, metrics } = front;
         let (ids, form_room) = (RequestIds::new(first_id), Semaphore::new(FORMS_AT_ONCE));
-        Self { inner: Arc::new(Inner { runtime, service, objects, domains, ids, metrics, form_room }) }
+        let inner = Inner { runtime, service, objects, domains, ids, metrics, form_room, access };
+        Self { inner: Arc::new(inner) }
     }
 
     pub(crate) fn metrics(&self) -> &S3Metrics {
@@ -81,7 +88,11 @@ impl S3Gateway {
             request.uri(),
             request.headers(),
         ));
+        let claim = Claim::of(&request);
         let mut response = self.answer(request, &context).await;
+        if response.status() == http::StatusCode::FORBIDDEN && !context.is_decided() {
+            inner.access.note_refused(claim.refused(&method, &resource, &response));
+        }
         if let Some((cross_origin, bucket)) = cross_origin
             && method != Method::OPTIONS
         {
@@ -171,6 +182,40 @@ impl S3Gateway {
             tracing::error!(id = %context.id().text(), ?error, "a request failed inside");
             internal_error()
         })
+    }
+}
+
+/// Whom a request claims to be of, for the audit trail, should it be refused before anything
+/// was decided.
+struct Claim {
+    key: Option<String>,
+    from: String,
+}
+
+impl Claim {
+    fn of<B>(request: &Request<B>) -> Self {
+        let peer = request.extensions().get::<ConnectionInfo>().map(|connection| connection.peer.ip());
+        let header = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let after = |text: &str, mark: &str| text.split_once(mark).map(|(_, rest)| rest.to_owned());
+        let credential = header
+            .and_then(|header| after(header, "Credential="))
+            .or_else(|| request.uri().query().and_then(|query| after(query, "X-Amz-Credential=")));
+        let key =
+            credential.map(|text| text.split(['/', '%', '&', ',']).next().unwrap_or_default().to_owned());
+        Self { key, from: peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default() }
+    }
+
+    fn refused(self, method: &Method, resource: &str, response: &Response<s3s::Body>) -> RefusedRequest {
+        let body = response.body().bytes();
+        let text = body.as_deref().and_then(|body| std::str::from_utf8(body).ok()).unwrap_or_default();
+        let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+        RefusedRequest {
+            who: self.key.map_or("anonymous".into(), |key| format!("key {key}, not proven")),
+            what: format!("s3:{method}"),
+            on: percent_decode_str(resource.trim_start_matches('/')).decode_utf8_lossy().into_owned(),
+            from: self.from,
+            rule: code.map_or("refused", |(code, _)| code).into(),
+        }
     }
 }
 

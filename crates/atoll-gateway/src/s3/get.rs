@@ -22,6 +22,7 @@ use s3s::{
 
 use super::{
     S3Operations,
+    caller::Caller,
     checksum::{ChecksumFields, set_checksums},
     error::IntoS3,
     headers,
@@ -30,6 +31,7 @@ use super::{
 
 impl S3Operations {
     pub(crate) async fn get(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let caller = Caller::of(&req.extensions)?;
         let input = req.input;
         let request = self.read_request(
             &req.headers,
@@ -44,7 +46,7 @@ impl S3Operations {
             (Some(_), Some(version)) => self.get_if_range(request, version).await,
             _ => self.objects.get(request).await,
         };
-        let got = got.map_err(IntoS3::into_s3)?;
+        let got = visible(&caller, got).await?;
         let info = got.info;
         let bytes = got.range.end - got.range.start;
         let whole = bytes == info.size;
@@ -79,6 +81,7 @@ impl S3Operations {
         &self,
         req: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
+        let caller = Caller::of(&req.extensions)?;
         let input = req.input;
         let request = self.read_request(
             &req.headers,
@@ -89,7 +92,7 @@ impl S3Operations {
             input.version_id.as_deref(),
         )?;
         let range = request.range;
-        let info = self.objects.head(request).await.map_err(IntoS3::into_s3)?;
+        let info = visible(&caller, self.objects.head(request).await).await?;
         let range = match range {
             None => None,
             Some(range) => Some(range.resolve(&info).ok_or(GetObjectError::InvalidRange { size: info.size }))
@@ -184,6 +187,14 @@ impl S3Operations {
             other => other,
         }
     }
+}
+
+/// Who may not list a bucket is not told which keys are missing in it.
+async fn visible<T>(caller: &Caller, got: Result<T, GetObjectError>) -> S3Result<T> {
+    if let Err(GetObjectError::NoSuchKey) = got {
+        caller.must("s3:ListBucket", None).await?;
+    }
+    got.map_err(IntoS3::into_s3)
 }
 
 fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {

@@ -13,7 +13,7 @@ use s3s::{
     s3_error,
 };
 
-use super::{S3Operations, error::IntoS3, headers};
+use super::{S3Operations, caller::Caller, error::IntoS3, headers};
 
 /// S3's pages have at most this many keys and common prefixes.
 pub(crate) const PAGE_MAX: i32 = 1000;
@@ -66,6 +66,7 @@ impl S3Operations {
         &self,
         req: S3Request<ListObjectsInput>,
     ) -> S3Result<S3Response<ListObjectsOutput>> {
+        let caller = Caller::of(&req.extensions)?;
         let input = req.input;
         let names = Names::of(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_keys, "max-keys")?;
@@ -73,7 +74,7 @@ impl S3Operations {
         let page =
             self.page(&input.bucket, &input.prefix, &delimiter, input.marker.clone().map(Bytes::from), limit);
         let page = page.await?;
-        let owner = self.owner();
+        let owner = caller.owner().await?;
         let output = ListObjectsOutput {
             common_prefixes: names.prefixes(&page.common_prefixes),
             contents: contents(names, &page.entries, Some(&owner)),
@@ -95,6 +96,7 @@ impl S3Operations {
         &self,
         req: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let caller = Caller::of(&req.extensions)?;
         let input = req.input;
         let names = Names::of(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_keys, "max-keys")?;
@@ -104,7 +106,10 @@ impl S3Operations {
             None => input.start_after.clone().map(Bytes::from),
         };
         let page = self.page(&input.bucket, &input.prefix, &delimiter, after, limit).await?;
-        let owner = input.fetch_owner.unwrap_or(false).then(|| self.owner());
+        let owner = match input.fetch_owner {
+            Some(true) => Some(caller.owner().await?),
+            Some(false) | None => None,
+        };
         let output = ListObjectsV2Output {
             common_prefixes: names.prefixes(&page.common_prefixes),
             contents: contents(names, &page.entries, owner.as_ref()),

@@ -24,6 +24,7 @@ use s3s::{
 
 use super::{
     S3Operations,
+    caller::Caller,
     checksum::{self, ChecksumFields, RequestChecksum, set_checksums},
     context::RequestContext,
     copy,
@@ -187,6 +188,7 @@ impl S3Operations {
         &self,
         req: S3Request<ListPartsInput>,
     ) -> S3Result<S3Response<ListPartsOutput>> {
+        let owner = Caller::of(&req.extensions)?.owner().await?;
         let input = req.input;
         let limit = page_size(input.max_parts, "max-parts")?;
         let after = input.part_number_marker.map(marker).transpose()?.unwrap_or(0);
@@ -199,7 +201,6 @@ impl S3Operations {
         };
         let page = self.objects.list_parts(list).await.map_err(IntoS3::into_s3)?;
         let next = page.parts.last().map(|part| i32::from(part.number)).filter(|_| page.truncated);
-        let owner = self.owner();
         let output = ListPartsOutput {
             bucket: Some(input.bucket),
             checksum_algorithm: page.checksum.map(|algorithm| checksum::name(algorithm).to_owned().into()),
@@ -223,6 +224,7 @@ impl S3Operations {
         &self,
         req: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let owner = Caller::of(&req.extensions)?.owner().await?;
         let input = req.input;
         let names = Names::of(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_uploads, "max-uploads")?;
@@ -240,7 +242,6 @@ impl S3Operations {
             limit,
         };
         let page = self.objects.list_uploads(list).await.map_err(IntoS3::into_s3)?;
-        let owner = self.owner();
         let uploads = page.uploads.iter().map(|upload| MultipartUpload {
             checksum_algorithm: upload.checksum.map(|algorithm| checksum::name(algorithm).to_owned().into()),
             checksum_type: upload.checksum.map(default_type),

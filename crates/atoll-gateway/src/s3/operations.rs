@@ -1,7 +1,7 @@
 //! The table from `s3s`'s operations to the verbs. What is not here answers
 //! `NotImplemented`; what can only be "nothing was set" answers S3's code for that.
 
-use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, dto::*, s3_error};
+use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, dto::*};
 
 use super::S3Operations;
 
@@ -14,14 +14,6 @@ macro_rules! operations {
                     self.$verb(req).await
                 }
             )*
-
-            async fn get_bucket_policy(
-                &self,
-                req: S3Request<GetBucketPolicyInput>,
-            ) -> S3Result<S3Response<GetBucketPolicyOutput>> {
-                self.must_exist(&req.input.bucket).await?;
-                Err(s3_error!(NoSuchBucketPolicy, "The bucket policy does not exist"))
-            }
 
             async fn get_bucket_encryption(
                 &self,
@@ -43,6 +35,13 @@ operations! {
     get_bucket_location(GetBucketLocationInput) -> GetBucketLocationOutput = location;
     get_bucket_versioning(GetBucketVersioningInput) -> GetBucketVersioningOutput = versioning;
     put_bucket_versioning(PutBucketVersioningInput) -> PutBucketVersioningOutput = set_versioning;
+    get_bucket_policy(GetBucketPolicyInput) -> GetBucketPolicyOutput = policy;
+    put_bucket_policy(PutBucketPolicyInput) -> PutBucketPolicyOutput = put_policy;
+    delete_bucket_policy(DeleteBucketPolicyInput) -> DeleteBucketPolicyOutput = delete_policy;
+    get_bucket_policy_status(GetBucketPolicyStatusInput) -> GetBucketPolicyStatusOutput = policy_status;
+    get_public_access_block(GetPublicAccessBlockInput) -> GetPublicAccessBlockOutput = access_block;
+    put_public_access_block(PutPublicAccessBlockInput) -> PutPublicAccessBlockOutput = put_access_block;
+    delete_public_access_block(DeletePublicAccessBlockInput) -> DeletePublicAccessBlockOutput = delete_access_block;
     get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = bucket_acl;
     get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = object_acl;
     put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = put_bucket_acl_private;

@@ -33,10 +33,16 @@ const ONLY: [(&str, &[&str], &str); 3] = [
 ];
 
 pub(crate) fn refuse(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
-    if let Some(authorization) = headers.get(http::header::AUTHORIZATION)
-        && authorization.as_bytes().starts_with(b"AWS ")
-    {
-        return Err(sig_v2());
+    if let Some(authorization) = headers.get(http::header::AUTHORIZATION) {
+        let authorization = authorization.as_bytes();
+        if authorization.starts_with(b"AWS ") {
+            return Err(sig_v2());
+        }
+        // `s3s` reads the algorithm's name and does not look at it.
+        let named = authorization.strip_prefix(b"AWS4-HMAC-SHA256").and_then(|rest| rest.first());
+        if !named.is_some_and(u8::is_ascii_whitespace) {
+            return Err(s3_error!(InvalidArgument, "Unsupported Authorization Type"));
+        }
     }
     if let Some(query) = uri.query()
         && query.split('&').any(|pair| pair.starts_with("Signature=") || pair.starts_with("AWSAccessKeyId="))

@@ -14,6 +14,7 @@ use s3s::{
 
 use super::{
     S3Operations,
+    caller::Caller,
     error::{IntoS3, not_implemented},
     headers,
     list::{Names, page_size},
@@ -76,6 +77,7 @@ impl S3Operations {
         &self,
         req: S3Request<ListObjectVersionsInput>,
     ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+        let owner = Caller::of(&req.extensions)?.owner().await?;
         let input = req.input;
         let names = Names::of(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_keys, "max-keys")?;
@@ -100,7 +102,6 @@ impl S3Operations {
             limit,
         };
         let page = self.objects.list_versions(list).await.map_err(IntoS3::into_s3)?;
-        let owner = self.owner();
         let (markers, versions): (Vec<_>, Vec<_>) =
             page.versions.iter().partition(|entry| entry.delete_marker);
         let output = ListObjectVersionsOutput {

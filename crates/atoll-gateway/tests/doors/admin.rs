@@ -101,6 +101,14 @@ impl Admin for Fixed {
         Ok(())
     }
 
+    async fn audit_witness(&self) -> Result<AuditWitness, AdminError> {
+        Err(no())
+    }
+
+    async fn audit_witnesses(&self) -> Result<AuditWitnesses, AdminError> {
+        Err(no())
+    }
+
     async fn overlay_show(&self) -> Result<OverlayView, AdminError> {
         Err(no())
     }
@@ -159,7 +167,8 @@ impl AdminDoor {
         door.access.register_token("node a", &token, deadline).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = router(Arc::new(Fixed), door.access.clone(), Registry::default());
+        let (access, objects) = (door.access.clone(), door.objects.clone());
+        let router = router(Arc::new(Fixed), access, objects, Registry::default());
         let server = serve_admin(listener, router, door.runtime.clone(), std::future::pending());
         let _server = door.runtime.spawn_owned("admin door", server);
         Self { door, address, token, _server }

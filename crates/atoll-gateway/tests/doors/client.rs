@@ -256,6 +256,16 @@ impl Connection {
         Answer { status, headers, body }
     }
 
+    /// The status of an answer, if there is one before the server closes.
+    pub async fn status_or_closed(&mut self) -> Option<u16> {
+        while self.buffer.len() < 12 {
+            if !self.fill().await {
+                return None;
+            }
+        }
+        std::str::from_utf8(&self.buffer[9..12]).ok()?.parse().ok()
+    }
+
     /// Whether the server has closed it.
     pub async fn is_closed(&mut self) -> bool {
         !self.fill().await

@@ -1,6 +1,8 @@
 //! Both doors over real HTTP on loopback, on one node in this process.
 
 mod admin;
+mod attacks;
 mod client;
+mod policies;
 mod s3;
 mod world;

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use atoll_access::{Access, Secret};
+use atoll_access::{Access, Secret, audit::Auditor};
 use atoll_disk::{ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, SharedLog};
 use atoll_gateway::s3::{S3Gateway, S3Metrics, S3Parts, serve_s3};
 use atoll_objects::{LayoutLink, Objects, ObjectsParts, ObjectsSettings, ReportError, VERSIONS_SINCE};
@@ -53,6 +53,7 @@ impl LayoutLink for NoMoves {
 pub struct Door {
     pub address: SocketAddr,
     pub access: Access,
+    pub objects: Objects,
     pub runtime: Runtime,
     _layout: watch::Sender<Arc<Layout>>,
     _map: watch::Sender<Arc<ShardMap>>,
@@ -123,12 +124,14 @@ impl Door {
             settings: ObjectsSettings { patience: PATIENCE, ..ObjectsSettings::default() },
         });
 
-        let access = Access::start(runtime.clone(), records);
+        let access = Access::start(runtime.clone(), records.clone());
+        access.audit_with(Auditor::start(runtime.clone(), records, [7; 32]));
+        access.allow_acts();
         let deadline = runtime.now() + PATIENCE;
         access.found_root(ACCESS_KEY, Secret::new(SECRET_KEY), deadline).await.unwrap();
         let gateway = S3Gateway::new(S3Parts {
             runtime: runtime.clone(),
-            objects,
+            objects: objects.clone(),
             access: access.clone(),
             region: "us-east-1".into(),
             domains: vec!["s3.test".into()],
@@ -138,7 +141,7 @@ impl Door {
         let address = listener.local_addr().unwrap();
         let server = serve_s3(listener, gateway, None, runtime.clone(), std::future::pending());
         let _server = runtime.spawn_owned("s3 door", server);
-        Self { address, access, runtime, _layout: layout, _map: map, _server }
+        Self { address, access, objects, runtime, _layout: layout, _map: map, _server }
     }
 
     pub fn client(&self) -> Client {
