@@ -44,6 +44,7 @@ columns! {
     Overlay "overlay" ["", 0] "the kind of overlay; of broadcasts, whose neighbours are used: its tables', those of a random graph, or a tree's own";
     Method "method" ["", 0] "how a message is broadcast, or something searched where there is no index";
     Nodes "nodes" ["nodes", 0] "how many, before any failed; under churn, at any time";
+    Condition "condition" ["", 0] "what a network is measured under, one after the other: calm; churn; right after the busiest nodes failed; ten minutes later";
     Sessions "sessions" ["", 0] "how nodes' sessions are distributed; whoever goes is replaced at once by another";
     SessionMedianS "session_median_s" ["s", 0] "the median session";
     Change "change" ["", 0] "what befalls one node: it joins, it leaves with a goodbye, or it fails";
@@ -97,6 +98,14 @@ columns! {
     FirstHitMsMean "first_hit_ms_mean" ["ms", 0] "from the search until its first hit, of those that found something";
     FalseFirstShare "false_first_share" ["share", 3] "of the searches that end with their first hit, those that end with a false one or with none";
     MissingShare "missing_share" ["share", 3] "of the searches that end with 16 hits, or after their time, those with no true one among them";
+    Operations "operations" ["operations", 0] "lookups of who provides something and searches for it by a word, as many of the ones as of the others";
+    OperationsFoundShare "operations_found_share" ["share", 3] "of the operations that found somebody who has it and lives";
+    AnswerMsMean "answer_ms_mean" ["ms", 0] "from the question until the operation ended, of those that found something";
+    AnswerMsP99 "answer_ms_p99" ["ms", 0] "the same, 99th percentile";
+    OperationMessagesMean "operation_messages_mean" ["messages", 1] "sent by anybody while operations are asked, upkeep included, by operations";
+    TrafficBytesPerNodeS "traffic_bytes_per_node_s" ["bytes/s", 0] "sent by a node while operations are asked, on the wire, upkeep included";
+    BusiestBytesPerS "busiest_bytes_per_s" ["bytes/s", 0] "sent and got by the node that had most of both, meanwhile";
+    BusiestTimesMean "busiest_times_mean" ["times", 1] "the same, by what nodes have on average";
     StaleShare "stale_share" ["share", 4] "of the contacts in nodes' tables that are gone";
     MessagesMean "messages_mean" ["messages", 1] "sent by anybody for a lookup, answers and repetitions included";
     BytesMean "bytes_mean" ["bytes", 0] "on the wire for a lookup, by anybody: encoded messages, and 88 bytes of frame, TLS, TCP and IP for each";
@@ -108,6 +117,7 @@ columns! {
     JoinMsMean "join_ms_mean" ["ms", 0] "from a node's first message until it says that it is part of the overlay";
     ContactsMean "contacts_mean" ["nodes", 1] "in a node's tables";
     BytesPerNode "bytes_per_node" ["bytes", 0] "the core's state, a contact being four bytes";
+    StateBytesMax "state_bytes_max" ["bytes", 0] "the same, of the node that has most";
 }
 
 /// One network, measured.

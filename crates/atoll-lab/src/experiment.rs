@@ -8,6 +8,7 @@ use rand::Rng;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
+    architectures::{Verdict, Winner},
     columns::{Column, Row},
     kinds::Recipe,
     parameters::{Parameters, words},
@@ -40,6 +41,11 @@ pub struct Report {
     #[serde(serialize_with = "as_map")]
     pub parameters: Vec<(&'static str, Value)>,
     pub rows: Vec<Row>,
+    /// What follows from the rows; of `architectures` only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub verdicts: Vec<Verdict>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub winners: Vec<Winner>,
 }
 
 impl Report {
@@ -49,7 +55,8 @@ impl Report {
         parameters: &impl Parameters,
         rows: Vec<Row>,
     ) -> Self {
-        Report { experiment, seed, parameters: parameters.values(), rows }
+        let (verdicts, winners) = (Vec::new(), Vec::new());
+        Report { experiment, seed, parameters: parameters.values(), rows, verdicts, winners }
     }
 }
 

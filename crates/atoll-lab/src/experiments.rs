@@ -1,6 +1,7 @@
 //! The experiments by name, for whoever gets names and texts from a user.
 
 use crate::{
+    architectures::architectures,
     blocks::blocks,
     broadcast::broadcast,
     churn::churn,
@@ -83,6 +84,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::blocks::PLOTS,
         described: crate::BlocksParameters::described,
         run: |name, seed, given, tell| Ok(blocks(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "architectures",
+        about: "one mixed workload on every architecture: what each costs, who wins, and what textbooks claim",
+        plots: crate::architectures::PLOTS,
+        described: crate::ArchitecturesParameters::described,
+        run: |name, seed, given, tell| Ok(architectures(seed, read(name, given)?, tell)),
     },
 ];
 

@@ -3,6 +3,8 @@
 //! A kind is a name in [`Kind`], its settings in [`Settings`], a [`Recipe`] that makes its cores,
 //! and a line in [`Kind::run`]. Experiments are written once, as a [`Task`] for any recipe.
 
+mod architecture;
+
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use atoll_overlay::{
@@ -12,6 +14,9 @@ use atoll_overlay::{
 };
 
 use serde::Serialize;
+
+pub use self::architecture::Architecture;
+pub(crate) use self::architecture::{ContentRecipe, ContentTask, Family};
 
 use crate::{
     parameters::{Within, parameters, words},
@@ -87,6 +92,9 @@ pub(crate) trait Recipe {
     /// `core` is part of an overlay; what it publishes is signed by `author`, if that is not
     /// settled yet by the core.
     fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent;
+
+    /// The same as [`outside`](Self::outside), with content that is signed by `author`.
+    fn newcomer(&self, me: SimulatedContact, author: AuthorKey) -> Self::WithContent;
 
     /// A node outside of any overlay.
     fn outside(&self, me: SimulatedContact) -> Self::Core;
@@ -189,12 +197,16 @@ impl Recipe for DirectoryRecipe {
         core
     }
 
-    fn outside(&self, me: SimulatedContact) -> Self::Core {
+    fn newcomer(&self, me: SimulatedContact, author: AuthorKey) -> Self::WithContent {
         let mut indexes = self.indexes.borrow_mut();
         if indexes.len() < self.wanted && !indexes.contains(&me) {
             indexes.push(me);
         }
-        Directory::new(me, self.author.clone(), self.config.clone(), indexes.clone())
+        Directory::new(me, author, self.config.clone(), indexes.clone())
+    }
+
+    fn outside(&self, me: SimulatedContact) -> Self::Core {
+        self.newcomer(me, self.author.clone())
     }
 
     fn converged(
@@ -280,6 +292,10 @@ impl Recipe for ChordRecipe {
         dht(core, author)
     }
 
+    fn newcomer(&self, me: SimulatedContact, author: AuthorKey) -> Self::WithContent {
+        Dht::new(self.outside(me), author, Arc::new(DhtConfig::default()))
+    }
+
     fn outside(&self, me: SimulatedContact) -> Self::Core {
         Chord::new(me, self.0.clone())
     }
@@ -351,6 +367,10 @@ impl Recipe for KademliaRecipe {
 
     fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
         dht(core, author)
+    }
+
+    fn newcomer(&self, me: SimulatedContact, author: AuthorKey) -> Self::WithContent {
+        Dht::new(self.outside(me), author, Arc::new(DhtConfig::default()))
     }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {
@@ -428,6 +448,10 @@ impl Recipe for PastryRecipe {
 
     fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
         dht(core, author)
+    }
+
+    fn newcomer(&self, me: SimulatedContact, author: AuthorKey) -> Self::WithContent {
+        Dht::new(self.outside(me), author, Arc::new(DhtConfig::default()))
     }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {
@@ -511,6 +535,10 @@ impl Recipe for HybridRecipe {
 
     fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
         dht(core, author)
+    }
+
+    fn newcomer(&self, me: SimulatedContact, author: AuthorKey) -> Self::WithContent {
+        Dht::new(self.outside(me), author, Arc::new(DhtConfig::default()))
     }
 
     fn outside(&self, me: SimulatedContact) -> Self::Core {

@@ -9,6 +9,7 @@
 //!   `experiments`; each has its place there and nowhere else.
 //! - Tests in `tests/` hold the rows against what the papers published; `docs/lab.md` shows both.
 
+mod architectures;
 mod blocks;
 mod broadcast;
 mod churn;
@@ -32,6 +33,7 @@ mod spread;
 mod value;
 mod world;
 
+pub use architectures::{ArchitecturesParameters, Condition, Holds, Verdict, Winner, architectures};
 pub use blocks::{BlocksParameters, blocks};
 pub use broadcast::{BroadcastParameters, broadcast};
 pub use churn::{ChurnParameters, churn};
@@ -40,7 +42,7 @@ pub use experiment::{Report, Setup};
 pub use experiments::{EXPERIMENTS, Experiment};
 pub use failure::{FailureParameters, failure};
 pub use grow::{Change, GrowParameters, grow};
-pub use kinds::{BitsPerStep, Kind, Settings};
+pub use kinds::{Architecture, BitsPerStep, Kind, Settings};
 pub use lie::{LieParameters, lie};
 pub use lookup::{LookupParameters, lookup};
 pub use page::page;

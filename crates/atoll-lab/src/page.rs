@@ -40,6 +40,7 @@ pre{background:#f5f5f5;padding:.6rem .8rem;overflow-x:auto}svg{max-width:100%;he
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(500px,1fr));gap:1rem}\
 .rows{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\
 th,td{padding:.2rem .6rem;text-align:right;white-space:nowrap;border-bottom:1px solid #eee}\
+table.said{margin-top:1rem}.said td,.said th{text-align:left;white-space:normal}\
 th{color:#555;font-weight:600;vertical-align:bottom}dt{font-weight:600}dl{font-size:13px}";
 
 /// All reports on one page.
@@ -99,6 +100,35 @@ fn section(html: &mut String, report: &Report) {
         html.push_str("</tr>\n");
     }
     html.push_str("</table></div>\n");
+    let winners = report.winners.iter().map(|winner| {
+        [&winner.condition, winner.column, &winner.overlay, &winner.shown()].map(str::to_owned)
+    });
+    table(html, ["condition", "best by", "overlay", "with"], winners.collect());
+    let verdicts = report
+        .verdicts
+        .iter()
+        .map(|verdict| [verdict.claim, verdict.verdict.name(), &verdict.because].map(str::to_owned));
+    table(html, ["claim", "verdict", "because"], verdicts.collect());
+}
+
+/// What follows from the rows; nothing if there is nothing.
+fn table<const COLUMNS: usize>(html: &mut String, header: [&str; COLUMNS], rows: Vec<[String; COLUMNS]>) {
+    if rows.is_empty() {
+        return;
+    }
+    html.push_str("<table class=\"said\">\n<tr>");
+    header.iter().for_each(|name| {
+        let _ = write!(html, "<th>{name}</th>");
+    });
+    html.push_str("</tr>\n");
+    for row in rows {
+        html.push_str("<tr>");
+        row.iter().for_each(|text| {
+            let _ = write!(html, "<td>{}</td>", escape(text));
+        });
+        html.push_str("</tr>\n");
+    }
+    html.push_str("</table>\n");
 }
 
 /// What to paste to get these rows again.

@@ -218,6 +218,8 @@ pub struct World<K: Core> {
     traffic: Traffic,
     /// Whose messages are counted besides, and theirs so far.
     watched: Option<(usize, Traffic)>,
+    /// Bytes that each node has sent and was sent, if that is counted.
+    loads: Option<Vec<u64>>,
     trace: u64,
     places_rng: StdRng,
     links_rng: StdRng,
@@ -247,6 +249,7 @@ impl<K: Core> World<K> {
             ordered: 0,
             traffic: Traffic::default(),
             watched: None,
+            loads: None,
             trace: 0,
             places_rng: stream(seed, "places"),
             links_rng: stream(seed, "links"),
@@ -277,6 +280,17 @@ impl<K: Core> World<K> {
     /// What was counted since; nothing if nobody is watched.
     pub fn watched(&self) -> Traffic {
         self.watched.map(|(_, traffic)| traffic).unwrap_or_default()
+    }
+
+    /// From now on counts how many bytes each node sends, and is sent.
+    pub fn weigh(&mut self) {
+        self.loads = Some(Vec::new());
+    }
+
+    /// Those of nodes that live, since.
+    pub fn loads(&self) -> impl Iterator<Item = (SimulatedContact, u64)> {
+        let load = |contact| self.loads.as_ref().and_then(|loads| loads.get(self.index(contact)).copied());
+        self.living().map(move |(contact, _)| (contact, load(contact).unwrap_or_default()))
     }
 
     /// Equal for equal runs.
@@ -448,6 +462,11 @@ impl<K: Core> World<K> {
                 self.watched.as_mut().filter(|(watched, _)| [index, node].contains(watched))
             {
                 *traffic += sent;
+            }
+            if let Some(loads) = &mut self.loads {
+                loads.resize(self.nodes.len().max(loads.len()), 0);
+                loads[index] += sent_bytes;
+                loads[node] += sent_bytes;
             }
             let leaves_at = self.leaves_at(index, sent_bytes);
             let is_cut = from.is_cut_from(to, self.links.cut_one_way);

@@ -343,4 +343,17 @@ fn print(report: &Report) {
     let rows =
         report.rows.iter().map(|row| columns.iter().map(|column| row.shown(*column)).collect::<Vec<_>>());
     println!("{}\n", table_of(header.collect::<Vec<_>>(), rows));
+    if !report.winners.is_empty() {
+        let rows = report.winners.iter().map(|winner| {
+            [&winner.condition, winner.column, &winner.overlay, &winner.shown()].map(str::to_owned)
+        });
+        println!("{}\n", table(["CONDITION", "BEST BY", "OVERLAY", "WITH"], rows));
+    }
+    if !report.verdicts.is_empty() {
+        let rows = report
+            .verdicts
+            .iter()
+            .map(|verdict| [verdict.claim, verdict.verdict.name(), &verdict.because].map(str::to_owned));
+        println!("{}\n", table(["CLAIM", "VERDICT", "BECAUSE"], rows));
+    }
 }

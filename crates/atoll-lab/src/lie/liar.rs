@@ -1,8 +1,8 @@
 //! Any kind of overlay with liars among its nodes.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Contact, Dht, Id, LocateError, LookupId, Out, Overlay, Table};
+use atoll_overlay::{AuthorKey, Contact, Dht, DhtConfig, Id, LocateError, LookupId, Out, Overlay, Table};
 use atoll_types::Instant;
 use rand::RngCore;
 
@@ -67,6 +67,10 @@ impl<'a, R: Recipe> Recipe for WithLiars<'a, R> {
 
     fn with_content(&self, core: Self::Core, author: AuthorKey) -> Self::WithContent {
         dht(core, author)
+    }
+
+    fn newcomer(&self, me: SimulatedContact, author: AuthorKey) -> Self::WithContent {
+        Dht::new(self.outside(me), author, Arc::new(DhtConfig::default()))
     }
 
     fn outside(&self, me: SimulatedContact) -> Node<'a, R> {

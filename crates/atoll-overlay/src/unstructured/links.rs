@@ -111,20 +111,30 @@ impl<C: Contact> Unstructured<C> {
         self.calls.push(Call { request, to, question, attempts_left, deadline });
     }
 
-    /// Some of the neighbours, drawn: whom a newcomer may turn to.
+    /// Whom another node may turn to: half of them neighbours, half heard of, drawn. With
+    /// neighbours alone everybody would link to neighbours' neighbours, and the network would be
+    /// clusters that a few nodes hold together. Of what is heard, half was a neighbour of who
+    /// named it a moment ago, so that nobody who is gone is named for long.
     fn named(&self, rng: &mut dyn RngCore, to: &C) -> Vec<C> {
-        let others: Vec<&C> = self.neighbours.iter().filter(|one| *one != to).collect();
-        others.choose_multiple(rng, NAMED_MAX).map(|one| (*one).clone()).collect()
+        let drawn = |from: &[C], count: usize, rng: &mut dyn RngCore| -> Vec<C> {
+            let others: Vec<&C> = from.iter().filter(|one| *one != to).collect();
+            others.choose_multiple(rng, count).map(|one| (*one).clone()).collect()
+        };
+        let mut named = drawn(&self.heard_of, NAMED_MAX / 2, rng);
+        named.extend(drawn(&self.neighbours, NAMED_MAX - named.len(), rng));
+        named
     }
 
-    fn hear_of(&mut self, contacts: Vec<C>) {
+    /// Who is heard of last takes the place of somebody drawn, if there is no room.
+    fn hear_of(&mut self, rng: &mut dyn RngCore, contacts: Vec<C>) {
         for contact in contacts.into_iter().take(NAMED_MAX) {
-            if self.heard_of.len() < HEARD_MAX
-                && !self.is_tried(&contact)
-                && !self.heard_of.contains(&contact)
-            {
-                self.heard_of.push(contact);
+            if self.is_tried(&contact) || self.heard_of.contains(&contact) {
+                continue;
             }
+            if self.heard_of.len() >= HEARD_MAX {
+                self.heard_of.swap_remove(rng.random_range(0..HEARD_MAX));
+            }
+            self.heard_of.push(contact);
         }
     }
 
@@ -190,7 +200,7 @@ impl<C: Contact> Unstructured<C> {
                 out.send(from, UnstructuredMessage::Disconnect);
             }
         }
-        self.hear_of(contacts);
+        self.hear_of(rng, contacts);
         self.find_neighbours(now, rng, out);
         self.check_joining(out);
     }
@@ -207,7 +217,7 @@ impl<C: Contact> Unstructured<C> {
         out: &mut UnstructuredOut<C>,
     ) {
         if self.answered(from, request, Question::Ping) {
-            self.hear_of(contacts);
+            self.hear_of(rng, contacts);
             self.find_neighbours(now, rng, out);
             if let Some(indexed) = indexed.filter(|_| self.config.index_neighbours) {
                 self.check_indexed(now, from, indexed, out);
