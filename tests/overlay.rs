@@ -31,6 +31,40 @@ fn table_names(view: &Value) -> Vec<&str> {
     view["tables"].as_array().into_iter().flatten().filter_map(|table| table["name"].as_str()).collect()
 }
 
+/// Waits until a hybrid's super-peers all know each other, and each leaf is attached to three of
+/// them, or as many as there are; gives them with their identifiers.
+fn wait_centre(cluster: &Cluster) -> BTreeMap<String, String> {
+    let mut centre = BTreeMap::new();
+    wait_until("every super-peer knows all others, and leaves theirs", || {
+        let views: Vec<Value> = cluster.running().map(|node| node.json(&["overlay", "show"])).collect();
+        let text = |value: &Value| value.as_str().expect("text").to_string();
+        let is_super = |view: &Value| table_names(view).contains(&"leaves");
+        let supers = views.iter().filter(|view| is_super(view));
+        centre = supers.map(|view| (text(&view["seen_by"]), text(&view["identifier"]))).collect();
+        let is_right = |view: &Value| {
+            let known = table(view, "super-peers");
+            let there = known.iter().filter(|node| centre.contains_key(**node)).count();
+            let is_whole = match is_super(view) {
+                true => there == centre.len() && known.len() == there,
+                false => there >= centre.len().min(3),
+            };
+            view["kind"] == "hybrid" && view["is_member"] == true && is_whole
+        };
+        centre.len() >= views.len().min(3) && views.iter().all(is_right)
+    });
+    centre
+}
+
+/// By XOR, as identifiers are written.
+fn nearest<'a>(centre: &'a BTreeMap<String, String>, identifier: &str) -> &'a str {
+    let digits =
+        |text: &str| -> Vec<u32> { text.chars().map(|digit| digit.to_digit(16).expect("hex")).collect() };
+    let distance = |other: &str| -> Vec<u32> {
+        digits(identifier).iter().zip(digits(other)).map(|(one, other)| one ^ other).collect()
+    };
+    centre.iter().min_by_key(|(_, place)| distance(place)).expect("some").0
+}
+
 /// Waits until every running node has the ring's next nodes, and no others, as successors.
 fn wait_whole(cluster: &Cluster) {
     let ring = identifiers(cluster);
@@ -209,13 +243,11 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
     });
     assert!(lookups > 10, "{lookups} lookups");
 
-    // Kinds that there are not, and one that there is.
-    for (kind, code) in [("ring", "no_such_kind"), ("hybrid", "kind_not_played")] {
-        let refused = cluster.nodes[0].atoll(&["cluster", "set", "overlay", kind]);
-        assert!(!refused.status.success());
-        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(text.contains(code), "{text}");
-    }
+    // A kind that there is not, and those that there are.
+    let refused = cluster.nodes[0].atoll(&["cluster", "set", "overlay", "ring"]);
+    assert!(!refused.status.success());
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("no_such_kind"), "{text}");
     for kind in ["kademlia", "pastry", "directory"] {
         let (_, lookups) = with_lookups(&mut cluster, |cluster| {
             let set = cluster.nodes[5].atoll(&["cluster", "set", "overlay", kind]);
@@ -247,6 +279,25 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
         wait_acquainted(&cluster, kind);
     }
 
+    let (_, lookups) = with_lookups(&mut cluster, |cluster| {
+        let set = cluster.nodes[5].atoll(&["cluster", "set", "overlay", "hybrid"]);
+        assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+        wait_centre(cluster);
+        let ninth = cluster.join(&[]);
+        wait_centre(cluster);
+        assert_eq!(cluster.nodes[ninth].stop(), Some(0));
+        cluster.nodes.truncate(ninth);
+    });
+    assert!(lookups > 2, "{lookups} lookups");
+    let centre = wait_centre(&cluster);
+    for node in cluster.running() {
+        let (identifier, responsible) = located(node, "key 1");
+        assert_eq!(responsible, nearest(&centre, &identifier), "asked at {}", node.id);
+    }
+    wait_until("the value has moved", || value(&cluster.nodes[4], "old 3").as_deref() == Some("value 3"));
+    check_a_holder_is_killed(&mut cluster, "of hybrid");
+    wait_centre(&cluster);
+
     // What is provided is found, though the index node that was killed was empty when it came back.
     cluster.nodes[1].json(&["overlay", "provide", "Holiday photos 2024"]);
     cluster.nodes[2].json(&["overlay", "provide", "Holiday plans"]);
@@ -259,22 +310,25 @@ fn values_outlive_their_keepers_and_a_change_of_the_kind_under_lookups() {
     assert_eq!(stopped["was_provided"], true);
 
     // Without structure: nobody is responsible, and what somebody has read is read from there.
-    let set = cluster.nodes[3].atoll(&["cluster", "set", "overlay", "flood"]);
-    assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
-    wait_until("every node has three neighbours", || {
-        cluster.running().all(|node| {
-            let view = node.json(&["overlay", "show"]);
-            view["kind"] == "flood" && view["is_member"] == true && table(&view, "neighbours").len() >= 3
-        })
-    });
-    let refused = cluster.nodes[0].atoll(&["overlay", "trace", "key"]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("not_offered"));
-    let stored = cluster.nodes[0].json(&["overlay", "put", "of flood", "kept"]);
-    assert_eq!(stored["kept_by"][0], cluster.nodes[0].id.as_str());
-    assert_eq!(value(&cluster.nodes[4], "of flood").as_deref(), Some("kept"));
-    cluster.nodes[0].kill_9();
-    assert_eq!(value(&cluster.nodes[6], "of flood").as_deref(), Some("kept"));
-    cluster.nodes[0].restart();
+    for kind in ["walk", "flood"] {
+        let set = cluster.nodes[3].atoll(&["cluster", "set", "overlay", kind]);
+        assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+        wait_until("every node has three neighbours", || {
+            cluster.running().all(|node| {
+                let view = node.json(&["overlay", "show"]);
+                view["kind"] == kind && view["is_member"] == true && table(&view, "neighbours").len() >= 3
+            })
+        });
+        let refused = cluster.nodes[0].atoll(&["overlay", "trace", "key"]);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("not_offered"));
+        let key = format!("of {kind}");
+        let stored = cluster.nodes[0].json(&["overlay", "put", &key, "kept"]);
+        assert_eq!(stored["kept_by"][0], cluster.nodes[0].id.as_str());
+        assert_eq!(value(&cluster.nodes[4], &key).as_deref(), Some("kept"));
+        cluster.nodes[0].kill_9();
+        assert_eq!(value(&cluster.nodes[6], &key).as_deref(), Some("kept"));
+        cluster.nodes[0].restart();
+    }
     let missing = cluster.nodes[0].atoll(&["overlay", "get", "nothing"]);
     assert!(!missing.status.success() && String::from_utf8_lossy(&missing.stderr).contains("no_such_value"));
 }

@@ -21,9 +21,9 @@ use crate::{
     editor::EditError,
     kv::Kv,
     node::Node,
-    overlay::{OverlayAdmin, PLAYED, kind_of},
+    overlay::{OverlayAdmin, kind_of},
     reports::{Reporter, ask_status, ask_witness},
-    truths::{OVERLAY_CHOSEN_SINCE, TruthsError},
+    truths::{TruthsError, overlay_played_since},
     wire::NodeReport,
 };
 
@@ -73,22 +73,18 @@ impl NodeAdmin {
     }
 
     async fn set_overlay(&self, value: &str) -> Result<(), AdminError> {
-        let played = || {
-            let names: Vec<&str> = PLAYED.iter().map(|kind| kind.name()).collect();
+        let kinds = || {
+            let names: Vec<&str> = OverlayKind::ALL.iter().map(|kind| kind.name()).collect();
             format!("there are {}", names.join(", "))
         };
         let kind: OverlayKind = value.parse().map_err(|error: ParseOverlayKindError| {
-            AdminError::new(AdminErrorKind::Invalid, "no_such_kind", error.to_string()).hint(played())
+            AdminError::new(AdminErrorKind::Invalid, "no_such_kind", error.to_string()).hint(kinds())
         })?;
-        if !PLAYED.contains(&kind) {
-            let message = format!("this program does not play {kind} yet");
-            return Err(AdminError::new(AdminErrorKind::Invalid, "kind_not_played", message).hint(played()));
-        }
         let inner = &self.node.inner;
         let deadline = inner.runtime.now() + CHANGE_TIME;
         let info = inner.editor.truths.info(deadline).await.map_err(|error| truths_error(&error))?;
-        if info.version < OVERLAY_CHOSEN_SINCE {
-            let message = "some nodes run a program that knows no other overlay";
+        if info.version < overlay_played_since(kind) {
+            let message = format!("some nodes run a program that does not play {kind}");
             return Err(AdminError::new(AdminErrorKind::Conflict, "program_too_old", message)
                 .hint("atoll status shows their versions: install the newest everywhere first"));
         }

@@ -31,9 +31,9 @@ use std::{
 use async_trait::async_trait;
 use atoll_membership::View;
 use atoll_overlay::{
-    AuthorKey, Chord, ChordConfig, ContentError, Dht, DhtConfig, Directory, DirectoryConfig, Finished, Id,
-    Kademlia, KademliaConfig, LocateError, Located, Pastry, PastryConfig, SearchStyle, Unstructured,
-    UnstructuredConfig,
+    AuthorKey, Chord, ChordConfig, ContentError, Dht, DhtConfig, Directory, DirectoryConfig, Finished,
+    Hybrid, HybridConfig, Id, Kademlia, KademliaConfig, LocateError, Located, Pastry, PastryConfig,
+    SearchStyle, Unstructured, UnstructuredConfig,
 };
 use atoll_placement::Layout;
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
@@ -74,6 +74,12 @@ pub struct OverlaySettings {
     /// A plain flood of TTL 4, which with six neighbours each is enough for some hundred nodes:
     /// 0.1 s for a hop, so 0.8 s for each question. 0.5 s for a neighbour's answer, every 2 s.
     pub flood: UnstructuredConfig,
+    /// The same network, searched by 16 walkers that ask every fourth step whether to go on, 0.1 s
+    /// for a step; nodes keep their neighbours' indexes.
+    pub walk: UnstructuredConfig,
+    /// 0.5 s for an answer; super-peers ask each other every second, leaves theirs every 5 s, and
+    /// two of three super-peers must agree whose a key is.
+    pub hybrid: HybridConfig,
     /// 0.5 s for an answer; missing copies are looked for every 5 s and compared every minute,
     /// and what is published is published again every 10 minutes.
     pub content: DhtConfig,
@@ -110,6 +116,29 @@ impl Default for OverlaySettings {
                 hop_timeout: Duration::from_millis(100),
                 upkeep_every: Duration::from_secs(2),
                 ..UnstructuredConfig::default()
+            },
+            walk: UnstructuredConfig {
+                style: SearchStyle::Walk { walkers: 16, check_every: 4 },
+                walk_steps: 32,
+                index_neighbours: true,
+                answer_timeout,
+                hop_timeout: Duration::from_millis(100),
+                upkeep_every: Duration::from_secs(2),
+                ..UnstructuredConfig::default()
+            },
+            hybrid: HybridConfig {
+                answer_timeout,
+                witnesses: 3,
+                keep_every: Duration::from_secs(5),
+                upkeep_every: Duration::from_secs(1),
+                tell_every: Duration::from_millis(100),
+                compare_every: Duration::from_secs(5),
+                kademlia: Arc::new(KademliaConfig {
+                    answer_timeout,
+                    refresh_every: Duration::from_secs(300),
+                    ..(*HybridConfig::default().kademlia).clone()
+                }),
+                ..HybridConfig::default()
             },
             content: DhtConfig {
                 answer_timeout,
@@ -209,16 +238,6 @@ pub fn kind_of(layout: &Layout) -> OverlayKind {
     layout.settings().overlay.unwrap_or(KIND_DEFAULT)
 }
 
-/// The kinds that this program can play.
-pub const PLAYED: [OverlayKind; 6] = [
-    OverlayKind::Directory,
-    OverlayKind::Chord,
-    OverlayKind::Kademlia,
-    OverlayKind::Pastry,
-    OverlayKind::Flood,
-    OverlayKind::Walk,
-];
-
 /// Who is in the middle of a kind that has a centre: the voters of shard 0. The layout chose them
 /// to stay, spread over zones, and names others when they die or leave, and everybody knows it.
 fn centre_of(kind: OverlayKind, layout: &Layout) -> Option<Vec<NodeContact>> {
@@ -292,6 +311,7 @@ async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySett
     let (chord, kademlia) = (Arc::new(settings.chord), Arc::new(settings.kademlia));
     let (pastry, content) = (Arc::new(settings.pastry), Arc::new(settings.content));
     let (flood, directory) = (Arc::new(settings.flood), Arc::new(settings.directory));
+    let (walk, hybrid) = (Arc::new(settings.walk), Arc::new(settings.hybrid));
     let mut estate = Estate::default();
     loop {
         let kind = kind_of(&around.layout.borrow_and_update());
@@ -317,10 +337,13 @@ async fn play(mut around: Surroundings, author: AuthorKey, settings: OverlaySett
                 let core = Unstructured::new(me, author, flood.clone());
                 Driver::new(&mut around, kind, core, estate).run().await
             }
-            OverlayKind::Walk | OverlayKind::Hybrid => {
-                // A program that plays it has set it, while this one was away.
-                tracing::error!(%kind, "this program does not play the cluster's overlay");
-                driver::sit_out(&mut around, kind, estate).await
+            OverlayKind::Hybrid => {
+                let core = Dht::new(Hybrid::new(me, hybrid.clone()), author, content);
+                Driver::new(&mut around, kind, core, estate).run().await
+            }
+            OverlayKind::Walk => {
+                let core = Unstructured::new(me, author, walk.clone());
+                Driver::new(&mut around, kind, core, estate).run().await
             }
         };
         match ended {

@@ -9,7 +9,7 @@ use atoll_records::{
     Command, Executed, Procedures, Query, ReadView, Records, RecordsError, Verdict, WriteView,
 };
 use atoll_runtime::Runtime;
-use atoll_types::{ClusterId, Format, Instant, NodeId, ShardId, WallTime};
+use atoll_types::{ClusterId, Format, Instant, NodeId, OverlayKind, ShardId, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -33,13 +33,19 @@ pub struct ClusterInfo {
 /// do not know.
 ///
 /// 2: a layout that names a kind of overlay. 3: versions of objects; users, grants, bucket
-/// policies and the audit trail.
+/// policies and the audit trail; the kinds of overlay that older programs sit out.
 pub const PROGRAM_VERSION: u32 = 3;
 
 const _: () = assert!(PROGRAM_VERSION >= atoll_objects::VERSIONS_SINCE);
 
-/// From this cluster version on a layout may name a kind of overlay.
-pub const OVERLAY_CHOSEN_SINCE: u32 = 2;
+/// From this cluster version on a layout may name a kind of overlay, and from which one this
+/// kind: programs before sit it out.
+pub const fn overlay_played_since(kind: OverlayKind) -> u32 {
+    match kind {
+        OverlayKind::Chord | OverlayKind::Kademlia | OverlayKind::Pastry | OverlayKind::Flood => 2,
+        OverlayKind::Directory | OverlayKind::Walk | OverlayKind::Hybrid => 3,
+    }
+}
 
 /// From this cluster version on shard 0 may keep users, and what comes with them.
 pub const USERS_SINCE: u32 = 3;

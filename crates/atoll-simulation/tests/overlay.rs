@@ -123,7 +123,13 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
     overlay.settle();
     overlay.check_lookups(&[]);
 
-    let others = [OverlayKind::Flood, OverlayKind::Directory, OverlayKind::Kademlia, OverlayKind::Pastry];
+    let others = [
+        OverlayKind::Flood,
+        OverlayKind::Directory,
+        OverlayKind::Kademlia,
+        OverlayKind::Hybrid,
+        OverlayKind::Pastry,
+    ];
     for kind in others {
         overlay.0.choose(kind);
         overlay.settle();

@@ -400,32 +400,3 @@ where
         Ended::KindChanged(Estate { unanswered, shelf: self.core.take_shelf() })
     }
 }
-
-/// Nobody plays until the kind is another one. Who asks meanwhile hears that nobody is there.
-pub async fn sit_out(around: &mut Surroundings, kind: OverlayKind, estate: Estate) -> Ended {
-    loop {
-        tokio::select! {
-            biased;
-            changed = around.layout.changed() => {
-                if changed.is_err() {
-                    return Ended::Left;
-                }
-                if super::kind_of(&around.layout.borrow_and_update()) != kind {
-                    return Ended::KindChanged(estate);
-                }
-            }
-            command = around.commands.recv() => match command {
-                Some(Command::Leave { done }) => {
-                    // Whoever told us to leave may have left already.
-                    let _ = done.send(());
-                    return Ended::Left;
-                }
-                Some(_) => {}
-                None => return Ended::Left,
-            },
-            () = around.inbox.arrived() => {
-                around.inbox.pop();
-            }
-        }
-    }
-}
