@@ -1,5 +1,7 @@
 //! Experiment *lookup*: hops, latency and messages of lookups as networks grow.
 
+use std::time::Duration;
+
 use crate::{
     columns::{Column, Row},
     experiment::{Progress, Report, Setup, measure, network},
@@ -19,6 +21,8 @@ parameters! {
         pub lookups: usize = 1_000,
         /// Whether the network is set up as if it had come to rest, or grows by joining.
         pub setup: Setup = Setup::Converged,
+        /// Seconds for which upkeep is counted, in a copy of the network; 0 leaves it out.
+        pub upkeep_s: u64 = 0,
         + pub settings: Settings,
     }
 }
@@ -92,7 +96,19 @@ impl Task for Lookup<'_> {
 
     fn run<R: Recipe>(self, recipe: &R) -> Row {
         let mut world = network(recipe, self.nodes, self.seed, self.parameters.setup);
+        let mut row = self.row;
+        let upkeep = Duration::from_secs(self.parameters.upkeep_s);
+        if !upkeep.is_zero() {
+            let mut copy = world.clone();
+            let before = copy.traffic();
+            copy.run(upkeep);
+            let sent = copy.traffic() - before;
+            let node_seconds = self.nodes as f64 * upkeep.as_secs_f64();
+            row = row
+                .with(Column::UpkeepMessagesPerNodeS, sent.sent as f64 / node_seconds)
+                .with(Column::UpkeepBytesPerNodeS, sent.sent_bytes as f64 / node_seconds);
+        }
         world.freeze();
-        measure(recipe, &mut world, self.seed, self.parameters.lookups, self.row)
+        measure(recipe, &mut world, self.seed, self.parameters.lookups, row)
     }
 }
