@@ -163,12 +163,12 @@ async fn serve<S, B>(
             let _held = held;
             let served = match tls {
                 None => {
-                    let io = TokioIo::new(stream);
+                    let io = TokioIo::new(Greeted::new(stream, clock, patience.headers));
                     watcher.watch(http.serve_connection(io, service).into_owned()).await
                 }
                 Some(tls) => match clock.timeout(HANDSHAKE_WAIT, tls.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        let io = TokioIo::new(stream);
+                        let io = TokioIo::new(Greeted::new(stream, clock, patience.headers));
                         watcher.watch(http.serve_connection(io, service).into_owned()).await
                     }
                     Ok(Err(error)) => Err(error.into()),
@@ -270,6 +270,74 @@ impl AsyncWrite for PatientStream {
     }
 }
 
+/// A stream that gives up when its peer does not begin to speak: hyper's own timer runs from
+/// the headers on, and not while it finds out which HTTP it is.
+struct Greeted<S> {
+    inner: S,
+    /// How much was read, while that decides.
+    read: usize,
+    /// `None` once the version is known.
+    timer: Option<BoxFuture<'static, ()>>,
+}
+
+/// HTTP/2's preface (RFC 9113 section 3.4): what has come that far is one or the other.
+const PREFACE_BYTES: usize = 24;
+
+impl<S> Greeted<S> {
+    fn new(inner: S, runtime: Runtime, wait: Duration) -> Self {
+        Self { inner, read: 0, timer: Some(runtime.sleep(wait)) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        let Some(timer) = &mut self.timer else { return poll };
+        if poll.is_pending() && timer.poll_unpin(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")));
+        }
+        self.read += buffer.filled().len() - before;
+        if self.read >= PREFACE_BYTES {
+            self.timer = None;
+        }
+        poll
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Greeted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // It is answered: a request of less bytes was whole.
+        self.timer = None;
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.timer = None;
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -304,7 +372,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_never_ends_its_headers_is_given_up() {
         let (address, _door, _) = open().await;
-        for start in ["", "GET / HTTP/1.1\r\nhost: x\r\nx-slow: "] {
+        for start in ["", "PRI * HTTP", "GET / HTTP/1.1\r\nhost: x\r\nx-slow: "] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(start.as_bytes()).await.unwrap();
             let mut answer = Vec::new();
