@@ -172,6 +172,12 @@ mod tests {
             let recovered = found(Condition::Recovered);
             match overlay.family() {
                 Family::ClientServer => assert_eq!(recovered, 0.0),
+                // All three super-peers fail here. What was published anew before others were
+                // promoted lies where nobody looks any more, until it is renewed.
+                Family::Hybrid => {
+                    let failed = found(Condition::CentreFails);
+                    assert!(recovered >= 0.85 && recovered > failed, "{failed}, recovered: {recovered}");
+                }
                 _ => assert!(recovered >= least - 0.05, "{overlay:?} recovered: {recovered}"),
             }
             assert!(of(&report, overlay, Condition::Calm, Column::ReachedShareMean) > 0.97, "{overlay:?}");
