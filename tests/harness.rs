@@ -14,7 +14,7 @@ pub const ACCESS_KEY: &str = "atoll-test";
 pub const SECRET_KEY: &str = "atoll-test-secret";
 
 /// Far above what anything here takes: a debug build on a busy two-core machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One node's process, its folder, and where it listens.
 pub struct NodeProcess {
@@ -254,9 +254,14 @@ impl Cluster {
 
 /// Waits for a condition, with a bound; the pause only sets how often it is looked at.
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    wait_until_nothing_lacks(what, || (!condition()).then(String::new));
+}
+
+/// The same for what can say what it still lacks; the last of that is in the failure.
+pub fn wait_until_nothing_lacks(what: &str, mut lacking: impl FnMut() -> Option<String>) {
     let until = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < until, "waited {PATIENCE:?} in vain until {what}");
+    while let Some(lacking) = lacking() {
+        assert!(Instant::now() < until, "waited {PATIENCE:?} in vain until {what}: {lacking}");
         pause();
     }
 }

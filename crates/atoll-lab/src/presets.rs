@@ -47,6 +47,19 @@ pub static PRESETS: &[Preset] = &[
         ],
     },
     Preset {
+        name: "ethereum",
+        about: "how its nodes find each other (discv4): k = 16, α = 3, one path; that blocks go whole to √n peers is not played here",
+        experiments: LOOKUPS,
+        parameters: &[
+            ("overlays", "kademlia"),
+            ("kademlia_k", "16"),
+            ("kademlia_alpha", "3"),
+            ("kademlia_bits_per_step", "1"),
+            ("kademlia_disjoint_paths", "1"),
+            ("methods", "none"),
+        ],
+    },
+    Preset {
         name: "pastry",
         about: "Rowstron and Druschel 2001: b = 4, a leaf set of 16",
         experiments: LOOKUPS,

@@ -4,7 +4,12 @@
 //! It remembers nothing that it needs: reports come again every half second, so a new
 //! leader knows in one round what the former knew.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use atoll_membership::View;
 use atoll_placement::{Layout, MoveReports, ObservedMember, PlanSettings, Reason, Warning, plan};
@@ -19,7 +24,7 @@ use crate::{
     wire::NodeReport,
 };
 
-/// One round. Planning 4,096 slots takes milliseconds, so it is done over.
+/// One round. Planning 4,096 slots takes milliseconds; see [`Rest`].
 const ROUND_EVERY: Duration = REPORT_EVERY;
 /// An edit that takes longer is begun again in a later round.
 const EDIT_TIME: Duration = Duration::from_secs(10);
@@ -38,6 +43,29 @@ pub struct Controller {
     pub started: Instant,
     /// What the last plan warned of, for `status`.
     pub warnings: watch::Sender<Vec<Warning>>,
+    pub rest: Rest,
+}
+
+/// The last plan that changed nothing. The same layout and observations give the same plan,
+/// so until one of them changes there is nothing to work out.
+#[derive(Default)]
+pub struct Rest(Mutex<Option<(u64, u64, Vec<ObservedMember>)>>);
+
+impl Rest {
+    fn lasts(&self, layout: &Layout, observed: &[ObservedMember]) -> bool {
+        let rest = self.0.lock().expect("nobody panics with it");
+        rest.as_ref().is_some_and(|(epoch, version, seen)| {
+            (*epoch, *version) == (layout.epoch(), layout.version()) && seen == observed
+        })
+    }
+
+    fn begin(&self, layout: &Layout, observed: Vec<ObservedMember>) {
+        *self.0.lock().expect("nobody panics with it") = Some((layout.epoch(), layout.version(), observed));
+    }
+
+    fn end(&self) {
+        *self.0.lock().expect("nobody panics with it") = None;
+    }
 }
 
 impl Controller {
@@ -54,6 +82,7 @@ impl Controller {
                     self.round(runtime.now()).await;
                 }
             } else {
+                self.rest.end();
                 self.warnings.send_if_modified(|warnings| !std::mem::take(warnings).is_empty());
             }
             runtime.sleep(ROUND_EVERY).await;
@@ -91,9 +120,11 @@ impl Controller {
             next = base.slots_released(node, &report.slots_released).or(next);
         }
         let base = next.as_ref().unwrap_or(layout);
-        let planned = plan(base, &self.observed(now, base, reports), &self.settings, |_: Slot| {
-            slot_bytes(base, reports)
-        });
+        let observed = self.observed(now, base, reports);
+        if next.is_none() && self.rest.lasts(layout, &observed) {
+            return None;
+        }
+        let planned = plan(base, &observed, &self.settings, |_: Slot| slot_bytes(base, reports));
         for reason in &planned.reasons {
             log_reason(reason);
         }
@@ -111,6 +142,8 @@ impl Controller {
                 "a new layout"
             );
             next = Some(planned.next);
+        } else if next.is_none() {
+            self.rest.begin(layout, observed);
         }
         next
     }

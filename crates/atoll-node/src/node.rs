@@ -23,7 +23,7 @@ use futures_util::future::{self, Either};
 use rand::Rng;
 
 use crate::{
-    controller::Controller,
+    controller::{Controller, Rest},
     editor::LayoutEditor,
     follower::{Ended, LayoutFollower},
     gossip::Gossip,
@@ -337,6 +337,7 @@ impl Node {
             program_version: properties.program_version,
             started: runtime.now(),
             warnings: warnings_tx,
+            rest: Rest::default(),
         };
         let keeper = ReplicaKeeper {
             runtime: runtime.clone(),

@@ -198,35 +198,43 @@ impl Layout {
     pub fn slots_released(&self, node: &NodeId, slots: &[Slot]) -> Option<Layout> {
         let own: BTreeSet<u16> =
             (0..self.holders.len() as u16).filter(|n| self.holder(*n).node == *node).collect();
+        let is_retiring = |slot: &&Slot| {
+            let entry = self.slots.get(usize::from(slot.0));
+            entry.is_some_and(|entry| entry.retiring.iter().any(|number| own.contains(number)))
+        };
+        let released: Vec<Slot> = slots.iter().filter(is_retiring).copied().collect();
+        if released.is_empty() {
+            return None;
+        }
         let mut next = self.successor();
-        let mut changed = false;
-        for slot in slots {
-            let Some(entry) = next.slots.get_mut(usize::from(slot.0)) else { continue };
-            let before = entry.retiring.len();
-            entry.retiring.retain(|number| !own.contains(number));
-            changed |= entry.retiring.len() != before;
+        for slot in released {
+            next.slots[usize::from(slot.0)].retiring.retain(|number| !own.contains(number));
         }
         next.finish_step();
-        changed.then_some(next)
+        Some(next)
     }
 
     /// The leaders of these shards report what their groups have become. Where that is
     /// the target, the shard is settled; anything else changes nothing (the report is on a
     /// target that was replaced). `None` if nothing changes.
     pub fn shards_changed(&self, reported: &BTreeMap<ShardId, ReplicaSet>) -> Option<Layout> {
+        let is_reached = |(shard, now): &(&ShardId, &ReplicaSet)| {
+            let target = self.shards.get(shard).and_then(|placement| placement.target.as_ref());
+            target.is_some_and(|target| target.is_same(now))
+        };
+        let reached: Vec<ShardId> = reported.iter().filter(is_reached).map(|(shard, _)| *shard).collect();
+        if reached.is_empty() {
+            return None;
+        }
         let mut next = self.successor();
-        let mut changed = false;
-        for (shard, now) in reported {
-            let Some(placement) = next.shards.get_mut(shard) else { continue };
-            if placement.target.as_ref().is_some_and(|target| target.is_same(now)) {
-                placement.current = placement.target.take().unwrap_or_default();
-                placement.leaving.clear();
-                placement.changed = next.version;
-                changed = true;
-            }
+        for shard in reached {
+            let Some(placement) = next.shards.get_mut(&shard) else { continue };
+            placement.current = placement.target.take().unwrap_or_default();
+            placement.leaving.clear();
+            placement.changed = next.version;
         }
         next.finish_step();
-        changed.then_some(next)
+        Some(next)
     }
 
     /// What every step ends with: the lost are not waited for, nodes removed by force go

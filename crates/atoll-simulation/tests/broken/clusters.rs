@@ -54,9 +54,10 @@ pub fn sweeps(seed: Seed) -> Judgement {
     let think = Duration::ZERO..=seconds(3);
     world.clients(2, Load { uploads: 30, slow_uploads: 100, upload_pause, think, ..many() });
     let mut rng = seed.stream("slow puts");
-    for number in 0..3 {
+    // Sweeps are 15 s apart: half of them see one of those pass, or two, half see more.
+    for (number, pauses) in [4..24, 20..70].into_iter().cycle().take(6).enumerate() {
         let (runtime, node) = view.node(0).expect("the node runs");
-        let pause = seconds(rng.random_range(20..70));
+        let pause = seconds(rng.random_range(pauses));
         drop(runtime.clone().spawn("slow put", slow_put(node, runtime, number, pause)));
     }
     world.run_for(seconds(90));
@@ -66,7 +67,7 @@ pub fn sweeps(seed: Seed) -> Judgement {
 /// Its client waits before the last third of the body. What came before the second third
 /// is stored by then.
 async fn slow_put(node: Node, runtime: Runtime, number: usize, pause: Duration) {
-    const THIRD: usize = 5 << 19;
+    const THIRD: usize = 1 << 19;
     let third = |which: usize| -> Bytes {
         let mut bytes = vec![0; THIRD];
         blake3::Hasher::new().update(&[number as u8, which as u8]).finalize_xof().fill(&mut bytes);
