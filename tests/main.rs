@@ -13,6 +13,7 @@ mod harness;
 
 mod access;
 mod audit;
+mod backup;
 mod clients;
 mod command_line;
 mod concurrency;

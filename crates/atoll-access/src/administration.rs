@@ -52,7 +52,7 @@ pub struct NewUser {
 }
 
 impl NewUser {
-    fn check(&self) -> Result<(), ChangeError> {
+    pub(crate) fn check(&self) -> Result<(), ChangeError> {
         let invalid = |reason: &str| Err(ChangeError::Invalid { reason: reason.into() });
         let plain = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-".contains(c);
         if self.name.is_empty() || self.name.len() > USER_NAME_CHARS_MAX || !self.name.chars().all(plain) {

@@ -22,6 +22,7 @@ mod limit;
 mod noted;
 pub mod policy;
 mod records;
+mod restore;
 mod rights;
 mod secret;
 
@@ -36,5 +37,6 @@ pub use records::{
     BucketId, BucketRules, KeyRecord, PolicyRecord, PublicAccessBlock, ROOT_USER, Refused, TokenRecord,
     UserRecord, register,
 };
+pub use restore::{KEPT_PREFIXES, KeptRecord};
 pub use rights::{ParseRightError, Rights, UserRights};
 pub use secret::{AdminToken, Secret, TokenHash};

@@ -11,7 +11,7 @@ use crate::{
 
 /// Paths of the admin API on which clients work with data, all the time: reading and writing
 /// there is no administrative act.
-const DATA_PATHS: [&str; 3] = ["/v1/kv", "/v1/locks", "/v1/overlay"];
+const DATA_PATHS: [&str; 5] = ["/v1/kv", "/v1/locks", "/v1/overlay", "/v1/chunks", "/v1/restore/records"];
 
 /// A request that was refused before there was anything to decide: no such key or token, a
 /// signature that does not hold.

@@ -42,7 +42,7 @@ pub fn register(procedures: &mut Procedures) {
 }
 
 /// The families of records, and the keys that they lie under.
-mod names {
+pub(crate) mod names {
     use super::BucketId;
 
     pub const VERSION: &[u8] = b"access/version";

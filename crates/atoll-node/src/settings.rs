@@ -26,6 +26,8 @@ pub struct SettingsSource {
     pub root_access_key: Option<String>,
     pub root_secret_key: Option<String>,
     pub lifecycle_day: Option<String>,
+    pub snapshot_every: Option<String>,
+    pub snapshot_keep: Option<String>,
     /// Several are separated by commas.
     pub s3_domains: Option<String>,
     pub s3_https: Option<bool>,
@@ -63,6 +65,13 @@ pub struct Settings {
     /// How long a day of buckets' lifecycle rules takes. Default: a day. Shorter for tests
     /// only, and then on all nodes.
     pub lifecycle_day: Duration,
+    /// How often snapshots of all shards are taken, `None` only when a backup asks. Default: an
+    /// hour. The shortest of the running nodes' counts.
+    pub snapshot_every: Option<Duration>,
+    /// For how long they are kept: what was deleted or replaced takes up space for that long.
+    /// Default: 7 days. Set it alike on all nodes; each lets go of those of the shards that it
+    /// leads.
+    pub snapshot_keep: Duration,
     /// The names under which clients reach S3: `bucket.name` then means that bucket
     /// (virtual-hosted style). `localhost` is always one of them.
     pub s3_domains: Vec<String>,
@@ -108,6 +117,11 @@ pub enum SettingsError {
 const ACCESS_KEY_CHARS: std::ops::RangeInclusive<usize> = 3..=128;
 const SECRET_KEY_CHARS: std::ops::RangeInclusive<usize> = 8..=128;
 
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(3600);
+const SNAPSHOT_KEEP: Duration = Duration::from_secs(7 * 86_400);
+/// Shorter ones end before all shards have theirs.
+const SNAPSHOT_TIME_MIN: Duration = Duration::from_secs(1);
+
 const DAY: Duration = Duration::from_secs(86_400);
 /// Shorter ones end before a round has begun.
 const DAY_MIN: Duration = Duration::from_secs(1);
@@ -139,6 +153,8 @@ impl SettingsSource {
             root_access_key: variable("ATOLL_ROOT_ACCESS_KEY"),
             root_secret_key: variable("ATOLL_ROOT_SECRET_KEY"),
             lifecycle_day: variable("ATOLL_LIFECYCLE_DAY"),
+            snapshot_every: variable("ATOLL_SNAPSHOT_EVERY"),
+            snapshot_keep: variable("ATOLL_SNAPSHOT_KEEP"),
             s3_domains: variable("ATOLL_S3_DOMAINS"),
             s3_https: match variable("ATOLL_S3_HTTPS").as_deref() {
                 None => None,
@@ -176,6 +192,8 @@ impl SettingsSource {
             root_access_key: self.root_access_key.or(lower.root_access_key),
             root_secret_key: self.root_secret_key.or(lower.root_secret_key),
             lifecycle_day: self.lifecycle_day.or(lower.lifecycle_day),
+            snapshot_every: self.snapshot_every.or(lower.snapshot_every),
+            snapshot_keep: self.snapshot_keep.or(lower.snapshot_keep),
             s3_domains: self.s3_domains.or(lower.s3_domains),
             s3_https: self.s3_https.or(lower.s3_https),
             s3_cert: self.s3_cert.or(lower.s3_cert),
@@ -248,6 +266,21 @@ impl SettingsSource {
                 .filter(|day| (DAY_MIN..=DAY).contains(day))
                 .ok_or_else(|| invalid("lifecycle_day", text, "it is between 1s and 1d".into()))?,
         };
+        let snapshot_time = |name, text: &str| {
+            humantime::parse_duration(text)
+                .ok()
+                .filter(|time| *time >= SNAPSHOT_TIME_MIN)
+                .ok_or_else(|| invalid(name, text, "it is 1s or longer, such as 1h or 7d".into()))
+        };
+        let snapshot_every = match self.snapshot_every.as_deref() {
+            None => Some(SNAPSHOT_EVERY),
+            Some("off") => None,
+            Some(text) => Some(snapshot_time("snapshot_every", text)?),
+        };
+        let snapshot_keep = match self.snapshot_keep.as_deref() {
+            None => SNAPSHOT_KEEP,
+            Some(text) => snapshot_time("snapshot_keep", text)?,
+        };
         let mut s3_domains = vec!["localhost".to_owned()];
         for domain in self.s3_domains.iter().flat_map(|all| all.split(',')).map(str::trim) {
             let is_sound = !domain.is_empty()
@@ -288,6 +321,8 @@ impl SettingsSource {
             capacity,
             root_key,
             lifecycle_day,
+            snapshot_every,
+            snapshot_keep,
             s3_domains,
             s3_https,
         })
@@ -370,6 +405,8 @@ mod tests {
         assert!(refused(SettingsSource { s3_cert: Some("cert.pem".into()), ..none() }));
         assert!(refused(SettingsSource { s3_key: Some("key.pem".into()), ..none() }));
         assert!(refused(SettingsSource { lifecycle_day: Some("2d".into()), ..none() }));
+        assert!(refused(SettingsSource { snapshot_every: Some("never".into()), ..none() }));
+        assert!(refused(SettingsSource { snapshot_keep: Some("0s".into()), ..none() }));
         assert!(refused(SettingsSource { root_access_key: Some("admin".into()), ..none() }));
     }
 }

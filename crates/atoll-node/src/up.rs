@@ -13,7 +13,7 @@ use atoll_gateway::{
     admin,
     s3::{S3Gateway, S3Metrics, S3Parts, serve_s3},
 };
-use atoll_objects::{MaintenanceSettings, ObjectsSettings};
+use atoll_objects::{MaintenanceSettings, ObjectsSettings, SnapshotSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_runtime::{Runtime, watch};
 use atoll_transport::{
@@ -21,6 +21,7 @@ use atoll_transport::{
     tls::{BindError, TlsTransport},
 };
 use atoll_types::{ClusterId, DiskId, Generation, NodeId, Role, Roles};
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use rand::Rng;
 use tokio::net::TcpListener;
@@ -196,6 +197,11 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         objects: ObjectsSettings::default(),
         maintenance: MaintenanceSettings {
             lifecycle_day: settings.lifecycle_day,
+            snapshots: Some(SnapshotSettings {
+                every: settings.snapshot_every,
+                keep: settings.snapshot_keep,
+                others: atoll_access::KEPT_PREFIXES.map(Bytes::from_static).to_vec(),
+            }),
             ..MaintenanceSettings::default()
         },
         overlay: Some(OverlaySettings::default()),

@@ -5,7 +5,7 @@
 //! is a definite answer, and nothing was changed.
 
 use atoll_records::RecordsError;
-use atoll_types::WallTime;
+use atoll_types::{ChunkHash, WallTime};
 
 use crate::names::{BucketName, VersionId};
 
@@ -56,6 +56,23 @@ pub enum CreateBucketError {
     #[error("the bucket {0} belongs to somebody else")]
     AlreadyExists(BucketName),
     #[error("the bucket could not be created now")]
+    Unavailable(#[from] Unavailable),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("there is a bucket {0} already; nothing of it was changed")]
+    BucketExists(BucketName),
+    #[error("the bucket {bucket} is being restored from elsewhere: {from}")]
+    OtherSource { bucket: BucketName, from: String },
+    #[error("nobody has begun to restore a bucket {0}")]
+    NotBegun(BucketName),
+    /// Whoever sent it, or whoever kept it.
+    #[error("these are not the bytes of chunk {0}")]
+    OtherBytes(ChunkHash),
+    #[error("this is no record of a bucket, or one of a newer program")]
+    Malformed,
+    #[error("the bucket could not be restored now")]
     Unavailable(#[from] Unavailable),
 }
 

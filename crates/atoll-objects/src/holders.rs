@@ -240,6 +240,26 @@ impl Holders {
         Ok(())
     }
 
+    /// Raises the stamps of those that are somewhere, as [`Holders::stamp`] does; gives those
+    /// that nobody has.
+    pub async fn stamp_what_is_there(
+        &self,
+        hashes: &[ChunkHash],
+        epoch: u64,
+        deadline: Instant,
+    ) -> Result<Vec<ChunkHash>, Unavailable> {
+        let mut missing = Vec::new();
+        for hashes in hashes.chunks(HASHES_MAX) {
+            for hash in self.stamp_page(hashes, epoch, deadline).await {
+                match self.fetch_once(hash).await {
+                    Ok(bytes) => self.store(Chunk { hash, bytes }, epoch, deadline).await?,
+                    Err(_) => missing.push(hash),
+                }
+            }
+        }
+        Ok(missing)
+    }
+
     /// Asks every holder once, until the quorums are met or all have answered; gives the
     /// chunks whose quorums were not met.
     async fn stamp_page(&self, hashes: &[ChunkHash], stamp: u64, deadline: Instant) -> BTreeSet<ChunkHash> {

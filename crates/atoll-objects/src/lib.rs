@@ -29,10 +29,12 @@ mod put;
 mod reclaim;
 mod repair;
 mod request;
+mod restore;
 mod scrub;
 mod settings;
 mod shard;
 mod slots;
+mod snapshot;
 mod upload;
 mod versions;
 mod wire;
@@ -42,6 +44,7 @@ pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions,
 pub use error::*;
 pub use layout_link::{LayoutLink, ReportError};
 pub use maintenance::{Maintenance, MaintenanceSettings, MaintenanceStatus};
+pub use manifest::ChunkRef;
 pub use names::{
     BucketId, BucketName, InvalidBucketName, InvalidKey, ManifestId, ObjectKey, ParseVersionIdError,
     UploadId, VersionId,
@@ -53,5 +56,10 @@ pub use object::{
 pub use objects::{Objects, ObjectsParts, ObjectsSettings};
 pub use probe::HeldChunk;
 pub use request::*;
+pub use restore::Restoring;
 pub use shard::register_procedures;
+pub use snapshot::{
+    KeptSnapshot, SNAPSHOTS_SINCE, SnapshotSettings,
+    format::{BucketRecord, Entries, Entry, OpenedBucket, References, Root},
+};
 pub use versions::VERSIONS_SINCE;

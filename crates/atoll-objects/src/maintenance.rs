@@ -1,5 +1,5 @@
 //! What a node does by itself: repair, moves, reclaim and scrub, which keep the copies
-//! whole, and its share of buckets' lifecycles.
+//! whole, its share of buckets' lifecycles, and snapshots of the shards that it leads.
 //! Each is one loop in a file of its own, all at a bounded pace.
 
 use std::{
@@ -15,7 +15,12 @@ use atoll_runtime::{AbortOnDrop, Runtime};
 use atoll_types::{ByteSize, Format, Instant, ShardId};
 use serde::{Deserialize, Serialize};
 
-use crate::{lifecycle, mover, objects::Objects, reclaim, repair, scrub};
+use crate::{
+    lifecycle, mover,
+    objects::Objects,
+    reclaim, repair, scrub,
+    snapshot::{self, SnapshotSettings},
+};
 
 /// How hard a node works on its copies.
 #[derive(Debug, Clone)]
@@ -41,6 +46,8 @@ pub struct MaintenanceSettings {
     /// A day of buckets' lifecycle rules. Shorter only for tests; the same on all nodes,
     /// since any of them may have the next round.
     pub lifecycle_day: Duration,
+    /// `None`: this node takes none.
+    pub snapshots: Option<SnapshotSettings>,
     /// Begin with a walk: the chunk store lost something that it can't name.
     pub walk_first: bool,
 }
@@ -54,6 +61,7 @@ impl Default for MaintenanceSettings {
             scrub_every: Duration::from_secs(14 * 86_400),
             copy_bytes_per_second: ByteSize::mib(100),
             lifecycle_day: Duration::from_secs(86_400),
+            snapshots: None,
             walk_first: false,
         }
     }
@@ -84,6 +92,7 @@ pub struct Maintenance {
     status: Arc<Mutex<MaintenanceStatus>>,
     walks_wanted: Arc<AtomicU64>,
     _loops: [AbortOnDrop; 5],
+    _snapshots: Option<AbortOnDrop>,
 }
 
 impl Maintenance {
@@ -113,6 +122,9 @@ impl Objects {
             status: status.clone(),
             walks_wanted: walks_wanted.clone(),
         };
+        let snapshots = worker.settings.snapshots.clone();
+        let snapshots = snapshots
+            .map(|settings| runtime.spawn_owned("snapshots", snapshot::run(worker.clone(), settings)));
         let suspicious = self.inner.suspicious.lock().unwrap_or_else(PoisonError::into_inner).take();
         let loops = [
             runtime.spawn_owned("repair", repair::run(worker.clone(), suspicious)),
@@ -121,7 +133,7 @@ impl Objects {
             runtime.spawn_owned("lifecycle", lifecycle::run(worker.clone())),
             runtime.spawn_owned("scrub", scrub::run(worker)),
         ];
-        Maintenance { status, walks_wanted, _loops: loops }
+        Maintenance { status, walks_wanted, _loops: loops, _snapshots: snapshots }
     }
 }
 

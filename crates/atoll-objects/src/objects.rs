@@ -14,7 +14,7 @@ use atoll_transport::{Protocol, Transport};
 use atoll_types::{ChunkHash, Format, Instant, NodeId, ShardId, TransactionId};
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
     chunker::ChunkSizes,
@@ -83,6 +83,8 @@ pub(crate) struct Inner {
     pub ingest_room: Arc<Semaphore>,
     /// For the repair worker, which takes it.
     pub suspicious: Mutex<Option<mpsc::Receiver<ChunkHash>>>,
+    /// Somebody has begun a round of snapshots here, and waits for it.
+    pub snapshots_wanted: Notify,
 }
 
 impl Objects {
@@ -105,6 +107,7 @@ impl Objects {
             epochs: Mutex::default(),
             ingest_room: Arc::new(Semaphore::new(NODE_IN_FLIGHT_BYTES)),
             suspicious: Mutex::new(Some(suspicious)),
+            snapshots_wanted: Notify::new(),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -7,9 +7,10 @@ use atoll_types::{ChunkHash, ShardId, Slot};
 
 use crate::{
     error::Unavailable,
-    objects::{Objects, unexpected},
-    shard::reference,
+    objects::Objects,
+    shard::reference::{self, AllReferenced},
     slots::SlotSet,
+    snapshot::pins::Pins,
 };
 
 const PAGE: u32 = 4096;
@@ -28,13 +29,17 @@ impl Objects {
         let slots: SlotSet = Slot::all().collect();
         let data_shards = self.inner.holders.layout().settings().data_shards;
         let mut found = BTreeSet::new();
+        let mut pins = Pins::default();
         for shard in (1..=data_shards).map(ShardId) {
             let mut after = None;
             loop {
                 let ask = reference::References { after, slots: slots.clone(), limit: PAGE };
-                let answer = self.query(shard, &reference::REFERENCES, ask, self.deadline()).await?;
-                let page = answer.map_err(unexpected)?;
+                let AllReferenced { page, snapshots, .. } = self.references(shard, ask).await?;
                 found.extend(page.chunks.iter().map(|chunk| chunk.hash));
+                for root in snapshots {
+                    let pinned = self.pinned_by(&root, &mut pins).await?;
+                    found.extend(pinned.own.iter().chain(&pinned.objects).map(|chunk| chunk.hash));
+                }
                 match page.next {
                     Some(next) => after = Some(next),
                     None => break,

@@ -7,7 +7,8 @@
 //! looks at the stamp once more, under the lock of the removal.
 //!
 //! Any node begins the sweep when it is due; shard 0 lets one. Each holder then removes
-//! for itself.
+//! for itself. What snapshots refer to stays as long as they do; while one is being made nothing
+//! is removed.
 
 use std::time::Duration;
 
@@ -20,9 +21,10 @@ use crate::{
     objects::unexpected,
     shard::{
         keys,
-        reference::{self, Swept},
+        reference::{self, AllReferenced, Swept},
     },
     slots::SlotSet,
+    snapshot::pins::{Pinned, Pins},
 };
 
 /// References kept in memory at a time, 8 bytes each: 8 MiB.
@@ -154,6 +156,7 @@ fn short(hash: &ChunkHash) -> u64 {
 async fn references(worker: &Worker, slots: SlotSet) -> Result<Vec<u64>, Unavailable> {
     let objects = &worker.objects;
     let mut all = Vec::new();
+    let mut pins = Pins::default();
     for shard in worker.data_shards() {
         let mut after = None;
         if is_broken(Broken::PartsUnreferenced) {
@@ -161,11 +164,16 @@ async fn references(worker: &Worker, slots: SlotSet) -> Result<Vec<u64>, Unavail
         }
         loop {
             let ask = reference::References { after, slots: slots.clone(), limit: PAGE_CHUNKS };
-            let page = objects
-                .query(shard, &reference::REFERENCES, ask, objects.deadline())
-                .await?
-                .map_err(unexpected)?;
+            let AllReferenced { page, snapshots, snapshot_begun } = objects.references(shard, ask).await?;
             all.extend(page.chunks.iter().map(|chunk| short(&chunk.hash)));
+            if snapshot_begun {
+                return Err(Unavailable::Unsettled);
+            }
+            for root in snapshots {
+                let Pinned { own, objects } = objects.pinned_by(&root, &mut pins).await?;
+                let here = own.iter().chain(&objects).filter(|chunk| slots.contains(chunk.hash.slot()));
+                all.extend(here.map(|chunk| short(&chunk.hash)));
+            }
             match page.next {
                 Some(next) => after = Some(next),
                 None => break,

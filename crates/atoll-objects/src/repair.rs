@@ -26,8 +26,9 @@ use crate::{
     maintenance::Worker,
     manifest::ChunkRef,
     objects::unexpected,
-    shard::reference::{self, Changed, Referenced},
+    shard::reference::{self, AllReferenced, Changed, Referenced},
     slots::SlotSet,
+    snapshot::pins::{Pinned, Pins},
     wire::ChunkReply,
 };
 
@@ -194,11 +195,24 @@ impl Repair {
     async fn walk_page(&mut self, shard: ShardId, walk: Walk, slots: &SlotSet) -> Result<bool, Unavailable> {
         let ask =
             reference::References { after: walk.after.clone(), slots: slots.clone(), limit: PAGE_CHUNKS };
-        let objects = &self.worker.objects;
-        let deadline = objects.deadline();
-        let Referenced { chunks, next, revision } =
-            objects.query(shard, &reference::REFERENCES, ask, deadline).await?.map_err(unexpected)?;
+        let objects = self.worker.objects.clone();
+        let AllReferenced { page, snapshots, .. } = objects.references(shard, ask).await?;
+        let Referenced { chunks, next, revision } = page;
         self.find_missing(shard, &chunks).await?;
+        let mut pins = Pins::default();
+        for root in snapshots {
+            let Pinned { mut own, objects } = match objects.pinned_by(&root, &mut pins).await {
+                Ok(pinned) => pinned,
+                Err(error) => {
+                    // What is gone for good must not keep the rest from being repaired.
+                    tracing::warn!(%shard, error = &error as &dyn std::error::Error, "a snapshot can't be read");
+                    continue;
+                }
+            };
+            own.extend(objects);
+            own.retain(|chunk| slots.contains(chunk.hash.slot()));
+            self.find_missing(shard, &own).await?;
+        }
         let covers = walk.covers.unwrap_or(revision);
         let progress = self.progress(shard);
         progress.walk = next.map(|after| Walk { after: Some(after), covers: Some(covers) });

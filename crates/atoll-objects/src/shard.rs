@@ -14,7 +14,9 @@ pub mod name;
 pub mod object;
 pub mod records;
 pub mod reference;
+pub mod restore;
 pub mod setting;
+pub mod snapshot;
 pub mod upload;
 pub mod version;
 
@@ -23,7 +25,7 @@ use std::{marker::PhantomData, ops::Bound};
 use atoll_disk::StoreError;
 use atoll_records::{Command, Pairs, Procedures, Query, ReadView, Verdict, WriteView};
 use atoll_runtime::{Broken, is_broken};
-use atoll_types::Format;
+use atoll_types::{Format, Revision};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -225,11 +227,24 @@ pub fn register_procedures(procedures: &mut Procedures) {
     reference::EPOCH.register(procedures);
     reference::CHANGES.register(procedures);
     reference::REFERENCES.register(procedures);
+    reference::ALL_REFERENCES.register(procedures);
+    snapshot::CLAIM.register(procedures);
+    snapshot::ROUND.register(procedures);
+    snapshot::BEGIN.register(procedures);
+    snapshot::KEEP.register(procedures);
+    snapshot::ABANDON.register(procedures);
+    snapshot::EXPIRE.register(procedures);
+    snapshot::LIST.register(procedures);
+    restore::BEGIN.register(procedures);
+    restore::FIND.register(procedures);
+    restore::IMPORT.register(procedures);
+    restore::OPEN.register(procedures);
+    restore::PUBLISH.register(procedures);
 }
 
 /// Decodes a record of the shard's own. What is malformed here is a broken invariant:
 /// the store's error stops the replica.
-fn decode<T: Format>(bytes: &[u8]) -> Result<T, StoreError> {
+pub(crate) fn decode<T: Format>(bytes: &[u8]) -> Result<T, StoreError> {
     T::decode(bytes).map_err(|error| StoreError { operation: "decode a record", source: Box::new(error) })
 }
 
@@ -247,17 +262,29 @@ fn scan<'a>(view: &'a (impl ReadView + ?Sized), prefix: &[u8]) -> Pairs<'a> {
 }
 
 /// Everything from `start` that begins with `prefix`, ascending.
-fn scan_from<'a>(view: &'a (impl ReadView + ?Sized), start: Bound<&[u8]>, prefix: &[u8]) -> Pairs<'a> {
+pub(crate) fn scan_from<'a>(
+    view: &'a (impl ReadView + ?Sized),
+    start: Bound<&[u8]>,
+    prefix: &[u8],
+) -> Pairs<'a> {
     match keys::after_prefix(prefix.to_vec()) {
         Some(end) => view.range(start, Bound::Excluded(&end)),
         None => view.range(start, Bound::Unbounded),
     }
 }
 
-/// How the bucket keeps versions, if it is open and `key` is owned here.
-fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) -> Result<Versioning, Fault> {
+/// What a command must know of a bucket that it writes to.
+#[derive(Debug, Clone, Copy)]
+struct OpenBucket {
+    versioning: Versioning,
+    /// Of what this command writes: later than all that is there.
+    revision: Revision,
+}
+
+/// The bucket, if it is open and `key` is owned here.
+fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) -> Result<OpenBucket, Fault> {
     if is_broken(Broken::AnyRange) {
-        return Ok(Versioning::Unset);
+        return Ok(OpenBucket { versioning: Versioning::Unset, revision: view.revision() });
     }
     let descriptor = live_bucket(view, bucket)?;
     if descriptor.state == BucketState::Sealed {
@@ -266,7 +293,8 @@ fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) ->
     if !descriptor.owns(key) {
         return Err(Refused::WrongShard.into());
     }
-    Ok(descriptor.versioning)
+    let revision = Revision(view.revision().0 + descriptor.restored.0);
+    Ok(OpenBucket { versioning: descriptor.versioning, revision })
 }
 
 /// The bucket's descriptor, open or sealed.

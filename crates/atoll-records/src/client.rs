@@ -21,9 +21,9 @@ use crate::{
     group::{Proposal, ReplicaShared},
     metrics::Metrics,
     reads::Permit,
-    snapshot::Snapshots,
+    snapshot::{Snapshots, view_of},
     state::{Descriptor, Meta},
-    view::StateView,
+    view::{ShardView, StateView},
     watch::News,
     wire::{Answer, Call},
 };
@@ -323,6 +323,34 @@ impl Client {
                 Outcome::Done(Executed { revision, committed: false, output: output.into() })
             }
             None => Outcome::NotLeader { leader: None },
+        }
+    }
+
+    /// The state of the replica that is here, if it leads: with every write acknowledged
+    /// before the call.
+    pub async fn view(&self, shard: ShardId, deadline: Instant) -> Option<ShardView> {
+        let permit = self.permit(shard, deadline).await?;
+        let mut applied = permit.replica.applied.subscribe();
+        let reached = applied.wait_for(|applied| *applied >= permit.index);
+        if !matches!(self.runtime.timeout_at(deadline, reached).await, Ok(Ok(_))) {
+            return None;
+        }
+        let (store, replica) = (self.store.clone(), permit.replica.replica);
+        let found = self.runtime.blocking(move || view_of(&*store, shard, replica)).await;
+        match found {
+            Ok(found) => found.map(|(snapshot, place, meta)| ShardView {
+                snapshot: snapshot.into(),
+                place,
+                revision: meta.applied,
+            }),
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a replica's state can't be used");
+                if let Some(unreadable) = Feedback::unreadable(replica, &error, true) {
+                    // The driver may be gone, and with it the replica.
+                    let _ = self.feedback.send(unreadable);
+                }
+                None
+            }
         }
     }
 

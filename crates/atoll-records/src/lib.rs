@@ -49,9 +49,10 @@ pub use records::{Records, RecordsParts, StartError};
 pub use status::{FollowerStatus, ReplicaStatus, Role};
 
 pub use transaction::{
-    Compare, Condition, Done, Operation, Read, ReadResult, Record, Transaction, TransactionError,
+    Compare, Condition, Done, KV_PREFIX, Operation, Read, ReadResult, Record, Transaction, TransactionError,
     TransactionRefused, TransactionResult,
 };
+pub use view::ShardView;
 pub use watch::{Change, Watch, WatchError};
 
 use atoll_types::{Revision, ShardId};

@@ -34,6 +34,7 @@ use crate::{
     state::{Area, Descriptor, Members, Meta, Place},
     status::{ReplicaStatus, Role},
     transaction,
+    view::ShardView,
     watch::News,
 };
 
@@ -266,6 +267,16 @@ impl Records {
         deadline: Instant,
     ) -> Result<Bytes, RecordsError> {
         self.inner.client.query(shard, query, input, deadline).await
+    }
+
+    /// All of a shard as of now, to be read at leisure; `None` if this node does not lead it.
+    pub async fn view(&self, shard: ShardId, deadline: Instant) -> Option<ShardView> {
+        self.inner.client.view(shard, deadline).await
+    }
+
+    /// The shards that a replica here leads.
+    pub fn led_here(&self) -> Vec<ShardId> {
+        self.inner.client.led_here().into_iter().map(|(shard, ..)| shard).collect()
     }
 
     pub(crate) async fn news(

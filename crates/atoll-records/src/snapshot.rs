@@ -163,9 +163,13 @@ impl Snapshots {
     }
 }
 
-type Found = Option<(Box<dyn Snapshot>, Place, Meta)>;
+pub(crate) type Found = Option<(Box<dyn Snapshot>, Place, Meta)>;
 
-fn view_of(store: &dyn OrderedStore, shard: ShardId, replica: ReplicaId) -> Result<Found, StoreError> {
+pub(crate) fn view_of(
+    store: &dyn OrderedStore,
+    shard: ShardId,
+    replica: ReplicaId,
+) -> Result<Found, StoreError> {
     let snapshot = store.snapshot()?;
     let Some(descriptor) = Descriptor::read(&*snapshot, replica)? else { return Ok(None) };
     let place = descriptor.place();

@@ -21,7 +21,7 @@ const TRANSACTION: &str = "records/transaction/1";
 const READ: &str = "records/read/1";
 
 /// Before each key; the area's key is `records/kv/` and the user's key, byte for byte.
-pub(crate) const KV_PREFIX: &[u8] = b"records/kv/";
+pub const KV_PREFIX: &[u8] = b"records/kv/";
 
 /// 4 KiB: names, not contents.
 pub const KEY_BYTES_MAX: usize = 4 << 10;
@@ -444,6 +444,16 @@ impl Records {
     /// Watches records whose keys begin with `prefix`; [`Change::record`] reads what comes.
     pub fn watch_records(&self, shard: ShardId, prefix: &[u8], revision: Revision) -> Watch {
         self.watch(shard, stored_key(prefix), revision)
+    }
+}
+
+impl Record {
+    /// What lies under `key` in a shard, if that is a record of this module.
+    pub fn stored(key: &Bytes, value: &[u8]) -> Result<Option<Record>, StoreError> {
+        if !key.starts_with(KV_PREFIX) {
+            return Ok(None);
+        }
+        Ok(Some(record(key.slice(KV_PREFIX.len()..), decode(value)?)))
     }
 }
 

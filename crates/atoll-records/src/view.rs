@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, btree_map},
     iter::Peekable,
     ops::Bound,
+    sync::Arc,
 };
 
 use atoll_disk::{Snapshot, StoreError, Table, WriteBatch};
@@ -62,23 +63,67 @@ impl ReadView for StateView<'_> {
     }
 
     fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
-        match bounds(self.place, start, end) {
-            None => Box::new(std::iter::empty()),
-            Some(range) => {
-                let (start, end) = as_slices(&range);
-                without_prefix(self.snapshot.range(Table::Records, start, end))
-            }
-        }
+        range_of(self.snapshot, self.place, start, end)
     }
 
     fn range_backwards(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
-        match bounds(self.place, start, end) {
-            None => Box::new(std::iter::empty()),
-            Some(range) => {
-                let (start, end) = as_slices(&range);
-                without_prefix(self.snapshot.range_backwards(Table::Records, start, end))
-            }
+        range_backwards_of(self.snapshot, self.place, start, end)
+    }
+}
+
+fn range_of<'a>(
+    snapshot: &'a dyn Snapshot,
+    place: Place,
+    start: Bound<&[u8]>,
+    end: Bound<&[u8]>,
+) -> Pairs<'a> {
+    match bounds(place, start, end) {
+        None => Box::new(std::iter::empty()),
+        Some(range) => {
+            let (start, end) = as_slices(&range);
+            without_prefix(snapshot.range(Table::Records, start, end))
         }
+    }
+}
+
+fn range_backwards_of<'a>(
+    snapshot: &'a dyn Snapshot,
+    place: Place,
+    start: Bound<&[u8]>,
+    end: Bound<&[u8]>,
+) -> Pairs<'a> {
+    match bounds(place, start, end) {
+        None => Box::new(std::iter::empty()),
+        Some(range) => {
+            let (start, end) = as_slices(&range);
+            without_prefix(snapshot.range_backwards(Table::Records, start, end))
+        }
+    }
+}
+
+/// A shard's records at one revision, for as long as it is kept: many reads of one state. It
+/// pins that state in the store, and every read may block.
+pub struct ShardView {
+    pub(crate) snapshot: Arc<dyn Snapshot>,
+    pub(crate) place: Place,
+    pub(crate) revision: Revision,
+}
+
+impl ReadView for ShardView {
+    fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        self.snapshot.get(Table::Records, &self.place.key(Area::Records, key))
+    }
+
+    fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
+        range_of(&*self.snapshot, self.place, start, end)
+    }
+
+    fn range_backwards(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
+        range_backwards_of(&*self.snapshot, self.place, start, end)
     }
 }
 

@@ -104,6 +104,12 @@ impl AdminClient {
         })
     }
 
+    /// The same for an answer that is no JSON.
+    pub async fn bytes(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes, Failure> {
+        let response = self.open(method, path, body).await?;
+        self.whole(response).await
+    }
+
     /// Sends, and turns an error answer into a failure; the body is still to be read.
     pub async fn open(
         &self,

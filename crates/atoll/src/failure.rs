@@ -54,6 +54,17 @@ impl Failure {
         }
     }
 
+    /// Puts what came of it first; what went wrong becomes the cause.
+    pub fn about(mut self, message: impl Into<String>) -> Self {
+        let cause = std::mem::replace(&mut self.message, message.into());
+        self.causes.insert(0, cause);
+        self
+    }
+
+    pub fn fault(&self) -> Fault {
+        self.fault
+    }
+
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

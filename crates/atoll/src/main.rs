@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod audit;
+mod backup;
 mod bench;
 mod bucket;
 mod client;
@@ -20,10 +21,13 @@ mod lab;
 mod lock;
 mod logs;
 mod node;
+mod other;
 mod output;
 mod overlay;
 mod recover;
+mod restore;
 mod simulate;
+mod snapshot;
 mod status;
 mod sure;
 mod ticket;
@@ -92,6 +96,11 @@ enum Command {
     #[command(subcommand)]
     Overlay(overlay::OverlayCommand),
     Recover(recover::Recover),
+    /// Snapshots of all shards, taken every hour and kept for a week.
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
     /// Measure a store or a wire from outside.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
@@ -138,6 +147,9 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Kv(kv) => kv.run(&client()).await,
         Command::Lock(lock) => return lock.run(&client()).await,
         Command::Recover(recover) => recover.run(cli.admin.data.clone()).await,
+        Command::Snapshot(snapshot) => snapshot.run(&client()).await,
+        Command::Backup(backup) => backup.run(&client()).await,
+        Command::Restore(restore) => restore.run(&client()).await,
         Command::Bench(bench) => bench.run().await,
         Command::Cluster(cluster) => cluster.run(&client()).await,
         Command::Lab(lab) => lab.run().await,

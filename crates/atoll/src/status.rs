@@ -7,7 +7,7 @@ use atoll_types::ByteSize;
 
 use crate::{
     client::AdminClient,
-    failure::Outcome,
+    failure::{Failure, Outcome},
     output::{Output, table},
 };
 
@@ -23,9 +23,15 @@ pub struct StatusCommand {
 
 impl StatusCommand {
     pub async fn run(self, client: &AdminClient) -> Outcome {
-        let status: Status = client.get("/v1/status").await?;
+        let status = client.status().await?;
         self.output.show(&status, |status| print(status, self.shards));
         Ok(())
+    }
+}
+
+impl AdminClient {
+    pub async fn status(&self) -> Result<Status, Failure> {
+        self.get("/v1/status").await
     }
 }
 

@@ -65,6 +65,12 @@ pub struct Up {
     /// A shorter day for the lifecycle rules of buckets, such as 10s: for tests.
     #[arg(long, value_name = "DURATION", hide = true)]
     lifecycle_day: Option<String>,
+    /// How often snapshots are taken, such as 1h, or `off`. [env: ATOLL_SNAPSHOT_EVERY] [default: 1h]
+    #[arg(long, value_name = "TIME")]
+    snapshot_every: Option<String>,
+    /// For how long they are kept. [env: ATOLL_SNAPSHOT_KEEP] [default: 7d]
+    #[arg(long, value_name = "TIME")]
+    snapshot_keep: Option<String>,
     /// The settings file. [env: ATOLL_SETTINGS] [default: atoll.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -113,6 +119,8 @@ impl Up {
             root_access_key: self.root_access_key,
             root_secret_key: self.root_secret_key,
             lifecycle_day: self.lifecycle_day,
+            snapshot_every: self.snapshot_every,
+            snapshot_keep: self.snapshot_keep,
             s3_domains: self.s3_domains,
             s3_https: self.s3_https.then_some(true),
             s3_cert: self.s3_cert,

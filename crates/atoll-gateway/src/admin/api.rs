@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod overlay;
+mod recovery;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 pub use access::*;
 pub use audit::*;
 pub use overlay::*;
+pub use recovery::*;
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod overlay;
+mod recovery;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -65,6 +66,7 @@ pub fn router(admin: Arc<dyn Admin>, access: Access, objects: Objects, metrics: 
         .route("/overlay/search", get(overlay::overlay_search))
         .merge(access::routes())
         .merge(audit::routes())
+        .merge(recovery::routes())
         .layer(middleware::from_fn_with_state(doors.clone(), sign_in));
     Router::new()
         .nest("/v1", signed_in)
@@ -430,7 +432,15 @@ async fn set_setting(
         overlay::overlay_provide,
         overlay::overlay_stop_providing,
         overlay::overlay_providers,
-        overlay::overlay_search
+        overlay::overlay_search,
+        recovery::begin_snapshots,
+        recovery::list_snapshots,
+        recovery::read_chunk,
+        recovery::bring_chunk,
+        recovery::restore_user,
+        recovery::begin_restore,
+        recovery::import_records,
+        recovery::finish_restore
     )
 )]
 struct Description;

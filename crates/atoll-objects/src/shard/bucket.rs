@@ -1,6 +1,7 @@
 //! A bucket's life in its data shard: opened, sealed once it is empty, freed for good.
 
 use atoll_records::{ReadView, WriteView};
+use atoll_types::Revision;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -34,8 +35,8 @@ fn open(view: &mut dyn WriteView, input: Open) -> Result<(), Fault> {
     let key = keys::of_bucket(keys::BUCKET, input.bucket);
     match read::<BucketDescriptor>(view, &key)?.map(|descriptor| descriptor.state) {
         None => {
-            let (state, versioning) = (BucketState::Open, Versioning::Unset);
-            write(view, &key, &BucketDescriptor { state, owned: input.owned, versioning });
+            let (state, versioning, restored) = (BucketState::Open, Versioning::Unset, Revision(0));
+            write(view, &key, &BucketDescriptor { state, owned: input.owned, versioning, restored });
         }
         Some(BucketState::Open) => {}
         Some(BucketState::Sealed) => return Err(Refused::SealedBucket.into()),
@@ -64,8 +65,8 @@ fn free(view: &mut dyn WriteView, bucket: BucketId) -> Result<(), Fault> {
         // Not sealed: nobody may free it.
         Some(descriptor) if descriptor.state == BucketState::Open => return Err(Refused::NotEmpty.into()),
         _ => {
-            let (state, versioning) = (BucketState::Freed, Versioning::Unset);
-            write(view, &key, &BucketDescriptor { state, owned: Vec::new(), versioning });
+            let (state, versioning, restored) = (BucketState::Freed, Versioning::Unset, Revision(0));
+            write(view, &key, &BucketDescriptor { state, owned: Vec::new(), versioning, restored });
             for key in SettingKind::ALL.map(|kind| keys::setting(bucket, kind)) {
                 // Only what is there: older programs apply this command, too, and delete nothing.
                 if view.get(&key)?.is_some() {

@@ -17,16 +17,20 @@
 //! | `ol` revision | the log of records that brought new references to chunks |
 //! | `oL` | up to which revision that log was cut off |
 //! | `oe` | the reclaim epoch |
+//! | `ox` round, shard | a snapshot of a shard; shard 0's are in shard 1 |
+//! | `oy` shard | a snapshot that is being made |
 //! | `on` name | shard 0 only: the bucket of that name |
 //! | `oE` | shard 0 only: the last sweep |
 //! | `oF` | shard 0 only: the last round of the lifecycle |
+//! | `oS` | shard 0 only: the last round of snapshots |
+//! | `or` name | shard 0 only: a bucket that is being restored, or was |
 //!
 //! Numbers are big-endian. A bucket is its id, so a new bucket never sees an old one's
 //! records. An object's key is escaped (0x00 becomes 0x00 0xFF) and ended by 0x00 0x00:
 //! escaped keys sort as the keys do, none is a prefix of another, and a key's prefix is
 //! a prefix of its escaped form.
 
-use atoll_types::Revision;
+use atoll_types::{Revision, ShardId};
 
 use crate::{
     names::{BucketId, BucketName, ManifestId, UploadId},
@@ -51,6 +55,10 @@ pub const EPOCH: [u8; 2] = *b"oe";
 pub const NAME: [u8; 2] = *b"on";
 pub const LAST_SWEEP: [u8; 2] = *b"oE";
 pub const LAST_LIFECYCLE: [u8; 2] = *b"oF";
+pub const SNAPSHOT: [u8; 2] = *b"ox";
+pub const INTENT: [u8; 2] = *b"oy";
+pub const LAST_SNAPSHOTS: [u8; 2] = *b"oS";
+pub const RESTORATION: [u8; 2] = *b"or";
 
 /// Appends `key` in its escaped form, without the end mark.
 fn escape(out: &mut Vec<u8>, key: &[u8]) {
@@ -200,6 +208,37 @@ pub fn change_of(key: &[u8]) -> Option<Revision> {
 
 pub fn name(name: &BucketName) -> Vec<u8> {
     [&NAME[..], name.as_str().as_bytes()].concat()
+}
+
+pub fn snapshot(round: u64, of: ShardId) -> Vec<u8> {
+    [&SNAPSHOT[..], &round.to_be_bytes(), &of.0.to_be_bytes()].concat()
+}
+
+/// Round and shard of a key made by [`snapshot`].
+pub fn snapshot_of(key: &[u8]) -> Option<(u64, ShardId)> {
+    let rest = key.strip_prefix(&SNAPSHOT)?;
+    let (round, of) = rest.split_first_chunk::<8>()?;
+    let of = <[u8; 4]>::try_from(of).ok()?;
+    Some((u64::from_be_bytes(*round), ShardId(u32::from_be_bytes(of))))
+}
+
+pub fn intent(of: ShardId) -> Vec<u8> {
+    [&INTENT[..], &of.0.to_be_bytes()].concat()
+}
+
+pub fn restoration(name: &BucketName) -> Vec<u8> {
+    [&RESTORATION[..], name.as_str().as_bytes()].concat()
+}
+
+/// The record of which `rest` follows the bucket's id.
+pub fn in_bucket(tag: [u8; 2], bucket: BucketId, rest: &[u8]) -> Vec<u8> {
+    [&of_bucket(tag, bucket)[..], rest].concat()
+}
+
+/// The bucket of a record's key, and what follows its id.
+pub fn bucket_of(key: &[u8]) -> Option<(BucketId, &[u8])> {
+    let (bucket, rest) = key.get(2..)?.split_first_chunk::<8>()?;
+    Some((BucketId(u64::from_be_bytes(*bucket)), rest))
 }
 
 /// The first key after everything that begins with `prefix`; `None` if nothing comes

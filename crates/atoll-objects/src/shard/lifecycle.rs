@@ -65,18 +65,18 @@ fn expire(view: &mut dyn WriteView, input: ExpireMany) -> Result<Vec<bool>, Faul
     let mut gone = Vec::with_capacity(input.items.len());
     for (key, item) in &input.items {
         let key = key.as_bytes();
-        let versioning = open_bucket(view, bucket, key)?;
+        let open = open_bucket(view, bucket, key)?;
         gone.push(match *item {
             Expire::Current(revision) => {
                 let current_key = keys::current(bucket, key);
                 match read::<CurrentRecord>(view, &current_key)? {
                     Some(current) if current.revision == revision => {
-                        if versioning == Versioning::Unset {
+                        if open.versioning == Versioning::Unset {
                             remove_current(view, bucket, key, &current)?;
                             view.delete(&current_key);
                         } else {
                             let marker = delete_marker(view);
-                            put_newest(view, versioning, bucket, key, Some(current), marker)?;
+                            put_newest(view, open, bucket, key, Some(current), marker)?;
                         }
                         true
                     }

@@ -36,10 +36,7 @@ fn reserve(view: &mut dyn WriteView, input: Reserve) -> Result<Reserved, Fault> 
         return Ok(Reserved { bucket, fresh: false });
     }
     let id = BucketId(view.revision().0);
-    // Fibonacci hashing: the revisions of creations are near each other, the shards they
-    // go to must not be.
-    let spread = (id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % u64::from(input.data_shards.max(1));
-    let shard = ShardId(1 + spread as u32);
+    let shard = shard_for(id, input.data_shards);
     let bucket = BucketInfo {
         id,
         name: input.name,
@@ -49,6 +46,13 @@ fn reserve(view: &mut dyn WriteView, input: Reserve) -> Result<Reserved, Fault> 
     };
     write(view, &key, &NameRecord(bucket.clone()));
     Ok(Reserved { bucket, fresh: true })
+}
+
+/// Which shard a new bucket goes to. Fibonacci hashing: the revisions of creations are near each
+/// other, the shards they go to must not be.
+pub(super) fn shard_for(id: BucketId, data_shards: u32) -> ShardId {
+    let spread = (id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) % u64::from(data_shards.max(1));
+    ShardId(1 + spread as u32)
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -60,10 +60,10 @@ pub enum Content {
 
 fn put(view: &mut dyn WriteView, input: Put) -> Result<Written, Fault> {
     let (bucket, key) = (input.bucket, input.key.as_bytes());
-    let versioning = open_bucket(view, bucket, key)?;
+    let open = open_bucket(view, bucket, key)?;
     let current: Option<CurrentRecord> = read(view, &keys::current(bucket, key))?;
     input.conditions.check(current.as_ref().map(|c| &c.etag)).map_err(Refused::Condition)?;
-    let revision = view.revision();
+    let revision = open.revision;
     let manifest = match input.content {
         Content::Inline(bytes) => {
             view.put(&keys::at_revision(keys::INLINE, bucket, key, revision), bytes);
@@ -90,7 +90,7 @@ fn put(view: &mut dyn WriteView, input: Put) -> Result<Written, Fault> {
         checksum: input.checksum,
         manifest,
     };
-    Ok(put_newest(view, versioning, bucket, key, current, version)?)
+    Ok(put_newest(view, open, bucket, key, current, version)?)
 }
 
 /// Deletes the only version of a key in a bucket without versioning, with everything that
@@ -181,10 +181,11 @@ pub enum Removal {
 }
 
 fn delete(view: &mut dyn WriteView, input: Delete) -> Result<Vec<Removal>, Fault> {
-    let mut versioning = Versioning::Unset;
+    let mut open = None;
     for (key, _) in &input.keys {
-        versioning = open_bucket(view, input.bucket, key.as_bytes())?;
+        open = Some(open_bucket(view, input.bucket, key.as_bytes())?);
     }
+    let Some(open) = open else { return Ok(Vec::new()) };
     let mut removals = Vec::with_capacity(input.keys.len());
     for (key, conditions) in &input.keys {
         let current_key = keys::current(input.bucket, key.as_bytes());
@@ -192,9 +193,9 @@ fn delete(view: &mut dyn WriteView, input: Delete) -> Result<Vec<Removal>, Fault
         let checked = conditions.check(current.as_ref().map(|c| &c.etag));
         removals.push(match (checked, current) {
             (Err(failed), _) => Removal::Condition(failed),
-            (Ok(()), current) if versioning != Versioning::Unset => {
+            (Ok(()), current) if open.versioning != Versioning::Unset => {
                 let (marker, existed) = (delete_marker(view), current.is_some());
-                let written = put_newest(view, versioning, input.bucket, key.as_bytes(), current, marker)?;
+                let written = put_newest(view, open, input.bucket, key.as_bytes(), current, marker)?;
                 Removal::Marked { version: written.version.unwrap_or(VersionId::Null), existed }
             }
             (Ok(()), None) => Removal::Absent,

@@ -28,6 +28,17 @@ pub struct BucketDescriptor {
     /// The ranges of keys owned here, ascending.
     pub owned: Vec<OwnedRange>,
     pub versioning: Versioning,
+    /// Of a restored bucket the newest revision that came with it: what is written here comes
+    /// after it, wherever the shard's own revisions are. 0 in any other.
+    pub restored: Revision,
+}
+
+/// Version 2 knew nothing of restored buckets.
+#[derive(Serialize, Deserialize)]
+struct SecondDescriptor {
+    state: BucketState,
+    owned: Vec<OwnedRange>,
+    versioning: Versioning,
 }
 
 /// Version 1 knew no versioning.
@@ -38,24 +49,39 @@ struct FirstDescriptor {
 }
 format!(FirstDescriptor, "bucket descriptor");
 
-/// The descriptor of a bucket whose versioning nobody has touched is still written in
-/// version 1: nothing newer is written before every member knows it (rule 18), and what
-/// programs of before do in such a bucket is what this one does.
-impl Format for BucketDescriptor {
+impl Format for SecondDescriptor {
     const NAME: &'static str = "bucket descriptor";
     const VERSION: u8 = 2;
-
-    fn encode(&self) -> Vec<u8> {
-        if self.versioning == Versioning::Unset {
-            return FirstDescriptor { state: self.state, owned: self.owned.clone() }.encode();
-        }
-        let encoded = postcard::to_extend(self, vec![Self::VERSION]);
-        encoded.expect("derived types always encode")
-    }
 
     fn decode_older(version: u8, rest: &[u8]) -> Result<Self, FormatError> {
         let FirstDescriptor { state, owned } = FirstDescriptor::decode(&[&[version], rest].concat())?;
         Ok(Self { state, owned, versioning: Versioning::Unset })
+    }
+}
+
+/// A descriptor is still written in the oldest version that can say it: nothing newer is
+/// written before every member knows it (rule 18), and what programs of before do in a bucket
+/// whose versioning nobody has touched is what this one does.
+impl Format for BucketDescriptor {
+    const NAME: &'static str = "bucket descriptor";
+    const VERSION: u8 = 3;
+
+    fn encode(&self) -> Vec<u8> {
+        let Self { state, versioning, restored, .. } = *self;
+        match (versioning, restored) {
+            (Versioning::Unset, Revision(0)) => FirstDescriptor { state, owned: self.owned.clone() }.encode(),
+            (_, Revision(0)) => SecondDescriptor { state, owned: self.owned.clone(), versioning }.encode(),
+            _ => {
+                let encoded = postcard::to_extend(self, vec![Self::VERSION]);
+                encoded.expect("derived types always encode")
+            }
+        }
+    }
+
+    fn decode_older(version: u8, rest: &[u8]) -> Result<Self, FormatError> {
+        let SecondDescriptor { state, owned, versioning } =
+            SecondDescriptor::decode(&[&[version], rest].concat())?;
+        Ok(Self { state, owned, versioning, restored: Revision(0) })
     }
 }
 
@@ -226,6 +252,39 @@ pub struct ChangeRecord {
 }
 format!(ChangeRecord, "reference change");
 
+/// A snapshot that is being made: what it will refer to is not known yet, so nothing is
+/// reclaimed meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntentRecord {
+    pub round: u64,
+    pub begun: WallTime,
+    /// The entry that wrote it: another intent for the same round is another one.
+    pub revision: Revision,
+}
+format!(IntentRecord, "snapshot intent");
+
+/// A shard's snapshot: chunks that hold its records, and those that name what they refer to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// When its intent was committed; the records are of a moment later.
+    pub taken: WallTime,
+    /// Of the shard: everything up to it is in the snapshot, nothing after it.
+    pub revision: Revision,
+    /// The chunks of a [`crate::snapshot::Root`].
+    pub root: Vec<ChunkRef>,
+}
+format!(SnapshotRecord, "shard snapshot");
+
+/// In shard 0: a bucket that is being restored, or was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorationRecord {
+    pub bucket: BucketInfo,
+    /// Which bucket of which backup or snapshot: another one must not be mixed into it.
+    pub source: String,
+    pub published: bool,
+}
+format!(RestorationRecord, "restoration");
+
 /// Shard 0's record of a bucket's name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameRecord(pub BucketInfo);
@@ -298,7 +357,11 @@ mod tests {
         descriptor.versioning = Versioning::Suspended;
         let bytes = descriptor.encode();
         assert_eq!(bytes[0], 2);
+        assert_eq!(BucketDescriptor::decode(&bytes), Ok(descriptor.clone()));
+        descriptor.restored = Revision(300);
+        let bytes = descriptor.encode();
+        assert_eq!(bytes[0], 3);
         assert_eq!(BucketDescriptor::decode(&bytes), Ok(descriptor));
-        assert!(BucketDescriptor::decode(&[3, 0, 0]).is_err());
+        assert!(BucketDescriptor::decode(&[4, 0, 0]).is_err());
     }
 }

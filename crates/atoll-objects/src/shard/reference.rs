@@ -16,7 +16,7 @@ use super::{
     read,
     records::{
         ChangeRecord, DroppedRecord, FinishedRecord, NumberRecord, PartRecord, PendingRecord, SegmentRecord,
-        SweepRecord, VersionRecord,
+        SnapshotRecord, SweepRecord, VersionRecord,
     },
     scan, scan_from, write,
 };
@@ -32,6 +32,8 @@ pub const SWEEP: CommandName<Sweep, Swept> = CommandName::new("objects/sweep/1",
 pub const EPOCH: QueryName<(), u64> = QueryName::new("objects/epoch/1", read_epoch);
 pub const CHANGES: QueryName<Changes, Changed> = QueryName::new("objects/changes/1", changes);
 pub const REFERENCES: QueryName<References, Referenced> = QueryName::new("objects/references/1", references);
+pub const ALL_REFERENCES: QueryName<References, AllReferenced> =
+    QueryName::new("objects/references/2", all_references);
 
 /// In shard 0: begins a sweep if the last is old enough, and gives the epoch that all
 /// shards are to be raised to. Whoever asks first has the sweep to do; if it stops
@@ -283,6 +285,37 @@ fn references(view: &dyn ReadView, input: References) -> Result<Referenced, Faul
         }
     }
     Ok(page)
+}
+
+/// A page, and with the last one the snapshots that are kept here: what they refer to is in
+/// chunks of theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllReferenced {
+    pub page: Referenced,
+    /// The root of each.
+    pub snapshots: Vec<Vec<ChunkRef>>,
+    /// A snapshot is being made: what it refers to may be gone from the records already, and
+    /// is not told yet. Nothing may be reclaimed now.
+    pub snapshot_begun: bool,
+}
+
+/// The snapshots are read last, and at once. So of a chunk that only a snapshot refers to a
+/// walk either met the record, which was there when the snapshot was begun, or comes here after
+/// the snapshot was begun, and sees that or the snapshot.
+fn all_references(view: &dyn ReadView, input: References) -> Result<AllReferenced, Fault> {
+    let page = references(view, input)?;
+    let mut all = AllReferenced { page, snapshots: Vec::new(), snapshot_begun: false };
+    if all.page.next.is_some() {
+        return Ok(all);
+    }
+    for pair in scan(view, &keys::SNAPSHOT) {
+        all.snapshots.push(decode::<SnapshotRecord>(&pair?.1)?.root);
+    }
+    if let Some(intent) = scan(view, &keys::INTENT).next() {
+        intent?;
+        all.snapshot_begun = true;
+    }
+    Ok(all)
 }
 
 /// The references in one record, by the tag of its key.

@@ -73,7 +73,7 @@ pub enum Tagged {
 
 fn tag(view: &mut dyn WriteView, input: Tag) -> Result<Tagged, Fault> {
     let (bucket, key) = (input.bucket, input.key.as_bytes());
-    let versioning = open_bucket(view, bucket, key)?;
+    let versioning = open_bucket(view, bucket, key)?.versioning;
     let found = match input.version {
         Some(id) => match find(view, bucket, key, id)? {
             None => return Ok(Tagged::NoSuchVersion),

@@ -128,7 +128,7 @@ pub struct Complete {
 fn complete(view: &mut dyn WriteView, input: Complete) -> Result<Written, Fault> {
     let Upload { bucket, ref key, upload } = input.upload;
     let key = key.as_bytes();
-    let versioning = open_bucket(view, bucket, key)?;
+    let open = open_bucket(view, bucket, key)?;
     let finished_key = keys::finished(bucket, upload);
     if let Some(finished) = read::<FinishedRecord>(view, &finished_key)? {
         return Ok(finished.written);
@@ -165,7 +165,7 @@ fn complete(view: &mut dyn WriteView, input: Complete) -> Result<Written, Fault>
         checksum: input.checksum,
         manifest: Manifest::Parts { upload, parts },
     };
-    let written = put_newest(view, versioning, bucket, key, current, version)?;
+    let written = put_newest(view, open, bucket, key, current, version)?;
     view.delete(&input.upload.record_key());
     let epoch = epoch(view)?;
     if !is_broken(Broken::CompletionForgotten) {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommandName, Fault, QueryName, Refused, decode, keys,
+    CommandName, Fault, OpenBucket, QueryName, Refused, decode, keys,
     list::{self, Met, PAGE_LIMIT_MAX, Start, object_key, walk},
     live_bucket,
     object::{Found, Got, drop_manifest, inline_of},
@@ -111,12 +111,13 @@ pub(super) fn find(
 /// goes as the bucket's versioning has it.
 pub(super) fn put_newest(
     view: &mut dyn WriteView,
-    versioning: Versioning,
+    open: OpenBucket,
     bucket: BucketId,
     key: &[u8],
     before: Option<CurrentRecord>,
     mut version: VersionRecord,
 ) -> Result<Written, StoreError> {
+    let OpenBucket { versioning, revision } = open;
     match versioning {
         Versioning::Unset => {
             if let Some(before) = before {
@@ -137,7 +138,6 @@ pub(super) fn put_newest(
             }
         }
     }
-    let revision = view.revision();
     version.null = versioning != Versioning::Enabled;
     let current_key = keys::current(bucket, key);
     if version.delete_marker {

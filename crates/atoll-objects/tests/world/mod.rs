@@ -16,7 +16,7 @@ use atoll_disk::{
 use atoll_objects::{
     BucketName, GetObject, GetObjectError, LayoutLink, Maintenance, MaintenanceSettings, MaintenanceStatus,
     ObjectKey, Objects, ObjectsParts, ObjectsSettings, PutBody, PutObject, PutObjectError, PutResult,
-    ReportError, VERSIONS_SINCE, register_procedures,
+    ReportError, SnapshotSettings, VERSIONS_SINCE, register_procedures,
 };
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, PlanSettings};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
@@ -315,9 +315,15 @@ impl World {
     }
 
     pub fn maintain_at(&mut self, number: u8) {
+        self.maintain_with(number, None);
+    }
+
+    /// With snapshots, if there are to be any.
+    pub fn maintain_with(&mut self, number: u8, snapshots: Option<SnapshotSettings>) {
         let settings = MaintenanceSettings {
             check_every: Duration::from_millis(100),
             sweep_every: Duration::from_millis(600),
+            snapshots,
             ..MaintenanceSettings::default()
         };
         let store = Arc::new(self.stores[&number].clone());

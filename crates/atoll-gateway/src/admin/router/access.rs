@@ -295,7 +295,7 @@ async fn change_key(
     done(Ok(()))
 }
 
-fn bucket_name(name: &str) -> Result<BucketName, AdminError> {
+pub(super) fn bucket_name(name: &str) -> Result<BucketName, AdminError> {
     BucketName::new(name)
         .map_err(|error| AdminError::new(AdminErrorKind::Invalid, "invalid_bucket_name", error.to_string()))
 }

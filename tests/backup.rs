@@ -1,0 +1,278 @@
+//! A cluster is backed up to another one's S3, lost, and built again in a third.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+use crate::harness::{ACCESS_KEY, Cluster, NodeProcess, SECRET_KEY, boto3, boto3_command};
+
+const FILL: &str = r#"
+import hashlib
+def noise(seed, size):
+    return hashlib.shake_128(seed.encode()).digest(size)
+s3.create_bucket(Bucket='plain')
+for n in range(30):
+    s3.put_object(Bucket='plain', Key=f'folder/{n}', Body=f'value {n}'.encode(), ContentType='text/plain', Metadata={'n': str(n)})
+s3.put_object(Bucket='plain', Key='large', Body=noise('large', 3_000_000), Tagging='a=b', CacheControl='no-cache')
+s3.put_object(Bucket='plain', Key='strange key/\u00e4 \x01+%', Body=b'x')
+
+s3.create_bucket(Bucket='photos')
+s3.put_object(Bucket='photos', Key='k', Body=b'before versions')
+def versioning(status):
+    s3.put_bucket_versioning(Bucket='photos', VersioningConfiguration={'Status': status})
+versioning('Enabled')
+for n in range(3):
+    s3.put_object(Bucket='photos', Key='k', Body=noise(f'k{n}', 400_000 * n + 10))
+s3.delete_object(Bucket='photos', Key='k')
+upload = s3.create_multipart_upload(Bucket='photos', Key='parts', Metadata={'of': 'parts'})['UploadId']
+parts = [{'PartNumber': n, 'ETag': s3.upload_part(Bucket='photos', Key='parts', UploadId=upload, PartNumber=n,
+    Body=noise(f'part {n}', size))['ETag']} for n, size in ((1, 5 << 20), (3, 100_000))]
+s3.complete_multipart_upload(Bucket='photos', Key='parts', UploadId=upload, MultipartUpload={'Parts': parts})
+begun = s3.create_multipart_upload(Bucket='photos', Key='begun')['UploadId']
+s3.upload_part(Bucket='photos', Key='begun', UploadId=begun, PartNumber=1, Body=b'never completed')
+s3.put_object(Bucket='photos', Key='deleted', Body=b'deleted')
+s3.delete_object(Bucket='photos', Key='deleted')
+versioning('Suspended')
+s3.put_object(Bucket='photos', Key='k', Body=b'suspended')
+s3.put_bucket_tagging(Bucket='photos', Tagging={'TagSet': [{'Key': 'team', 'Value': 'blue'}]})
+s3.put_bucket_cors(Bucket='photos', CORSConfiguration={'CORSRules': [{'AllowedOrigins': ['*'], 'AllowedMethods': ['GET']}]})
+s3.put_bucket_lifecycle_configuration(Bucket='photos', LifecycleConfiguration={'Rules': [
+    {'ID': 'old', 'Status': 'Enabled', 'Filter': {'Prefix': 'tmp/'}, 'Expiration': {'Days': 30}}]})
+s3.put_bucket_policy(Bucket='photos', Policy=json.dumps({'Version': '2012-10-17', 'Statement': [
+    {'Effect': 'Allow', 'Principal': {'AWS': 'arn:aws:iam:::user/ann'}, 'Action': 's3:GetObject', 'Resource': 'arn:aws:s3:::photos/*'}]}))
+"#;
+
+/// Everything that a client can see of the buckets named, as JSON.
+const DUMP: &str = r#"
+def optional(action, *fields):
+    try:
+        answer = action()
+        return [answer.get(field) for field in fields]
+    except ClientError as error:
+        return error.response['Error']['Code']
+dump = {}
+for bucket in sys.argv[1:]:
+    versions = []
+    for page in s3.get_paginator('list_object_versions').paginate(Bucket=bucket):
+        for kind in 'Versions', 'DeleteMarkers':
+            for item in page.get(kind, []):
+                entry = [kind, item['Key'], item['VersionId'], item['IsLatest'], str(item['LastModified']), item['Owner']]
+                if kind == 'Versions':
+                    named = dict(Bucket=bucket, Key=item['Key'], VersionId=item['VersionId'])
+                    got = s3.get_object(**named)
+                    entry += [hashlib.sha256(got['Body'].read()).hexdigest(), got['ETag'], got['ContentType'],
+                        got.get('CacheControl'), got['Metadata'], s3.get_object_tagging(**named)['TagSet']]
+                versions.append(entry)
+    dump[bucket] = [versions,
+        [item['Key'] for item in s3.list_objects_v2(Bucket=bucket).get('Contents', [])],
+        s3.get_bucket_versioning(Bucket=bucket).get('Status'),
+        optional(lambda: s3.get_bucket_tagging(Bucket=bucket), 'TagSet'),
+        optional(lambda: s3.get_bucket_cors(Bucket=bucket), 'CORSRules'),
+        optional(lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket), 'Rules'),
+        optional(lambda: s3.get_bucket_policy(Bucket=bucket), 'Policy')]
+print(json.dumps(dump, sort_keys=True, indent=1))
+"#;
+
+const ALL: [&str; 3] = ["plain", "photos", "anns"];
+
+fn dump(node: &NodeProcess, buckets: &[&str]) -> String {
+    boto3(&node.s3, DUMP, buckets)
+}
+
+/// A command of `node`'s that also speaks to the store which keeps the backups.
+fn with_store(node: &NodeProcess, store: &NodeProcess, arguments: &[&str]) -> Output {
+    let mut command: Command = node.command(arguments);
+    command
+        .args(["--endpoint", &store.s3])
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+        .env_remove("AWS_SESSION_TOKEN");
+    command.output().expect("the built binary starts")
+}
+
+fn json(output: Output) -> Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn refusal(output: Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().expect("a number")
+}
+
+#[test]
+fn a_cluster_that_is_lost_is_built_again_from_its_backup() {
+    const PLACE: &str = "s3://backups/of/atoll";
+    let mut lost = Cluster::start(1);
+    let keeper = Cluster::start(1);
+    let store = &keeper.nodes[0];
+    let old = &lost.nodes[0];
+    old.json(&["user", "create", "ann", "--display-name", "Ann A.", "--email", "ann@example.org"]);
+    assert!(old.atoll(&["user", "revoke", "ann", "create-buckets"]).status.success());
+    boto3(&old.s3, FILL, &[]);
+    assert!(old.atoll(&["bucket", "create", "anns", "--owner", "ann"]).status.success());
+    assert!(old.atoll(&["bucket", "grant", "plain", "--user", "ann", "read"]).status.success());
+    boto3(&old.s3, "s3.put_object(Bucket='anns', Key='hers', Body=b'hers')", &[]);
+    for (key, value) in [("config/a", "1"), ("config/b", "zwei")] {
+        assert!(old.atoll(&["kv", "put", key, value]).status.success());
+    }
+
+    // Nowhere to put it, and nothing begun.
+    let backup = || with_store(old, store, &["backup", "--to", PLACE, "-o", "json"]);
+    let nowhere = backup();
+    assert_eq!(nowhere.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&nowhere.stderr).contains("no bucket \"backups\""));
+    boto3(&store.s3, "s3.create_bucket(Bucket='backups')", &[]);
+    let first = json(backup());
+    assert_eq!(first["chunks"], first["chunks_sent"]);
+    assert!(number(&first["bytes_sent"]) > 9_000_000);
+    let then = dump(old, &ALL);
+
+    // The second sends what is new, and little else.
+    boto3(
+        &old.s3,
+        r#"
+s3.put_object(Bucket='plain', Key='new', Body=hashlib.shake_128(b'new').digest(1_000_000))
+s3.delete_object(Bucket='plain', Key='folder/7')
+s3.put_object(Bucket='photos', Key='k', Body=b'another null version')
+"#,
+        &[],
+    );
+    let second = json(backup());
+    let sent = number(&second["bytes_sent"]);
+    assert!((1_000_000..1_500_000).contains(&sent), "{sent}");
+    assert!(number(&second["bytes"]) > 10_000_000);
+    // One that was interrupted before its end: no list, and some chunks are not there.
+    let objects = r#"
+def keys(folder):
+    pages = s3.get_paginator('list_objects_v2').paginate(Bucket='backups', Prefix='of/atoll/' + folder)
+    return sorted((item['Size'], item['Key']) for page in pages for item in page['Contents'])
+"#;
+    let interrupt = "for _, key in keys('chunks/')[-3:-1] + keys('backups/')[-1:]: s3.delete_object(Bucket='backups', Key=key)";
+    boto3(&store.s3, &format!("{objects}\n{interrupt}"), &[]);
+    let third = json(backup());
+    assert_eq!((&third["chunks"], number(&third["chunks_sent"]) < 10), (&second["chunks"], true), "{third}");
+    let now = dump(old, &ALL);
+    assert_ne!(then, now);
+
+    lost.nodes[0].kill_9();
+    std::fs::remove_dir_all(&lost.nodes[0].data).expect("the folder is deleted");
+
+    let rebuilt = Cluster::start(1);
+    let new = &rebuilt.nodes[0];
+    let restore =
+        |more: &[&str]| with_store(new, store, &[&["restore", "--from", PLACE, "-o", "json"], more].concat());
+    assert!(refusal(restore(&["--backup", "of-yesterday"])).contains("there is no backup of-yesterday"));
+    assert!(refusal(restore(&["--bucket", "nobodys"])).contains("there are: "));
+
+    // Of the chunks with data one is altered, then missing: it is named, and nothing comes back.
+    let spoil = r#"
+size, key = keys('chunks/')[-1]
+body = s3.get_object(Bucket='backups', Key=key)['Body'].read()
+s3.put_object(Bucket='backups', Key='kept', Body=body)
+s3.put_object(Bucket='backups', Key=key, Body=body[:1000] + bytes([body[1000] ^ 1]) + body[1001:])
+print(key)
+"#;
+    let key = boto3(&store.s3, &format!("{objects}\n{spoil}"), &[]);
+    let key = key.trim();
+    let hash = key.rsplit('/').next().unwrap();
+    let refused = refusal(restore(&["--dry-run"]));
+    assert!(refused.contains(&format!("the chunk {hash} of the backup is damaged")), "{refused}");
+    let refused = refusal(restore(&[]));
+    assert!(
+        refused.contains(hash) && refused.contains("nothing was") && refused.contains("parts"),
+        "{refused}"
+    );
+    boto3(&store.s3, "s3.delete_object(Bucket='backups', Key=sys.argv[1])", &[key]);
+    let refused = refusal(restore(&[]));
+    assert!(
+        refused.contains(hash) && refused.contains("missing") && refused.contains("photos/parts"),
+        "{refused}"
+    );
+    assert_eq!(new.json(&["bucket", "list"])["buckets"], serde_json::json!([]));
+    assert_eq!(new.json(&["user", "list"])["users"].as_array().unwrap().len(), 1);
+    let mend =
+        "s3.copy_object(Bucket='backups', Key=sys.argv[1], CopySource={'Bucket': 'backups', 'Key': 'kept'})";
+    boto3(&store.s3, mend, &[key]);
+
+    let dry = json(restore(&["--dry-run"]));
+    assert_eq!((&dry["restored"], &dry["keys_and_values"]), (&Value::Bool(false), &2.into()));
+    let restored = json(restore(&[]));
+    assert_eq!(restored["buckets"].as_array().unwrap().len(), 3);
+    // What the refused attempt brought was not brought again.
+    assert!(number(&restored["chunks_brought"]) < number(&third["chunks"]));
+    assert_eq!(dump(new, &ALL), now);
+    for (key, value) in [("config/a", "1"), ("config/b", "zwei")] {
+        assert_eq!(String::from_utf8_lossy(&new.atoll(&["kv", "get", key]).stdout).trim(), value);
+    }
+    // Ann has a new key, all that was hers, and what she was granted.
+    let user = new.json(&["user", "list"])["users"].as_array().unwrap()[0].clone();
+    assert_eq!((&user["name"], &user["display_name"]), (&"ann".into(), &"Ann A.".into()));
+    assert_eq!(user["rights"], serde_json::json!([]));
+    let ann = new.json(&["key", "create", "--user", "ann"]);
+    let mut as_ann = boto3_command(
+        &new.s3,
+        r#"
+assert s3.get_object(Bucket='anns', Key='hers')['Body'].read() == b'hers'
+assert s3.get_object(Bucket='plain', Key='folder/1')['Body'].read() == b'value 1'
+assert s3.list_buckets()['Owner']['DisplayName'] == 'Ann A.'
+"#,
+        &[],
+    );
+    as_ann.env("AWS_ACCESS_KEY_ID", ann["access_key"].as_str().unwrap());
+    as_ann.env("AWS_SECRET_ACCESS_KEY", ann["secret_key"].as_str().unwrap());
+    let as_ann = as_ann.output().unwrap();
+    assert!(as_ann.status.success(), "{}", String::from_utf8_lossy(&as_ann.stderr));
+
+    // Done again it changes nothing; another backup is not put over it; beside it there is room.
+    assert_eq!(json(restore(&[]))["chunks_brought"], 0);
+    let refused = refusal(restore(&["--backup", first["backup"].as_str().unwrap()]));
+    assert!(refused.contains("bucket_exists"), "{refused}");
+    json(restore(&["--backup", first["backup"].as_str().unwrap(), "--prefix", "old-", "--bucket", "plain"]));
+    let earlier = dump(new, &["old-plain"]).replace("old-plain", "plain");
+    let of_then: Value = serde_json::from_str(&then).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&earlier).unwrap()["plain"], of_then["plain"]);
+
+    // What is written now is newer than all that came back.
+    boto3(
+        &new.s3,
+        r#"
+s3.put_bucket_versioning(Bucket='photos', VersioningConfiguration={'Status': 'Enabled'})
+new = s3.put_object(Bucket='photos', Key='k', Body=b'new')['VersionId']
+assert s3.get_object(Bucket='photos', Key='k')['Body'].read() == b'new'
+assert s3.list_object_versions(Bucket='photos', Prefix='k')['Versions'][0]['VersionId'] == new
+"#,
+        &[],
+    );
+
+    // And the new cluster has snapshots of its own to go back to.
+    new.json(&["snapshot", "take"]);
+    let taken = dump(new, &["photos"]);
+    boto3(
+        &new.s3,
+        r#"
+for page in s3.get_paginator('list_object_versions').paginate(Bucket='photos'):
+    for item in page['Versions'] + page['DeleteMarkers']:
+        s3.delete_object(Bucket='photos', Key=item['Key'], VersionId=item['VersionId'])
+"#,
+        &[],
+    );
+    assert!(new.atoll(&["kv", "put", "config/a", "changed"]).status.success());
+    let back = new.json(&["restore", "--at", "0s"]);
+    assert_eq!((&back["users"], &back["keys_and_values"]), (&0.into(), &2.into()));
+    let restored = dump(new, &["restored-photos"]).replace("restored-photos", "photos");
+    let mut wanted: Value = serde_json::from_str(&taken).unwrap();
+    // Its policy speaks of the bucket's old name.
+    *wanted["photos"].as_array_mut().unwrap().last_mut().unwrap() = "NoSuchBucketPolicy".into();
+    assert_eq!(serde_json::from_str::<Value>(&restored).unwrap(), wanted);
+    let value = new.atoll(&["kv", "get", "restored-config/a"]);
+    assert_eq!(String::from_utf8_lossy(&value.stdout).trim(), "1");
+    let rounds = new.json(&["snapshot", "list"]);
+    assert!(rounds["rounds"].as_array().unwrap().iter().any(|round| round["complete"] == true));
+    let too_early = new.atoll(&["restore", "--at", "2020-01-01T00:00:00Z"]);
+    assert!(refusal(too_early).contains("no snapshot was taken by 2020"));
+}
