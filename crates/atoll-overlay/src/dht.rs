@@ -10,7 +10,8 @@
 //! upkeep    whoever is first for a key compares with the others of the r (Offer → Wanted), the
 //!           others compare with the first, and send what is missing there; at once when their
 //!           neighbours change, and now and then. So a newcomer gets what is its own from those
-//!           who had it. A key that does not seem a node's own is looked up, stored where it
+//!           who had it. Who was one of the r and is none any more offers it to the first, for all
+//!           r may be new. A key that does not seem a node's own is looked up, stored where it
 //!           belongs, and let go.
 //! ```
 //!
@@ -137,7 +138,7 @@ impl<O: Overlay> Dht<O> {
     /// Content over `core`; what this node publishes is signed by `author`.
     pub fn new(core: O, author: AuthorKey, config: Arc<DhtConfig>) -> Self {
         assert!((1..=message::REPLICAS_MAX).contains(&config.replicas), "at most 20 replicas");
-        let upkeep = upkeep::Round::new(core.neighbourhood());
+        let upkeep = upkeep::Round::new(&core);
         Self {
             config,
             author,
@@ -208,7 +209,7 @@ impl<O: Overlay> Dht<O> {
                     Notification::Joined => {
                         self.is_member = true;
                         self.tokens.draw(now, rng);
-                        self.upkeep.hurry(now);
+                        self.begin_anew(now);
                         out.notify(Notification::Joined);
                     }
                     other => out.notify(other),
@@ -282,7 +283,7 @@ impl<O: Overlay> Overlay for Dht<O> {
         self.is_member = false;
         self.core.leave(now, &mut self.core_out);
         for part in std::mem::take(&mut self.parts) {
-            self.finish(part, Err(ContentError::Left), out);
+            self.finish(now, part, Err(ContentError::Left), out);
         }
         self.calls = Vec::new();
         let sends = self.core_out.sends.drain(..);

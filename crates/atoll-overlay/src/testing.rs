@@ -8,7 +8,7 @@ use std::{
 };
 
 use atoll_types::Instant;
-use rand::{RngCore, SeedableRng, rngs::StdRng};
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use crate::{Contact, Finished, Id, Located, Notification, Out, Overlay};
@@ -32,6 +32,8 @@ pub(crate) struct Net<O: Overlay> {
     pub(crate) nodes: BTreeMap<u8, O>,
     /// They get nothing, and do nothing.
     pub(crate) dead: BTreeSet<u8>,
+    /// Of what is on its way, so much is lost.
+    pub(crate) loss: f64,
     pub(crate) wire: VecDeque<(At, At, O::Message)>,
     /// What was sent, in order.
     pub(crate) sent: Vec<(u8, u8, O::Message)>,
@@ -47,6 +49,7 @@ impl<O: Overlay<Contact = At>> Net<O> {
             rng: StdRng::seed_from_u64(7),
             nodes: BTreeMap::new(),
             dead: BTreeSet::new(),
+            loss: 0.0,
             wire: VecDeque::new(),
             sent: Vec::new(),
             finished: Vec::new(),
@@ -112,7 +115,8 @@ impl<O: Overlay<Contact = At>> Net<O> {
     pub(crate) fn deliver(&mut self) {
         while let Some((from, to, message)) = self.wire.pop_front() {
             self.now = self.now + Duration::from_micros(1);
-            if self.nodes.contains_key(&to.0) && !self.dead.contains(&to.0) {
+            let is_lost = self.loss > 0.0 && self.rng.random_bool(self.loss);
+            if self.nodes.contains_key(&to.0) && !self.dead.contains(&to.0) && !is_lost {
                 self.hear(to.0, from.0, message);
             }
         }

@@ -123,9 +123,13 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
     overlay.settle();
     overlay.check_lookups(&[]);
 
-    // Not the hybrid yet: over such links what was kept is not found at once after a change to
-    // it (docs/overlays.md).
-    let others = [OverlayKind::Flood, OverlayKind::Directory, OverlayKind::Kademlia, OverlayKind::Pastry];
+    let others = [
+        OverlayKind::Flood,
+        OverlayKind::Directory,
+        OverlayKind::Kademlia,
+        OverlayKind::Pastry,
+        OverlayKind::Hybrid,
+    ];
     for kind in others {
         overlay.0.choose(kind);
         overlay.settle();

@@ -36,8 +36,11 @@ pub(super) struct Held<C> {
     by: Option<C>,
     /// Who said that it has the same, since `compared_at`. At most the replicas.
     pub(super) confirmed: Vec<C>,
+    /// Who said that it is not its own, since this node's neighbours last changed. As many.
+    pub(super) refused_by: Vec<C>,
     pub(super) compared_at: Instant,
-    /// When this node last looked up where it belongs; never, if it has not needed to.
+    /// When this node last looked up where it belongs, or found that it belongs here; never, if
+    /// it has not succeeded, or everything may be elsewhere since.
     pub(super) sought_at: Option<Instant>,
 }
 
@@ -89,8 +92,8 @@ impl<C: Contact> Cellar<C> {
         self.total.bytes += entry.bytes();
         let tag = entry.tag();
         let compared_at = Instant::ORIGIN;
-        let (confirmed, sought_at) = (Vec::new(), None);
-        let held = Held { tag, by, confirmed, compared_at, sought_at, entry };
+        let (confirmed, refused_by, sought_at) = (Vec::new(), Vec::new(), None);
+        let held = Held { tag, by, confirmed, refused_by, compared_at, sought_at, entry };
         self.keys.entry(held.entry.key).or_default().push(held);
         Ok(())
     }
@@ -145,6 +148,16 @@ impl<C: Contact> Cellar<C> {
         for (key, slot) in expired {
             self.remove(key, slot);
         }
+    }
+
+    /// Where each belongs is to be looked up anew.
+    pub(super) fn seek_all(&mut self) {
+        self.keys.values_mut().flatten().for_each(|held| held.sought_at = None);
+    }
+
+    /// Others than before may be responsible, and those that were not may be.
+    pub(super) fn forget_refusals(&mut self) {
+        self.keys.values_mut().flatten().for_each(|held| held.refused_by = Vec::new());
     }
 
     pub(super) fn take_all(&mut self) -> Vec<Entry> {

@@ -195,7 +195,7 @@ impl<O: Overlay> Dht<O> {
                 // It may have ended already.
                 self.absorb(now, rng, out);
             }
-            Err(error) => self.finish(part, Err(ContentError::NotLocated(error)), out),
+            Err(error) => self.finish(now, part, Err(ContentError::NotLocated(error)), out),
         }
     }
 
@@ -252,7 +252,7 @@ impl<O: Overlay> Dht<O> {
         if let Some(lookup) = part.lookup.take() {
             self.core.abandon(lookup);
         }
-        self.conclude(part, out);
+        self.conclude(now, part, out);
     }
 
     /// Section 2.3: the nearest node that was asked and had nothing is given a copy.
@@ -285,7 +285,7 @@ impl<O: Overlay> Dht<O> {
         part.lookup = None;
         let owners = match located.outcome {
             Ok(owners) => owners,
-            Err(error) => return self.finish(part, Err(ContentError::NotFound(error)), out),
+            Err(error) => return self.finish(now, part, Err(ContentError::NotFound(error)), out),
         };
         part.candidates.extend(owners);
         part.candidates.truncate(REPLICAS_MAX);
@@ -315,7 +315,7 @@ impl<O: Overlay> Dht<O> {
         let is_quorum = matches!(part.job, Job::Read { .. })
             && part.count(|state| state == State::Yes) >= READ_QUORUM.min(replicas);
         if is_quorum || part.count(|state| state == State::Waiting) == 0 {
-            self.conclude(part, out);
+            self.conclude(now, part, out);
         } else {
             self.parts.push(part);
         }
@@ -465,7 +465,7 @@ impl<O: Overlay> Dht<O> {
         self.answer(now, part, from, state, out);
     }
 
-    fn conclude(&mut self, part: Part<O::Contact>, out: &mut DhtOut<O>) {
+    fn conclude(&mut self, now: Instant, part: Part<O::Contact>, out: &mut DhtOut<O>) {
         self.give_copy(&part, out);
         let refused = part.asked.iter().find_map(|asked| match asked.state {
             State::No(refused) => Some(refused),
@@ -477,17 +477,20 @@ impl<O: Overlay> Dht<O> {
             (0, Some(refused)) => Err(ContentError::Refused(refused)),
             (0, None) => Err(ContentError::Silent),
         };
-        self.finish(part, outcome, out);
+        self.finish(now, part, outcome, out);
     }
 
     /// Counts the part off its operation, and ends that if it was the last.
     pub(super) fn finish(
         &mut self,
+        now: Instant,
         part: Part<O::Contact>,
         outcome: Result<(), ContentError>,
         out: &mut DhtOut<O>,
     ) {
-        let Some(number) = part.operation else { return self.stored_in_background(part) };
+        use ContentError::{Left, NotFound, NotLocated};
+        self.stored(now, &part, !matches!(outcome, Err(Left | NotFound(_) | NotLocated(_))));
+        let Some(number) = part.operation else { return };
         let Some(place) = self.operations.iter().position(|operation| operation.number == number) else {
             return;
         };

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use atoll_types::{Instant, WallTime};
+use atoll_types::{Instant, NodeId, WallTime};
 use rand::RngCore;
 
 use super::{
@@ -60,6 +60,25 @@ impl Published {
         self.provided.values_mut().for_each(|provided| provided.again_at = now);
     }
 
+    /// If the entry is what `me` published, it is to be published again.
+    pub(super) fn again(&mut self, now: Instant, me: NodeId, entry: &Entry) {
+        if entry.author != me {
+            return;
+        }
+        match &entry.body {
+            Body::Value(_) => {
+                let value = self.values.get_mut(&entry.key);
+                value.into_iter().for_each(|value| value.again_at = now);
+            }
+            Body::Provider | Body::Posting { .. } => {
+                let content =
+                    if let Body::Posting { content, .. } = &entry.body { content } else { &entry.key };
+                let provided = self.provided.get_mut(content);
+                provided.into_iter().for_each(|provided| provided.again_at = now);
+            }
+        }
+    }
+
     pub(super) fn heap_bytes(&self) -> usize {
         let values = self.values.values().map(|value| size_of::<Value>() + value.entry.bytes());
         let provided = self.provided.values().map(|provided| size_of::<Provided>() + provided.name.len());
@@ -93,23 +112,25 @@ impl<O: Overlay> Dht<O> {
         let due = self.published.values.iter().filter(|(_, value)| value.again_at <= now);
         let due: Vec<(Id, Entry)> = due.map(|(key, value)| (*key, value.entry.clone())).collect();
         for (key, entry) in due {
-            if !self.store_in_background(now, rng, key, Some(entry), out) {
+            if !self.has_room_in_background() {
                 return self.upkeep.fall_behind();
             }
             if let Some(value) = self.published.values.get_mut(&key) {
                 value.again_at = now + self.config.republish_every;
             }
+            self.start_part(now, rng, None, key, Job::Store(vec![entry]), out);
         }
         let due = self.published.provided.iter().filter(|(_, provided)| provided.again_at <= now);
         let due: Vec<(Id, String)> = due.map(|(key, provided)| (*key, provided.name.clone())).collect();
         for (content, name) in due {
-            for entry in self.claims(now, content, &name) {
-                if !self.store_in_background(now, rng, entry.key, Some(entry), out) {
-                    return self.upkeep.fall_behind();
-                }
+            if !self.has_room_in_background() {
+                return self.upkeep.fall_behind();
             }
             if let Some(provided) = self.published.provided.get_mut(&content) {
                 provided.again_at = now + self.config.provide_for / 2;
+            }
+            for entry in self.claims(now, content, &name) {
+                self.start_part(now, rng, None, entry.key, Job::Store(vec![entry]), out);
             }
         }
     }

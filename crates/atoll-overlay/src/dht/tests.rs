@@ -1,5 +1,7 @@
 //! Content on a network so small that one sees what is right, over Chord, Kademlia and Pastry.
 
+mod hybrid;
+
 use std::{sync::Arc, time::Duration};
 
 use atoll_types::{Instant, WallTime};

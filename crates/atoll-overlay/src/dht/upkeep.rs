@@ -8,14 +8,14 @@ use rand::{Rng, RngCore};
 use super::{
     Dht, DhtOut,
     exchange::Purpose,
-    message::{ContentMessage, Named, OFFERED_MAX, REPLICAS_MAX, Wish},
+    message::{ContentMessage, Named, OFFERED_MAX, REPLICAS_MAX, Refused, Wish},
     operation::{Job, Part, State, fitting},
 };
-use crate::{Entry, Id, Overlay};
+use crate::{Id, Overlay};
 
 /// Keys looked at in one go: a few milliseconds.
 const KEYS_AT_ONCE: usize = 1024;
-/// Lookups of upkeep under way.
+/// Lookups of upkeep under way, after which no other begins; those of one thing begin together.
 const BACKGROUND_MAX: usize = 16;
 /// Nodes that are offered something at the same time.
 const OFFERS_MAX: usize = 32;
@@ -38,11 +38,13 @@ pub(super) struct Round {
     /// The core's, when it was last asked.
     neighbourhood: u32,
     losses: u32,
+    is_keeper: bool,
 }
 
 impl Round {
-    pub(super) fn new(neighbourhood: u32) -> Self {
-        Self { at: None, cursor: None, left: 0, is_behind: false, neighbourhood, losses: 0 }
+    pub(super) fn new(core: &impl Overlay) -> Self {
+        let (neighbourhood, losses, is_keeper) = (core.neighbourhood(), core.losses(), core.is_keeper());
+        Self { at: None, cursor: None, left: 0, is_behind: false, neighbourhood, losses, is_keeper }
     }
 
     pub(super) fn begin_at(&mut self, at: Instant) {
@@ -72,16 +74,30 @@ impl<O: Overlay> Dht<O> {
         let losses = self.core.losses();
         if losses != self.upkeep.losses {
             self.upkeep.losses = losses;
-            self.published.all_again(now);
+            self.begin_anew(now);
+        }
+        let is_keeper = self.core.is_keeper();
+        if is_keeper != self.upkeep.is_keeper {
+            self.upkeep.is_keeper = is_keeper;
+            self.cellar.seek_all();
             self.upkeep.hurry(now);
         }
         let neighbourhood = self.core.neighbourhood();
         if neighbourhood != self.upkeep.neighbourhood {
             self.upkeep.neighbourhood = neighbourhood;
+            self.cellar.forget_refusals();
             if self.is_member {
                 self.upkeep.hurry(now);
             }
         }
+    }
+
+    /// Nothing that this node published, or kept, may be where it was: it is published anew, and
+    /// where it belongs is looked up.
+    pub(super) fn begin_anew(&mut self, now: Instant) {
+        self.published.all_again(now);
+        self.cellar.seek_all();
+        self.upkeep.hurry(now);
     }
 
     pub(super) fn upkeep_at(&self) -> Option<Instant> {
@@ -117,6 +133,7 @@ impl<O: Overlay> Dht<O> {
     /// Offers what others should have, and looks up whose the rest is.
     fn compare(&mut self, now: Instant, rng: &mut dyn RngCore, keys: &[Id], out: &mut DhtOut<O>) {
         let me = self.core.contact().clone();
+        let is_keeper = self.core.is_keeper();
         let mut offers: BTreeMap<O::Contact, Vec<Named>> = BTreeMap::new();
         let mut misplaced = Vec::new();
         for key in keys.iter().copied() {
@@ -127,11 +144,15 @@ impl<O: Overlay> Dht<O> {
             for held in self.cellar.held_mut(key) {
                 if now.saturating_since(held.compared_at) >= self.config.compare_every {
                     held.confirmed.clear();
+                    held.refused_by.clear();
                     held.compared_at = now;
                 }
                 let named = Named { key, tag: held.tag };
-                for target in targets.iter().filter(|_| is_mine) {
-                    if !held.confirmed.contains(target) {
+                // Nearer ones may have come faster than they could be given what is theirs, so
+                // that none of those who kept it is responsible any more.
+                let was_mine = is_keeper && held.sought_at.is_some();
+                for target in targets.iter().filter(|_| is_mine || was_mine) {
+                    if !held.confirmed.contains(target) && !held.refused_by.contains(target) {
                         offers.entry(target.clone()).or_default().push(named);
                     }
                 }
@@ -152,11 +173,13 @@ impl<O: Overlay> Dht<O> {
             self.offer(now, to, named, out);
         }
         for key in misplaced {
-            if !self.store_in_background(now, rng, key, None, out) {
+            if !self.has_room_in_background() {
                 self.upkeep.fall_behind();
                 break;
             }
             self.cellar.held_mut(key).iter_mut().for_each(|held| held.sought_at = Some(now));
+            let entries = fitting(self.cellar.held(key).iter().map(|held| held.entry.clone()));
+            self.start_part(now, rng, None, key, Job::Store(entries), out);
         }
     }
 
@@ -185,8 +208,9 @@ impl<O: Overlay> Dht<O> {
         let mut wanted = Vec::new();
         for (named, wish) in offered.iter().zip(wishes) {
             match wish {
-                // Whoever says that it is not its own is not asked again for a while.
-                Wish::Have | Wish::NotMine => self.confirm(&from, named),
+                Wish::Have => self.confirm(&from, named),
+                // It is not asked again for a while.
+                Wish::NotMine => self.note_refusal(&from, named),
                 Wish::Want => {
                     let held = self.cellar.held(named.key).iter().find(|held| held.tag == named.tag);
                     wanted.extend(held.map(|held| held.entry.clone()));
@@ -217,32 +241,40 @@ impl<O: Overlay> Dht<O> {
         }
     }
 
-    /// Looks up whose the key is, and stores this entry there, or all that is kept here under the
-    /// key. False if too many are under way.
-    pub(super) fn store_in_background(
-        &mut self,
-        now: Instant,
-        rng: &mut dyn RngCore,
-        key: Id,
-        entry: Option<Entry>,
-        out: &mut DhtOut<O>,
-    ) -> bool {
-        if self.parts.iter().filter(|part| part.operation.is_none()).count() >= BACKGROUND_MAX {
-            return false;
+    fn note_refusal(&mut self, by: &O::Contact, named: &Named) {
+        let held = self.cellar.held_mut(named.key).iter_mut();
+        for held in held.filter(|held| held.tag == named.tag) {
+            if !held.refused_by.contains(by) && held.refused_by.len() < REPLICAS_MAX {
+                held.refused_by.push(by.clone());
+            }
         }
-        let entries = match entry {
-            Some(entry) => vec![entry],
-            None => fitting(self.cellar.held(key).iter().map(|held| held.entry.clone())),
-        };
-        self.start_part(now, rng, None, key, Job::Store(entries), out);
-        true
+    }
+
+    /// Whether another lookup of upkeep may begin.
+    pub(super) fn has_room_in_background(&self) -> bool {
+        self.parts.iter().filter(|part| part.operation.is_none()).count() < BACKGROUND_MAX
     }
 
     /// As many nodes as should have it say that they do: if this one is none of them, it lets go.
-    pub(super) fn stored_in_background(&mut self, part: Part<O::Contact>) {
+    /// If some did not answer, or were the wrong ones, it is stored again soon.
+    pub(super) fn stored(&mut self, now: Instant, part: &Part<O::Contact>, is_located: bool) {
         let Job::Store(entries) = &part.job else { return };
         let copies = part.asked.iter().filter(|asked| asked.state == State::Yes).count();
         let is_mine = part.asked.iter().any(|asked| asked.contact == *self.core.contact());
+        let may_work_later = |state| match state {
+            State::Silent | State::No(Refused::NotMine | Refused::NoToken) => true,
+            State::No(Refused::Full | Refused::Outdated | Refused::Unsound(_)) => false,
+            State::Waiting | State::Yes | State::Empty => false,
+        };
+        let is_short = copies < self.config.replicas
+            && (!is_located || part.asked.iter().any(|asked| may_work_later(asked.state)));
+        if is_short {
+            for entry in entries {
+                self.published.again(now, self.author.author(), entry);
+                let held = self.cellar.held_mut(entry.key).iter_mut();
+                held.filter(|held| held.entry.slot() == entry.slot()).for_each(|held| held.sought_at = None);
+            }
+        }
         if copies >= self.config.replicas && !is_mine {
             for entry in entries {
                 if self.cellar.has(&Named { key: entry.key, tag: entry.tag() }) {
