@@ -51,9 +51,8 @@ words!(SearchMethod {
 
 parameters! {
     pub struct SearchParameters {
-        /// Kinds with an index. Hybrid has none of its own yet: it would keep postings by their
-        /// keys.
-        pub overlays: Vec<Kind> = vec![Kind::Directory, Kind::Chord, Kind::Kademlia, Kind::Pastry],
+        /// Kinds with an index.
+        pub overlays: Vec<Kind> = Kind::ALL.to_vec(),
         /// In a random graph: flood, flood-best (with the least TTL that finds something), ring,
         /// walk, walk-indexed (where nodes answer for their neighbours too).
         pub methods: Vec<SearchMethod> = SearchMethod::ALL.to_vec(),
@@ -319,6 +318,32 @@ mod tests {
         assert_eq!(of(SearchMethod::Walk, Column::PublishMessagesMean), 0.0);
         let publish = of(SearchMethod::WalkIndexed, Column::PublishMessagesMean);
         assert!((4.0..6.0).contains(&publish), "one for each neighbour: {publish}");
+    }
+
+    /// The design's aim, at ten queries for a publication, upkeep included.
+    #[test]
+    fn a_hybrid_finds_everything_with_fewer_messages_than_the_best_flood_and_the_best_walk() {
+        let parameters = SearchParameters {
+            overlays: vec![Kind::Hybrid],
+            methods: vec![SearchMethod::FloodBest, SearchMethod::Walk, SearchMethod::WalkIndexed],
+            nodes: vec![Within(1_000)],
+            holder_shares: vec![Share(0.002), Share(0.01)],
+            searches: Within(100),
+            queries_per_publication: vec![Within(10)],
+            ..SearchParameters::default()
+        };
+        let rows = search(3, parameters, &mut |_| ()).rows;
+        let number = |row: &Row, column| row.number(column).expect("measured");
+        let (hybrid, others) = rows.split_at(2);
+        for row in hybrid {
+            assert!(number(row, Column::FoundShare) >= 0.99);
+            let share = number(row, Column::HolderShare);
+            let all = number(row, Column::AllMessagesMean);
+            for other in others.iter().filter(|other| number(other, Column::HolderShare) == share) {
+                let least = number(other, Column::AllMessagesMean);
+                assert!(all < least / 2.0, "{share}: {all}, {} {least}", other.shown(Column::Method));
+            }
+        }
     }
 
     /// A name of two words: its content and each word are looked up, and three nodes are asked
