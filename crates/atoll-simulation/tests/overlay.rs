@@ -147,8 +147,26 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
     let found = overlay.operate(5, Operation::Search { words: "PHOTOS".into() });
     let Ok(Answer::Hits(hits)) = found.outcome else { panic!("{:?}", found.outcome) };
     assert!(matches!(&hits[..], [hit] if hit.author == id(1)), "seed {seed}: {hits:?}");
+    check_super_peers_that_fail(&mut overlay);
     check_a_centre_that_fails(&mut overlay);
     overlay.0.simulation.trace_hash()
+}
+
+/// All super-peers of the hybrid die at once. Leaves promote others, and publish anew there.
+fn check_super_peers_that_fail(overlay: &mut Overlay) {
+    let is_super = |index: &usize| {
+        let shown = overlay.on(*index, |overlays| async move { overlays.show().await }).expect("it is there");
+        shown.tables.iter().any(|table| table.name == "leaves")
+    };
+    let (supers, leaves): (Vec<usize>, Vec<usize>) = (0..usize::from(COUNT)).partition(is_super);
+    assert!(supers.len() >= 3 && !leaves.is_empty(), "{supers:?}, {leaves:?}");
+    overlay.store(leaves[0], "of a leaf");
+    overlay.0.kill(&supers);
+    overlay.settle();
+    for leaf in &leaves {
+        assert_eq!(overlay.fetch(*leaf, "of a leaf"), [b"of a leaf"], "of {leaves:?}");
+    }
+    overlay.0.restart(&supers);
 }
 
 /// The directory's index nodes are those that keep what is stored. Two of the three die; then the
