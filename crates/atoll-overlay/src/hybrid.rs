@@ -173,6 +173,8 @@ pub struct Hybrid<C> {
     joined_at: Instant,
     /// When it was a super-peer last.
     demoted_at: Option<Instant>,
+    /// When it last found that a super-peer had failed.
+    failed_at: Option<Instant>,
     /// Who was to invite it to become one, and since when.
     chosen: Option<(C, Instant)>,
     /// Of a leaf: who keeps it as theirs; at most `attachments`, sorted by distance.
@@ -219,6 +221,7 @@ impl<C: Contact> Hybrid<C> {
             known: Vec::new(),
             joined_at: Instant::ORIGIN,
             demoted_at: None,
+            failed_at: None,
             chosen: None,
             attached: Vec::new(),
             spares: Vec::new(),

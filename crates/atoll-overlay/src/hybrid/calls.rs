@@ -166,6 +166,10 @@ impl<C: Contact> Hybrid<C> {
 
     /// Somebody did not answer: a super-peer tells the others, a leaf turns to the next.
     fn lost(&mut self, now: Instant, contact: &C, out: &mut HybridOut<C>) {
+        let is_known = self.seat().is_some_and(|seat| seat.centre.has(contact));
+        if is_known || self.attached.contains(contact) {
+            self.note_failure(now);
+        }
         if self.is_super() {
             self.report_gone(now, contact, out);
         } else {

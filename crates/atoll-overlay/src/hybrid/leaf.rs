@@ -28,6 +28,9 @@ const ELECTION_WAIT_MAX: f64 = 2.0;
 const UPTIME_HALVES_WAIT: Duration = Duration::from_secs(600);
 /// And for so many whom no stranger has reached: others go first.
 const UNREACHED_WAIT: f64 = 4.0;
+/// Of two super-peers that fail within so many `keep_every` the second tells that more may have
+/// failed, all three of some key among them, though this node has others.
+const TOGETHER_PERIODS: u32 = 3;
 
 /// A search for super-peers: it ends when one takes this node as its leaf.
 #[derive(Debug, Clone)]
@@ -222,6 +225,15 @@ impl<C: Contact> Hybrid<C> {
             self.losses = self.losses.wrapping_add(1);
         }
         self.joined(now, out);
+    }
+
+    /// A super-peer of this node's, or of its table, failed.
+    pub(super) fn note_failure(&mut self, now: Instant) {
+        let together = self.config.keep_every * TOGETHER_PERIODS;
+        if self.failed_at.is_some_and(|at| at + together > now) && self.phase == Phase::Member {
+            self.losses = self.losses.wrapping_add(1);
+        }
+        self.failed_at = Some(now);
     }
 
     fn let_go(&mut self, contact: &C) {

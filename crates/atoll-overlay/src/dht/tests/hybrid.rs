@@ -72,11 +72,13 @@ fn what_was_stored_without_super_peers_moves_to_those_that_come() {
             node.store(now, rng, key(number), value, HOUR * 20, out)
         };
         net.with(authors[number as usize % 2], store).expect("begun");
-        // The first ones meet super-peers that are silent, and look for others in vain.
-        net.run(Duration::from_millis(200));
     }
-    net.run(Duration::from_secs(8));
-    assert!(supers(&net).is_empty());
+    // They meet super-peers that are silent, and look for others in vain.
+    while net.operations.len() < 20 {
+        net.run(Duration::from_secs(1));
+        assert!(supers(&net).is_empty());
+    }
+    assert!(net.operations.iter().all(|(_, finished)| finished.outcome == Ok(Answer::Stored)));
     net.dead.extend(authors);
     net.run(MINUTE * 5);
     check_found(&mut net, 0..20);
