@@ -336,6 +336,7 @@ fn a_directory_a_hybrid_and_networks_without_structure_outlive_their_keepers() {
         let (identifier, responsible) = located(node, "key 1");
         assert_eq!(responsible, nearest(&centre, &identifier), "asked at {}", node.id);
     }
+    wait_values(&cluster);
     check_a_holder_is_killed(&mut cluster, "of hybrid");
     wait_centre(&cluster);
     check_provided(&cluster, "hybrid");
