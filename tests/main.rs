@@ -18,6 +18,7 @@ mod clients;
 mod command_line;
 mod concurrency;
 mod durability;
+mod encryption;
 mod failure;
 mod lab;
 mod location;

@@ -23,6 +23,7 @@ mod copy;
 mod cors;
 mod delete;
 mod domains;
+mod encryption;
 mod error;
 mod facts;
 mod form;
@@ -40,6 +41,7 @@ mod put;
 mod tags;
 mod unsupported;
 mod versions;
+mod whole_checksum;
 
 use std::sync::Arc;
 

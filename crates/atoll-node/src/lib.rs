@@ -14,6 +14,7 @@ mod gossip;
 mod https;
 mod identity;
 mod join;
+pub mod key_file;
 mod kv;
 mod link;
 mod metrics;

@@ -58,6 +58,8 @@ pub struct NodeParts {
     pub founding: LayoutSettings,
     pub planning: PlanSettings,
     pub objects: ObjectsSettings,
+    /// What objects are encrypted with (SSE-S3).
+    pub sealing_key: Option<atoll_objects::RootKey>,
     pub maintenance: MaintenanceSettings,
     /// How this node plays the cluster's overlay; `None` is out of it.
     pub overlay: Option<OverlaySettings>,
@@ -138,6 +140,7 @@ impl Node {
             founding,
             planning,
             objects: objects_settings,
+            sealing_key,
             maintenance,
             overlay,
             observer,
@@ -261,6 +264,7 @@ impl Node {
             layout: follower.subscribe(),
             link: link.clone(),
             cluster_version,
+            root_key: sealing_key,
             settings: objects_settings,
         });
         let maintenance =

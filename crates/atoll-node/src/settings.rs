@@ -33,6 +33,7 @@ pub struct SettingsSource {
     pub s3_https: Option<bool>,
     pub s3_cert: Option<PathBuf>,
     pub s3_key: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
 }
 
 /// A node's settings, complete.
@@ -78,6 +79,10 @@ pub struct Settings {
     /// Whether S3 is served over HTTPS, and with which certificate. Default: plain HTTP, as
     /// behind a proxy or on one machine.
     pub s3_https: Https,
+    /// The file with the root key, by which objects are encrypted (SSE-S3). Default: none, and
+    /// such objects are refused. The same key at all nodes of the cluster, kept safe elsewhere
+    /// too: what is encrypted with it is lost without it.
+    pub key_file: Option<PathBuf>,
 }
 
 #[derive(Clone)]
@@ -171,6 +176,7 @@ impl SettingsSource {
             },
             s3_cert: variable("ATOLL_S3_CERT").map(PathBuf::from),
             s3_key: variable("ATOLL_S3_KEY").map(PathBuf::from),
+            key_file: variable("ATOLL_KEY_FILE").map(PathBuf::from),
         })
     }
 
@@ -198,6 +204,7 @@ impl SettingsSource {
             s3_https: self.s3_https.or(lower.s3_https),
             s3_cert: self.s3_cert.or(lower.s3_cert),
             s3_key: self.s3_key.or(lower.s3_key),
+            key_file: self.key_file.or(lower.key_file),
         }
     }
 
@@ -325,6 +332,7 @@ impl SettingsSource {
             snapshot_keep,
             s3_domains,
             s3_https,
+            key_file: self.key_file,
         })
     }
 }

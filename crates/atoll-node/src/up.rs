@@ -13,7 +13,7 @@ use atoll_gateway::{
     admin,
     s3::{S3Gateway, S3Metrics, S3Parts, serve_s3},
 };
-use atoll_objects::{MaintenanceSettings, ObjectsSettings, SnapshotSettings};
+use atoll_objects::{MaintenanceSettings, Objects, ObjectsSettings, RootKeyId, SnapshotSettings};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_runtime::{Runtime, watch};
 use atoll_transport::{
@@ -30,6 +30,7 @@ use crate::{
     admin::NodeAdmin,
     https::{self, Https, HttpsError},
     identity::{Identity, IdentityError},
+    key_file::{self, KeyFileError},
     metrics::NodeMetrics,
     node::{Node, NodeParts, NodeProperties},
     overlay::OverlaySettings,
@@ -68,6 +69,8 @@ pub enum UpError {
     Transport(#[from] BindError),
     #[error("S3 can't be served over HTTPS")]
     Https(#[from] HttpsError),
+    #[error("the root key can't be used")]
+    KeyFile(#[from] KeyFileError),
     #[error(transparent)]
     Start(#[from] StartError),
 }
@@ -92,6 +95,12 @@ impl UpError {
                  out for one of the node's own"
                     .into(),
             ),
+            UpError::KeyFile(KeyFileError::InDataFolder { .. }) => {
+                Some("move the file elsewhere: whoever steals the disk must not find it there".into())
+            }
+            UpError::KeyFile(_) => {
+                Some("make a key file, once for all nodes: atoll key-file create PATH".into())
+            }
             UpError::Transport(_) => {
                 Some("name another address with --node-addr, such as 0.0.0.0:9102".into())
             }
@@ -147,6 +156,9 @@ pub struct RunningNode {
 pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode, UpError> {
     let runtime = Runtime::tokio();
     let files = Arc::new(RealFiles::open(&settings.data, runtime.clone())?);
+    let sealing_key = settings.key_file.as_ref().map(|path| key_file::read_outside_of(&settings.data, path));
+    let sealing_key = sealing_key.transpose()?;
+    let root_key_id = sealing_key.as_ref().map(|key| key.id());
     // Before anything else, so that a taken port changes nothing.
     let s3_listener = listen("S3", "--s3-addr", settings.s3_addr).await?;
     let admin_listener = listen("the admin API", "--admin-addr", settings.admin_addr).await?;
@@ -195,6 +207,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         founding: LayoutSettings::default(),
         planning: PlanSettings::default(),
         objects: ObjectsSettings::default(),
+        sealing_key,
         maintenance: MaintenanceSettings {
             lifecycle_day: settings.lifecycle_day,
             snapshots: Some(SnapshotSettings {
@@ -209,6 +222,10 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
     })
     .await?;
     transport.set_cluster(node.cluster());
+    if let Some(mine) = root_key_id {
+        // The answer takes as long as an election; nobody waits for it.
+        drop(runtime.spawn("root key check", check_root_key(node.objects().clone(), mine)));
+    }
 
     let mut registry = Registry::default();
     let s3_metrics = S3Metrics::default();
@@ -252,6 +269,22 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         ticket,
     };
     Ok(RunningNode { facts, node, transport, runtime, shutdown, doors })
+}
+
+/// Says early what a request for something encrypted would meet later.
+async fn check_root_key(objects: Objects, mine: RootKeyId) {
+    match objects.cluster_root_key().await {
+        Ok(Some(needs)) if needs != mine => tracing::error!(
+            has = %mine,
+            %needs,
+            "the key file holds another root key than the cluster's: what is encrypted is refused here"
+        ),
+        Ok(_) => tracing::info!(root_key = %mine, "objects can be encrypted"),
+        Err(error) => {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "the cluster's root key was not looked up");
+        }
+    }
 }
 
 impl RunningNode {

@@ -1,5 +1,6 @@
 //! Cuts a body into chunks by its content (FastCDC, Xia et al. 2020), so that the same
-//! bytes in another place become the same chunks.
+//! bytes in another place become the same chunks; or, where they are encrypted, at a fixed
+//! size.
 //!
 //! Pure and synchronous: bytes in, chunks out. It is called off the async threads.
 
@@ -7,10 +8,43 @@ use atoll_types::ChunkHash;
 use bytes::{Bytes, BytesMut};
 use fastcdc::v2020::{Normalization, cut, select_masks};
 
+use crate::encryption::seal::{StreamKey, TAG_BYTES};
+
 /// No chunk is longer, whatever the settings: a message's body has room for it.
 pub const CHUNK_BYTES_MAX: usize = 4 << 20;
 
 const _: () = assert!(CHUNK_BYTES_MAX <= atoll_transport::Message::BODY_BYTES_MAX);
+
+/// Cuts a body, one way or the other.
+pub enum Cutter {
+    Plain(Chunker),
+    Sealing(SealingChunker),
+}
+
+impl Cutter {
+    pub fn new(sizes: ChunkSizes, key: Option<StreamKey>) -> Self {
+        match key {
+            None => Cutter::Plain(Chunker::new(sizes)),
+            Some(key) => Cutter::Sealing(SealingChunker::new(sizes, key)),
+        }
+    }
+
+    /// Takes the next bytes of the body and gives the chunks that they complete.
+    pub fn push(&mut self, pieces: &[Bytes]) -> Vec<Chunk> {
+        match self {
+            Cutter::Plain(chunker) => chunker.push(pieces),
+            Cutter::Sealing(chunker) => chunker.push(pieces),
+        }
+    }
+
+    /// The last chunk, if anything is left.
+    pub fn finish(self) -> Option<Chunk> {
+        match self {
+            Cutter::Plain(chunker) => chunker.finish(),
+            Cutter::Sealing(chunker) => chunker.finish(),
+        }
+    }
+}
 
 /// How long chunks are, all but a body's last one. Any node reads what any sizes have cut;
 /// where they differ, the same bytes are stored twice.
@@ -68,6 +102,46 @@ impl Chunker {
     pub fn finish(self) -> Option<Chunk> {
         let bytes = self.tail.freeze();
         (!bytes.is_empty()).then(|| Chunk { hash: ChunkHash::of(&bytes), bytes })
+    }
+}
+
+/// Cuts at a fixed size, since cuts that follow the content would tell of it (rule 15), and
+/// seals what it cuts: a chunk's name is the hash of what is stored.
+pub struct SealingChunker {
+    key: StreamKey,
+    size: usize,
+    /// Where `tail` begins.
+    offset: u64,
+    /// Never empty once there was something: whether a chunk is the last is sealed with it.
+    tail: BytesMut,
+}
+
+impl SealingChunker {
+    fn new(sizes: ChunkSizes, key: StreamKey) -> Self {
+        let size = sizes.average.min(CHUNK_BYTES_MAX - TAG_BYTES);
+        Self { key, size, offset: 0, tail: BytesMut::new() }
+    }
+
+    fn push(&mut self, pieces: &[Bytes]) -> Vec<Chunk> {
+        for piece in pieces {
+            self.tail.extend_from_slice(piece);
+        }
+        let mut chunks = Vec::new();
+        while self.tail.len() > self.size {
+            let bytes = self.tail.split_to(self.size);
+            chunks.push(self.seal(false, &bytes));
+            self.offset += bytes.len() as u64;
+        }
+        chunks
+    }
+
+    fn finish(self) -> Option<Chunk> {
+        (!self.tail.is_empty()).then(|| self.seal(true, &self.tail))
+    }
+
+    fn seal(&self, last: bool, bytes: &[u8]) -> Chunk {
+        let bytes = self.key.seal(self.offset, last, bytes);
+        Chunk { hash: ChunkHash::of(&bytes), bytes }
     }
 }
 
@@ -135,6 +209,29 @@ mod tests {
             new.difference(&old).count(),
             new.len()
         );
+    }
+
+    #[test]
+    fn sealed_chunks_are_of_one_size_and_say_nothing_of_the_body() {
+        let sizes = ChunkSizes { min: 16, average: 64, max: 256 };
+        let key = crate::encryption::seal::stream_key(9);
+        for len in [1, 63, 64, 65, 128, 1000] {
+            let body = Bytes::from(vec![0; len]);
+            let mut cutter = Cutter::new(sizes, Some(key.clone()));
+            let mut chunks = cutter.push(&[body.slice(..len / 2), body.slice(len / 2..)]);
+            chunks.extend(cutter.finish());
+            assert_eq!(chunks.len(), len.div_ceil(64));
+            let (last, full) = chunks.split_last().unwrap();
+            assert!(full.iter().all(|chunk| chunk.bytes.len() == 64 + TAG_BYTES));
+            assert_eq!(last.bytes.len(), (len - 1) % 64 + 1 + TAG_BYTES);
+            let names: std::collections::BTreeSet<_> = chunks.iter().map(|chunk| chunk.hash).collect();
+            assert_eq!(names.len(), chunks.len(), "equal bytes show");
+            for (index, chunk) in chunks.iter().enumerate() {
+                let is_last = index + 1 == chunks.len();
+                let opened = key.open(64 * index as u64, is_last, &chunk.bytes).unwrap();
+                assert!(opened.iter().all(|byte| *byte == 0));
+            }
+        }
     }
 
     #[test]

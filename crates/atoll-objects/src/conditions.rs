@@ -135,6 +135,7 @@ mod tests {
             headers: Default::default(),
             checksum: None,
             parts: vec![],
+            encryption: None,
         };
         let own = ETAG.to_string();
         let at = |ms| Some(WallTime(ms));

@@ -1,14 +1,21 @@
 //! COPY: the source read at one version, its chunks stamped for the destination (rule
-//! 9), and a commit there with the destination's conditions. No byte of a chunk moves.
+//! 9), and a commit there with the destination's conditions. No byte of a chunk moves, unless
+//! either side is encrypted: then they are opened and sealed anew.
+
+use atoll_types::ShardId;
+use futures_util::StreamExt;
 
 use crate::{
+    encryption::{EncryptionKind, Sealing},
     error::{CopyObjectError, GetObjectError, PutObjectError},
-    get::LookedUp,
+    get::Opened,
     ingest::{BODY_BYTES_MAX, Ingested, IngestedContent},
     manifest::Manifest,
+    names::ObjectKey,
+    object::ETag,
     objects::Objects,
-    put::NewObject,
-    request::{Copied, CopyObject, GetObject},
+    put::{NewObject, etag_md5},
+    request::{Copied, CopyObject, GetObject, PutBody},
     shard::object::Got,
 };
 
@@ -19,19 +26,26 @@ impl Objects {
             source_key,
             source_version,
             source_conditions,
+            source_customer_key,
             bucket,
             key,
             conditions,
+            encryption,
             headers,
             idempotency,
         } = request;
         let no_such = || CopyObjectError::Destination(PutObjectError::NoSuchBucket(bucket.clone()));
+        let deadline = self.deadline();
         let destination = self
-            .bucket(&bucket, self.deadline())
+            .bucket(&bucket, deadline)
             .await
             .map_err(|error| CopyObjectError::Destination(error.into()))?
             .ok_or_else(no_such)?;
         let shard = destination.shard_of(key.as_bytes());
+        let sealing = self
+            .sealing(&destination, &key, encryption.as_ref(), deadline)
+            .await
+            .map_err(|error| CopyObjectError::Destination(error.into()))?;
         // Before the source is read, so that a sweep in between is noticed at the commit.
         let epoch =
             self.recent_epoch(shard).await.map_err(|error| CopyObjectError::Destination(error.into()))?;
@@ -42,15 +56,33 @@ impl Objects {
             version: source_version,
             range: None,
             conditions: source_conditions,
+            customer_key: source_customer_key,
         };
-        let LookedUp { bucket: source, got, info } =
-            self.look_up(&get, true).await.map_err(CopyObjectError::Source)?;
-        let Got { version, inline, .. } = got;
-        crate::get::check_conditions(&get, &info).map_err(CopyObjectError::Source)?;
+        let looked_up = self.look_up(&get, true).await.map_err(CopyObjectError::Source)?;
+        let opened = self.open_object(looked_up, &get).map_err(CopyObjectError::Source)?;
+        crate::get::check_conditions(&get, &opened.info).map_err(CopyObjectError::Source)?;
+        let source_version = opened.info.version;
+        if opened.key.is_some() || sealing.is_some() {
+            let source = opened.info.clone();
+            let ingested = self.take_in_again(shard, opened, &get.key, sealing.as_ref()).await?;
+            let is_customers = |kind: Option<EncryptionKind>| kind == Some(EncryptionKind::Customer);
+            let kind = sealing.as_ref().map(|sealing| sealing.seal.kind());
+            // The source's own, as in a copy in the clear, unless a customer's key hides it.
+            let etag = match is_customers(source.encryption) || is_customers(kind) {
+                true => ETag { md5: etag_md5(sealing.as_ref(), ingested.md5), parts: 0 },
+                false => source.etag,
+            };
+            let ingested = Ingested { checksum: source.checksum, ..ingested };
+            let headers = headers.unwrap_or(source.headers);
+            let new = NewObject { key, conditions, headers, etag, ingested, sealing, idempotency };
+            let put = self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)?;
+            return Ok(Copied { put, source_version });
+        }
+        let Opened { bucket: source, got: Got { version, inline, .. }, .. } = opened;
         if version.size > BODY_BYTES_MAX {
             return Err(CopyObjectError::Destination(PutObjectError::EntityTooLarge { max: BODY_BYTES_MAX }));
         }
-        let content = match (version.manifest, inline) {
+        let content = match (version.content.manifest, inline) {
             (Manifest::Inline, Some(bytes)) => IngestedContent::Inline(bytes),
             (manifest, _) => {
                 let from = source.shard_of(get.key.as_bytes());
@@ -58,7 +90,7 @@ impl Objects {
                 let chunks =
                     self.all_chunks(source.id, from, manifest, version.size).await.map_err(source_failed)?;
                 self.stamp_chunks(&chunks, epoch).await.map_err(source_failed)?;
-                IngestedContent::Chunks { chunks, epoch }
+                IngestedContent::Chunks { chunks, epoch, sealed: false }
             }
         };
         let new = NewObject {
@@ -72,9 +104,29 @@ impl Objects {
                 md5: version.etag.md5,
                 checksum: version.checksum,
             },
+            sealing: None,
             idempotency,
         };
         let put = self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)?;
-        Ok(Copied { put, source_version: info.version })
+        Ok(Copied { put, source_version })
+    }
+
+    /// The source's bytes, read and stored anew.
+    async fn take_in_again(
+        &self,
+        shard: ShardId,
+        opened: Opened,
+        source: &ObjectKey,
+        sealing: Option<&Sealing>,
+    ) -> Result<Ingested, CopyObjectError> {
+        let size = opened.info.size;
+        if size > BODY_BYTES_MAX {
+            return Err(CopyObjectError::Destination(PutObjectError::EntityTooLarge { max: BODY_BYTES_MAX }));
+        }
+        let stream = self.body_of(opened, source, 0..size).map_err(CopyObjectError::Source)?;
+        let mut body = PutBody::new(stream.map(|piece| piece.map_err(Into::into)).boxed());
+        body.length = Some(size);
+        let key = sealing.map(|sealing| sealing.key.object_stream());
+        self.ingest(shard, body, true, key).await.map_err(CopyObjectError::Destination)
     }
 }

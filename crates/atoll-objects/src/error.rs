@@ -7,7 +7,10 @@
 use atoll_records::RecordsError;
 use atoll_types::{ChunkHash, WallTime};
 
-use crate::names::{BucketName, VersionId};
+use crate::{
+    encryption::EncryptionError,
+    names::{BucketName, VersionId},
+};
 
 /// A cause from elsewhere.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -43,6 +46,10 @@ pub enum Unavailable {
     /// Some member of the cluster is older than what was asked for (rule 18).
     #[error("the cluster is being upgraded: it has version {has}, this needs {needs}")]
     Upgrading { has: u32, needs: u32 },
+    /// Of a body: a chunk is not what was sealed for its place: it was altered, moved or cut
+    /// off by somebody who writes records.
+    #[error("a chunk does not open")]
+    Tampered,
     /// Of a body: the object was replaced two sweeps ago or more, and what was left of it
     /// is gone.
     #[error("the object was replaced long ago, while it was being read")]
@@ -95,6 +102,16 @@ pub enum HeadBucketError {
 }
 
 #[derive(Debug, thiserror::Error)]
+pub enum SetEncryptionError {
+    #[error("no bucket {0}")]
+    NoSuchBucket(BucketName),
+    #[error("the bucket's encryption")]
+    Encryption(#[source] EncryptionError),
+    #[error("the bucket's encryption could not be set now")]
+    Unavailable(#[from] Unavailable),
+}
+
+#[derive(Debug, thiserror::Error)]
 pub enum ListObjectsError {
     #[error("no bucket {0}")]
     NoSuchBucket(BucketName),
@@ -123,6 +140,8 @@ pub enum GetObjectError {
     NotModified(Box<crate::ObjectInfo>),
     #[error("the range lies outside of the object of {size} bytes")]
     InvalidRange { size: u64 },
+    #[error("the object's encryption")]
+    Encryption(#[from] EncryptionError),
     #[error("the object could not be read now")]
     Unavailable(#[from] Unavailable),
 }
@@ -150,6 +169,8 @@ pub enum PutObjectError {
     /// The client's stream broke.
     #[error("the body could not be read")]
     Body(#[source] BoxError),
+    #[error("the object's encryption")]
+    Encryption(#[source] EncryptionError),
     #[error("the object could not be written now")]
     Unavailable(#[from] Unavailable),
 }
@@ -178,6 +199,8 @@ pub enum CopyObjectError {
 pub enum CreateUploadError {
     #[error("no bucket {0}")]
     NoSuchBucket(BucketName),
+    #[error("the object's encryption")]
+    Encryption(#[source] EncryptionError),
     #[error("the upload could not be created now")]
     Unavailable(#[from] Unavailable),
 }
@@ -203,6 +226,8 @@ pub enum UploadError {
     NoSuchBucket(BucketName),
     #[error("no such upload")]
     NoSuchUpload,
+    #[error("the upload's encryption")]
+    Encryption(#[from] EncryptionError),
     #[error("the uploads could not be reached now")]
     Unavailable(#[from] Unavailable),
 }
@@ -230,6 +255,8 @@ pub enum CompleteUploadError {
     /// No parts, or more than S3 has: S3's `MalformedXML`.
     #[error("the list of parts is empty or too long")]
     InvalidPartList,
+    #[error("the object's encryption")]
+    Encryption(#[from] EncryptionError),
     #[error("the upload could not be completed now")]
     Unavailable(#[from] Unavailable),
 }

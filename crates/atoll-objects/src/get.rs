@@ -1,20 +1,23 @@
 //! GET and HEAD: the manifest by one linearizable query (small objects come along with
 //! it), then the chunks of the range, a few ahead of the reader.
 
-use std::{collections::VecDeque, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use atoll_runtime::Task;
-use atoll_types::{Instant, ShardId};
-use bytes::Bytes;
+use atoll_types::Instant;
 use futures_util::stream::{self, StreamExt};
 
 use crate::{
     conditions::FailedRead,
+    encryption::{
+        EncryptionError,
+        seal::{DataKey, Seal},
+    },
     error::{GetObjectError, Unavailable},
-    manifest::{ChunkRef, Manifest},
-    names::{BucketId, ManifestId, UploadId},
+    manifest::Manifest,
+    names::ObjectKey,
     object::ObjectInfo,
-    objects::{BUCKET_ATTEMPTS, Objects, unexpected},
+    objects::{BUCKET_ATTEMPTS, Objects},
+    read::{PARTS_PER_QUERY, ReadManifest},
     request::{BodyOut, BucketInfo, GetObject, GotObject, PartInfo},
     shard::{
         Refused,
@@ -24,40 +27,61 @@ use crate::{
     versions::Named,
 };
 
-/// Chunks fetched ahead of the reader: about 4 MiB, at most 16. Enough for several
-/// holders to work at once, and for one at 10 ms a chunk to reach 400 MiB/s.
-const READ_AHEAD_CHUNKS: usize = 4;
-/// Part records per query: a part of 5 MiB has some 5 chunks, so about 6 KiB an answer;
-/// parts of 256 chunks make 300 KiB.
-const PARTS_PER_QUERY: u32 = 32;
-
 impl Objects {
     /// The object, as of one moment: what is written to its key later does not change
     /// the body.
     pub async fn get(&self, request: GetObject) -> Result<GotObject, GetObjectError> {
-        let LookedUp { bucket, got, info } = self.look_up(&request, true).await?;
-        let Got { version, inline, .. } = got;
-        check_conditions(&request, &info)?;
-        let range = resolve_range(&request, &info)?;
-        let body: BodyOut = match (version.manifest, inline) {
+        let looked_up = self.look_up(&request, true).await?;
+        let opened = self.open_object(looked_up, &request)?;
+        check_conditions(&request, &opened.info)?;
+        let range = resolve_range(&request, &opened.info)?;
+        let info = opened.info.clone();
+        let body = self.body_of(opened, &request.key, range.clone())?;
+        Ok(GotObject { info, range, body })
+    }
+
+    /// The bytes of `range`, in the clear.
+    pub(crate) fn body_of(
+        &self,
+        opened: Opened,
+        object_key: &ObjectKey,
+        range: Range<u64>,
+    ) -> Result<BodyOut, GetObjectError> {
+        let Opened { bucket, got: Got { version, inline, .. }, info, key } = opened;
+        Ok(match (version.content.manifest, inline) {
             (Manifest::Inline, Some(bytes)) => {
+                let bytes = match key {
+                    None => bytes,
+                    Some(key) => key.object_stream().open(0, true, &bytes).ok_or(Unavailable::Tampered)?,
+                };
+                if range.end > bytes.len() as u64 {
+                    return Err(Unavailable::Tampered.into());
+                }
                 let part = bytes.slice(range.start as usize..range.end as usize);
                 stream::iter([Ok(part)]).boxed()
             }
             (Manifest::Inline, None) => return Err(Unavailable::Vanished.into()),
             (manifest, _) => {
-                let shard = bucket.shard_of(request.key.as_bytes());
-                self.read_chunks(bucket.id, shard, manifest, range.clone())
+                let shard = bucket.shard_of(object_key.as_bytes());
+                let manifest = ReadManifest { bucket: bucket.id, shard, manifest, size: info.size, key };
+                self.read_chunks(manifest, range)
             }
-        };
-        Ok(GotObject { info, range, body })
+        })
     }
 
     /// [`Objects::get`] without the bytes; a range is checked all the same.
     pub async fn head(&self, request: GetObject) -> Result<ObjectInfo, GetObjectError> {
-        let LookedUp { info, .. } = self.look_up(&request, false).await?;
+        let looked_up = self.look_up(&request, false).await?;
+        let Opened { info, .. } = self.open_object(looked_up, &request)?;
         check_conditions(&request, &info)?;
         resolve_range(&request, &info)?;
+        Ok(info)
+    }
+
+    /// What needs no key to be known, of what is encrypted too: all but the checksum.
+    pub async fn info(&self, request: GetObject) -> Result<ObjectInfo, GetObjectError> {
+        let LookedUp { info, .. } = self.look_up(&request, false).await?;
+        check_conditions(&request, &info)?;
         Ok(info)
     }
 
@@ -69,9 +93,12 @@ impl Objects {
         after: u16,
         limit: usize,
     ) -> Result<(ObjectInfo, Vec<PartInfo>), GetObjectError> {
-        let LookedUp { bucket, got, info } = self.look_up(&request, false).await?;
+        let looked_up = self.look_up(&request, false).await?;
+        let Opened { bucket, got, info, key } = self.open_object(looked_up, &request)?;
         check_conditions(&request, &info)?;
-        let Manifest::Parts { upload, .. } = got.version.manifest else { return Ok((info, Vec::new())) };
+        let Manifest::Parts { upload, .. } = got.version.content.manifest else {
+            return Ok((info, Vec::new()));
+        };
         let shard = bucket.shard_of(request.key.as_bytes());
         let (mut parts, mut from) = (Vec::new(), after.saturating_add(1));
         while parts.len() < limit {
@@ -79,7 +106,10 @@ impl Objects {
             let ask = upload::Parts { bucket: bucket.id, upload, from, limit };
             let page = self.query(shard, &upload::PART_INFOS, ask, self.deadline()).await?;
             // Replaced and swept since it was looked up.
-            let page: Vec<PartInfo> = page.map_err(|_| Unavailable::Vanished)?;
+            let mut page: Vec<PartInfo> = page.map_err(|_| Unavailable::Vanished)?;
+            if let Some(key) = &key {
+                open_checksums(key, &mut page)?;
+            }
             let full = page.len() == limit as usize;
             from = page.last().map_or(from, |part| part.number.saturating_add(1));
             parts.extend(page);
@@ -145,36 +175,19 @@ impl Objects {
         }
     }
 
-    /// The bytes of `range`, chunk by chunk.
-    pub(crate) fn read_chunks(
+    /// Opens what was looked up with the key that the request brought, or the node's.
+    pub(crate) fn open_object(
         &self,
-        bucket: BucketId,
-        shard: ShardId,
-        manifest: Manifest,
-        range: Range<u64>,
-    ) -> BodyOut {
-        let reader = Reader {
-            manifest: ManifestReader::new(self.clone(), bucket, shard, manifest, range),
-            ahead: VecDeque::new(),
-            failed: false,
-        };
-        stream::unfold(reader, async |mut reader| Some((reader.next().await?, reader))).boxed()
-    }
-
-    /// All chunks of a manifest: for copies, which are at most 5 GiB.
-    pub(crate) async fn all_chunks(
-        &self,
-        bucket: BucketId,
-        shard: ShardId,
-        manifest: Manifest,
-        size: u64,
-    ) -> Result<Vec<ChunkRef>, Unavailable> {
-        let mut reader = ManifestReader::new(self.clone(), bucket, shard, manifest, 0..size);
-        let mut chunks = Vec::new();
-        while let Some(piece) = reader.next().await? {
-            chunks.push(piece.chunk);
+        looked_up: LookedUp,
+        request: &GetObject,
+    ) -> Result<Opened, GetObjectError> {
+        let LookedUp { bucket, got, mut info } = looked_up;
+        let customer = request.customer_key.as_ref();
+        let key = self.open_seal(got.version.content.seal.as_ref(), customer, &request.key)?;
+        if let (Some(key), Some(sealed)) = (&key, &got.version.checksum) {
+            info.checksum = Some(key.open_checksum(sealed).ok_or_else(GetObjectError::altered)?);
         }
-        Ok(chunks)
+        Ok(Opened { bucket, got, info, key })
     }
 }
 
@@ -185,9 +198,28 @@ pub(crate) struct LookedUp {
     pub info: ObjectInfo,
 }
 
+/// The same, and what it takes to read it.
+pub(crate) struct Opened {
+    pub bucket: Arc<BucketInfo>,
+    pub got: Got,
+    pub info: ObjectInfo,
+    /// `None` if it is not encrypted.
+    pub key: Option<DataKey>,
+}
+
+/// Opens the checksums of parts in their place.
+pub(crate) fn open_checksums(key: &DataKey, parts: &mut [PartInfo]) -> Result<(), EncryptionError> {
+    for checksum in parts.iter_mut().filter_map(|part| part.checksum.as_mut()) {
+        *checksum = key.open_checksum(checksum).ok_or(EncryptionError::Altered)?;
+    }
+    Ok(())
+}
+
+/// A checksum that is sealed is left out.
 fn object_info(got: &Got, versioned: bool) -> ObjectInfo {
     let Got { revision, version, .. } = got;
-    let parts = match &version.manifest {
+    let seal = version.content.seal.as_ref();
+    let parts = match &version.content.manifest {
         Manifest::Parts { parts, .. } => parts.clone(),
         _ => Vec::new(),
     };
@@ -198,8 +230,9 @@ fn object_info(got: &Got, versioned: bool) -> ObjectInfo {
         revision: *revision,
         version: versioned.then(|| version.id(*revision)),
         headers: version.headers.clone(),
-        checksum: version.checksum.clone(),
+        checksum: version.checksum.clone().filter(|_| seal.is_none()),
         parts,
+        encryption: seal.map(Seal::kind),
     }
 }
 
@@ -215,165 +248,4 @@ fn resolve_range(request: &GetObject, info: &ObjectInfo) -> Result<Range<u64>, G
         None => Ok(0..info.size),
         Some(range) => range.resolve(info).ok_or(GetObjectError::InvalidRange { size: info.size }),
     }
-}
-
-/// A chunk, and which of its bytes are wanted.
-struct Piece {
-    chunk: ChunkRef,
-    wanted: Range<usize>,
-}
-
-type Fetch = Task<Result<Bytes, Unavailable>>;
-
-/// Keeps a few chunks on their way.
-struct Reader {
-    manifest: ManifestReader,
-    /// With what is wanted of each.
-    ahead: VecDeque<(Range<usize>, Fetch)>,
-    failed: bool,
-}
-
-impl Reader {
-    async fn next(&mut self) -> Option<Result<Bytes, Unavailable>> {
-        if self.failed {
-            return None;
-        }
-        let next = self.try_next().await.transpose();
-        self.failed = matches!(next, Some(Err(_)));
-        next
-    }
-
-    async fn try_next(&mut self) -> Result<Option<Bytes>, Unavailable> {
-        while self.ahead.len() < READ_AHEAD_CHUNKS {
-            let Some(piece) = self.manifest.next().await? else { break };
-            let objects = &self.manifest.objects;
-            let fetch = objects.inner.holders.fetch_ahead(piece.chunk.hash, objects.deadline());
-            self.ahead.push_back((piece.wanted, fetch));
-        }
-        let Some((wanted, fetch)) = self.ahead.pop_front() else { return Ok(None) };
-        let bytes =
-            fetch.await.unwrap_or_else(|| Err(Unavailable::Refused("the node is stopping".into())))?;
-        if wanted.end > bytes.len() {
-            // The bytes hash to the name in the manifest, so its length there is wrong.
-            return Err(Unavailable::Refused("a manifest names a chunk with another length".into()));
-        }
-        Ok(Some(bytes.slice(wanted)))
-    }
-}
-
-/// What of a manifest is still to be read, in order.
-enum Step {
-    Chunks(VecDeque<ChunkRef>),
-    Segment { manifest: ManifestId, number: u32, bytes: u64 },
-    Part { upload: UploadId, number: u16, bytes: u64 },
-}
-
-/// Walks a manifest and gives the chunks that a range touches. Segments and parts are
-/// looked up when the walk comes to them; those before the range never.
-struct ManifestReader {
-    objects: Objects,
-    bucket: BucketId,
-    shard: ShardId,
-    steps: VecDeque<Step>,
-    /// Where the first step begins.
-    offset: u64,
-    range: Range<u64>,
-}
-
-impl ManifestReader {
-    fn new(
-        objects: Objects,
-        bucket: BucketId,
-        shard: ShardId,
-        manifest: Manifest,
-        range: Range<u64>,
-    ) -> Self {
-        let steps = match manifest {
-            Manifest::Parts { upload, parts } => {
-                parts.into_iter().map(|(number, bytes)| Step::Part { upload, number, bytes }).collect()
-            }
-            other => steps_of(other).collect(),
-        };
-        Self { objects, bucket, shard, steps, offset: 0, range }
-    }
-
-    async fn next(&mut self) -> Result<Option<Piece>, Unavailable> {
-        loop {
-            if self.offset >= self.range.end {
-                return Ok(None);
-            }
-            match self.steps.pop_front() {
-                None => return Ok(None),
-                Some(Step::Chunks(mut chunks)) => {
-                    let Some(chunk) = chunks.pop_front() else { continue };
-                    self.steps.push_front(Step::Chunks(chunks));
-                    let start = self.offset;
-                    self.offset += u64::from(chunk.bytes);
-                    if self.offset > self.range.start {
-                        let from = self.range.start.saturating_sub(start) as usize;
-                        let to = (self.range.end.min(self.offset) - start) as usize;
-                        return Ok(Some(Piece { chunk, wanted: from..to }));
-                    }
-                }
-                Some(Step::Segment { bytes, .. } | Step::Part { bytes, .. })
-                    if self.offset + bytes <= self.range.start =>
-                {
-                    self.offset += bytes;
-                }
-                Some(Step::Segment { manifest, number, .. }) => {
-                    let ask = object::Segments { bucket: self.bucket, manifest, from: number, limit: 1 };
-                    let deadline = self.objects.deadline();
-                    let found = self.objects.query(self.shard, &object::SEGMENTS, ask, deadline).await?;
-                    let segment = found.map_err(unexpected)?.pop().ok_or(Unavailable::Vanished)?;
-                    self.steps.push_front(Step::Chunks(segment.chunks.into()));
-                }
-                Some(part @ Step::Part { .. }) => {
-                    self.steps.push_front(part);
-                    self.look_up_parts().await?;
-                }
-            }
-        }
-    }
-
-    /// Replaces the first parts by what they are made of.
-    async fn look_up_parts(&mut self) -> Result<(), Unavailable> {
-        let Some(&Step::Part { upload, number: first, .. }) = self.steps.front() else { return Ok(()) };
-        let ask = upload::Parts { bucket: self.bucket, upload, from: first, limit: PARTS_PER_QUERY };
-        let deadline = self.objects.deadline();
-        let found =
-            self.objects.query(self.shard, &upload::PARTS, ask, deadline).await?.map_err(unexpected)?;
-        let mut looked_up = Vec::new();
-        for (found_number, record) in found {
-            match self.steps.front() {
-                Some(Step::Part { number, .. }) if *number == found_number => {
-                    self.steps.pop_front();
-                    looked_up.extend(steps_of(record.manifest));
-                }
-                _ => break,
-            }
-        }
-        if looked_up.is_empty()
-            && matches!(self.steps.front(), Some(Step::Part { number, .. }) if *number == first)
-        {
-            return Err(Unavailable::Vanished);
-        }
-        for step in looked_up.into_iter().rev() {
-            self.steps.push_front(step);
-        }
-        Ok(())
-    }
-}
-
-/// The steps of a manifest that names chunks or segments.
-fn steps_of(manifest: Manifest) -> impl Iterator<Item = Step> {
-    let (chunks, segments) = match manifest {
-        Manifest::Chunks(chunks) => (Some(Step::Chunks(chunks.into())), None),
-        Manifest::Segments { manifest, sizes } => (None, Some((manifest, sizes))),
-        // An inline object has no chunks, and parts are not made of parts.
-        Manifest::Inline | Manifest::Parts { .. } => (None, None),
-    };
-    let segments = segments.into_iter().flat_map(|(manifest, sizes)| {
-        sizes.into_iter().zip(0..).map(move |(bytes, number)| Step::Segment { manifest, number, bytes })
-    });
-    chunks.into_iter().chain(segments)
 }

@@ -4,6 +4,7 @@
 //! ```text
 //! client → batches of 2 MiB → MD5 and digests (one blocking job after the other)
 //!                           → cut, BLAKE3    (the same, beside them)  → chunks → holders
+//!                             (and sealed between the two, if it is to be encrypted)
 //! ```
 //!
 //! While one batch is hashed the next is received, and up to [`IN_FLIGHT_BYTES`] of
@@ -19,7 +20,8 @@ use futures_util::StreamExt;
 use md5::{Digest, Md5};
 
 use crate::{
-    chunker::{Chunk, Chunker},
+    chunker::{Chunk, Cutter},
+    encryption::seal::StreamKey,
     error::{PutObjectError, Unavailable},
     manifest::ChunkRef,
     object::{BodyDigest, Checksum},
@@ -62,6 +64,7 @@ pub enum IngestedContent {
     Chunks {
         chunks: Vec<ChunkRef>,
         epoch: u64,
+        sealed: bool,
     },
 }
 
@@ -123,12 +126,13 @@ impl Hashing {
 
 impl Objects {
     /// Takes a body in. `shard` is where it will be committed; `inline` allows a small
-    /// one to be kept in memory for its record.
+    /// one to be kept in memory for its record. With a key, what is kept is sealed.
     pub(crate) async fn ingest(
         &self,
         shard: ShardId,
         body: PutBody,
         inline: bool,
+        key: Option<StreamKey>,
     ) -> Result<Ingested, PutObjectError> {
         let PutBody { mut stream, length, content_md5, digests } = body;
         if length.is_some_and(|length| length > BODY_BYTES_MAX) {
@@ -161,7 +165,10 @@ impl Objects {
                 // 16 KiB take MD5 some 25 µs: less than a trip to the blocking pool and back.
                 hashes.update(&batch.pieces);
                 let (md5, checksum) = hashes.finish(content_md5)?;
-                let content = IngestedContent::Inline(batch.join());
+                let content = IngestedContent::Inline(match &key {
+                    None => batch.join(),
+                    Some(key) => key.seal(0, true, &batch.join()),
+                });
                 return Ok(Ingested { content, size, md5, checksum });
             }
             if !ended && batch.bytes < BATCH_BYTES {
@@ -169,7 +176,7 @@ impl Objects {
             }
             let body = match &mut chunked {
                 Some(body) => body,
-                None => chunked.insert(ChunkedBody::start(self.clone(), shard).await?),
+                None => chunked.insert(ChunkedBody::start(self.clone(), shard, key.clone()).await?),
             };
             let pieces = std::mem::take(&mut batch).pieces;
             hashing = hashing.push(&self.inner.runtime, pieces.clone()).await?;
@@ -178,11 +185,12 @@ impl Objects {
                 break;
             }
         }
+        let sealed = key.is_some();
         // The loop is left by its last batch, which began this if nothing did before.
         let Some(body) = chunked else { return Err(stopped().into()) };
         let (chunks, epoch) = body.finish().await?;
         let (md5, checksum) = hashing.rest().await?.finish(content_md5)?;
-        Ok(Ingested { content: IngestedContent::Chunks { chunks, epoch }, size, md5, checksum })
+        Ok(Ingested { content: IngestedContent::Chunks { chunks, epoch, sealed }, size, md5, checksum })
     }
 }
 
@@ -227,7 +235,9 @@ struct ChunkedBody {
     epoch: u64,
     /// When `epoch` was read.
     epoch_read: Instant,
-    cutting: Option<Task<(Chunker, Vec<Chunk>)>>,
+    /// Taken with the first bytes.
+    key: Option<StreamKey>,
+    cutting: Option<Task<(Cutter, Vec<Chunk>)>>,
     chunks: Vec<ChunkRef>,
     /// In the order of the body; the first is waited for.
     storing: VecDeque<(usize, Task<Result<(), Unavailable>>)>,
@@ -235,7 +245,7 @@ struct ChunkedBody {
 }
 
 impl ChunkedBody {
-    async fn start(objects: Objects, shard: ShardId) -> Result<Self, Unavailable> {
+    async fn start(objects: Objects, shard: ShardId, key: Option<StreamKey>) -> Result<Self, Unavailable> {
         let epoch = objects.recent_epoch(shard).await?;
         let epoch_read = objects.inner.runtime.now();
         Ok(Self {
@@ -243,6 +253,7 @@ impl ChunkedBody {
             shard,
             epoch,
             epoch_read,
+            key,
             cutting: None,
             chunks: Vec::new(),
             storing: VecDeque::new(),
@@ -252,16 +263,16 @@ impl ChunkedBody {
 
     /// Takes the next bytes, and sends off the chunks of the ones before.
     async fn push(&mut self, pieces: Vec<Bytes>) -> Result<(), Unavailable> {
-        let (mut chunker, ready) = match self.cutting.take() {
+        let (mut cutter, ready) = match self.cutting.take() {
             Some(cutting) => finished(cutting).await?,
-            None => (Chunker::new(self.objects.inner.settings.chunks), Vec::new()),
+            None => (Cutter::new(self.objects.inner.settings.chunks, self.key.take()), Vec::new()),
         };
         let runtime = self.objects.inner.runtime.clone();
         self.cutting = Some(self.objects.inner.runtime.spawn("body chunks", async move {
             runtime
                 .blocking(move || {
-                    let chunks = chunker.push(&pieces);
-                    (chunker, chunks)
+                    let chunks = cutter.push(&pieces);
+                    (cutter, chunks)
                 })
                 .await
         }));
@@ -320,8 +331,8 @@ impl ChunkedBody {
 
     async fn finish(mut self) -> Result<(Vec<ChunkRef>, u64), Unavailable> {
         if let Some(cutting) = self.cutting.take() {
-            let (chunker, mut chunks) = finished(cutting).await?;
-            let last = self.objects.inner.runtime.blocking(move || chunker.finish()).await;
+            let (cutter, mut chunks) = finished(cutting).await?;
+            let last = self.objects.inner.runtime.blocking(move || cutter.finish()).await;
             chunks.extend(last);
             self.store(chunks).await?;
         }

@@ -9,6 +9,7 @@ mod chunker;
 mod conditions;
 mod copy;
 mod delete;
+mod encryption;
 mod error;
 mod get;
 mod holder;
@@ -26,11 +27,13 @@ mod objects;
 mod peers;
 mod probe;
 mod put;
+mod read;
 mod reclaim;
 mod repair;
 mod request;
 mod restore;
 mod scrub;
+mod sealing;
 mod settings;
 mod shard;
 mod slots;
@@ -41,6 +44,9 @@ mod wire;
 
 pub use chunker::ChunkSizes;
 pub use conditions::{ETagCondition, FailedCondition, FailedRead, ReadConditions, WriteConditions};
+pub use encryption::{
+    CustomerKey, Encryption, EncryptionError, EncryptionKind, ParseRootKeyError, RootKey, RootKeyId,
+};
 pub use error::*;
 pub use layout_link::{LayoutLink, ReportError};
 pub use maintenance::{Maintenance, MaintenanceSettings, MaintenanceStatus};
@@ -57,6 +63,7 @@ pub use objects::{Objects, ObjectsParts, ObjectsSettings};
 pub use probe::HeldChunk;
 pub use request::*;
 pub use restore::Restoring;
+pub use sealing::ENCRYPTION_SINCE;
 pub use shard::register_procedures;
 pub use snapshot::{
     KeptSnapshot, SNAPSHOTS_SINCE, SnapshotSettings,

@@ -148,8 +148,9 @@ async fn has_tags(
         version: Some(entry.version),
         range: None,
         conditions: Default::default(),
+        customer_key: None,
     };
-    match worker.objects.head(get).await {
+    match worker.objects.info(get).await {
         Ok(info) => Ok(any_of.iter().any(|tags| {
             tags.iter().all(|(key, value)| info.headers.tags.get(key).is_some_and(|has| has == value))
         })),

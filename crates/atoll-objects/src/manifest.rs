@@ -7,13 +7,24 @@
 use atoll_types::ChunkHash;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{ManifestId, UploadId};
+use crate::{
+    encryption::seal::TAG_BYTES,
+    names::{ManifestId, UploadId},
+};
 
 /// One chunk in its place. Offsets follow from the lengths before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkRef {
     pub hash: ChunkHash,
+    /// Of what is stored.
     pub bytes: u32,
+}
+
+impl ChunkRef {
+    /// How many of the object's own bytes it holds.
+    pub fn content_bytes(&self, sealed: bool) -> u64 {
+        u64::from(self.bytes).saturating_sub(if sealed { TAG_BYTES as u64 } else { 0 })
+    }
 }
 
 /// 256 chunks of about 1 MiB: objects up to about a quarter of a GiB need no segments,
@@ -56,6 +67,85 @@ impl Manifest {
             Manifest::Chunks(_) => Storage::Chunks,
             Manifest::Segments { .. } => Storage::Segments,
             Manifest::Parts { .. } => Storage::Parts,
+        }
+    }
+}
+
+/// A manifest, and how what it names is encrypted, if it is: encoded as a plain manifest is
+/// where it is not, as programs before encryption wrote and read it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SealableWire<S>", into = "SealableWire<S>")]
+#[serde(bound(serialize = "S: Serialize + Clone", deserialize = "S: Deserialize<'de>"))]
+pub struct Sealable<S> {
+    pub manifest: Manifest,
+    pub seal: Option<S>,
+}
+
+impl<S> Sealable<S> {
+    pub fn plain(manifest: Manifest) -> Self {
+        Self { manifest, seal: None }
+    }
+}
+
+/// The variants of [`Manifest`], and one more.
+#[derive(Serialize, Deserialize)]
+enum SealableWire<S> {
+    Inline,
+    Chunks(Vec<ChunkRef>),
+    Segments { manifest: ManifestId, sizes: Vec<u64> },
+    Parts { upload: UploadId, parts: Vec<(u16, u64)> },
+    Sealed { seal: S, manifest: Manifest },
+}
+
+impl<S> From<Sealable<S>> for SealableWire<S> {
+    fn from(Sealable { manifest, seal }: Sealable<S>) -> Self {
+        match (seal, manifest) {
+            (Some(seal), manifest) => SealableWire::Sealed { seal, manifest },
+            (None, Manifest::Inline) => SealableWire::Inline,
+            (None, Manifest::Chunks(chunks)) => SealableWire::Chunks(chunks),
+            (None, Manifest::Segments { manifest, sizes }) => SealableWire::Segments { manifest, sizes },
+            (None, Manifest::Parts { upload, parts }) => SealableWire::Parts { upload, parts },
+        }
+    }
+}
+
+impl<S> From<SealableWire<S>> for Sealable<S> {
+    fn from(wire: SealableWire<S>) -> Self {
+        match wire {
+            SealableWire::Inline => Self::plain(Manifest::Inline),
+            SealableWire::Chunks(chunks) => Self::plain(Manifest::Chunks(chunks)),
+            SealableWire::Segments { manifest, sizes } => Self::plain(Manifest::Segments { manifest, sizes }),
+            SealableWire::Parts { upload, parts } => Self::plain(Manifest::Parts { upload, parts }),
+            SealableWire::Sealed { seal, manifest } => Self { manifest, seal: Some(seal) },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_types::TransactionId;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_sealed_is_encoded_as_it_always_was() {
+        let id = TransactionId([7; 16]);
+        let chunk = ChunkRef { hash: ChunkHash::of(b"a"), bytes: 300 };
+        let manifests = [
+            Manifest::Inline,
+            Manifest::Chunks(vec![chunk]),
+            Manifest::Segments { manifest: ManifestId(id), sizes: vec![1, 300] },
+            Manifest::Parts { upload: UploadId(id), parts: vec![(1, 300)] },
+        ];
+        for manifest in manifests {
+            let plain = Sealable::<u8>::plain(manifest.clone());
+            let bytes = postcard::to_stdvec(&plain).unwrap();
+            assert_eq!(bytes, postcard::to_stdvec(&manifest).unwrap());
+            assert_eq!(postcard::from_bytes::<Sealable<u8>>(&bytes).unwrap(), plain);
+            let sealed = Sealable { manifest, seal: Some(9_u8) };
+            let bytes = postcard::to_stdvec(&sealed).unwrap();
+            assert_eq!(postcard::from_bytes::<Sealable<u8>>(&bytes).unwrap(), sealed);
+            assert!(postcard::from_bytes::<Manifest>(&bytes).is_err());
         }
     }
 }

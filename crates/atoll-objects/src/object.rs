@@ -6,7 +6,10 @@ use atoll_types::{Revision, WallTime};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{ObjectKey, VersionId};
+use crate::{
+    encryption::EncryptionKind,
+    names::{ObjectKey, VersionId},
+};
 
 /// S3's ETag: the MD5 of the content, or for a multipart object the MD5 of the parts'
 /// MD5s with their number.
@@ -106,7 +109,7 @@ pub trait BodyDigest: Send + 'static {
 }
 
 /// Everything about one object version but its bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {
     pub size: u64,
     pub etag: ETag,
@@ -120,6 +123,7 @@ pub struct ObjectInfo {
     pub checksum: Option<Checksum>,
     /// Sizes of the parts of a multipart object, by part number; empty otherwise.
     pub parts: Vec<(u16, u64)>,
+    pub encryption: Option<EncryptionKind>,
 }
 
 /// What a listing says of an object.
@@ -183,6 +187,7 @@ mod tests {
             headers: ObjectHeaders::default(),
             checksum: None,
             parts: parts.to_vec(),
+            encryption: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -18,12 +18,13 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
     chunker::ChunkSizes,
+    encryption::{RootKey, RootKeyId},
     error::Unavailable,
     holder::{ChunkHandler, Holder},
     holders::Holders,
     ingest::NODE_IN_FLIGHT_BYTES,
     layout_link::LayoutLink,
-    names::BucketName,
+    names::{BucketId, BucketName},
     request::BucketInfo,
     shard::{Answer, Ask, CommandName, QueryName, Refused, bucket, name, records::OwnedRange},
 };
@@ -38,6 +39,8 @@ pub struct ObjectsParts {
     pub link: Arc<dyn LayoutLink>,
     /// What may be written (rule 18); 0 until it is known.
     pub cluster_version: watch::Receiver<u32>,
+    /// What SSE-S3 encrypts with; without it, what is so encrypted is refused.
+    pub root_key: Option<RootKey>,
     pub settings: ObjectsSettings,
 }
 
@@ -74,6 +77,11 @@ pub(crate) struct Inner {
     pub holders: Holders,
     pub settings: ObjectsSettings,
     pub cluster_version: watch::Receiver<u32>,
+    pub root_key: Option<RootKey>,
+    /// Which one the cluster has. Set by the first who asks, and never changed.
+    pub cluster_root_key: OnceLock<RootKeyId>,
+    /// Which buckets take nothing in the clear, and when they were asked.
+    encrypted_buckets: Mutex<BTreeMap<BucketId, (bool, Instant)>>,
     /// Where buckets were when somebody last asked. It may be old: the shard that is
     /// asked knows what it owns, and its "no" leads to shard 0.
     buckets: Mutex<BTreeMap<BucketName, Arc<BucketInfo>>>,
@@ -90,8 +98,17 @@ pub(crate) struct Inner {
 impl Objects {
     /// Begins to serve chunks to the other nodes.
     pub fn new(parts: ObjectsParts) -> Self {
-        let ObjectsParts { runtime, transport, records, chunks, layout, link, cluster_version, settings } =
-            parts;
+        let ObjectsParts {
+            runtime,
+            transport,
+            records,
+            chunks,
+            layout,
+            link,
+            cluster_version,
+            root_key,
+            settings,
+        } = parts;
         let me: NodeId = transport.node_id();
         let (suspicious_tx, suspicious) = mpsc::channel(SUSPICIOUS_MAX);
         let holder = Arc::new(Holder::new(runtime.clone(), me, chunks, layout, link, suspicious_tx));
@@ -103,6 +120,9 @@ impl Objects {
             holders,
             settings,
             cluster_version,
+            root_key,
+            cluster_root_key: OnceLock::new(),
+            encrypted_buckets: Mutex::default(),
             buckets: Mutex::default(),
             epochs: Mutex::default(),
             ingest_room: Arc::new(Semaphore::new(NODE_IN_FLIGHT_BYTES)),
@@ -159,6 +179,10 @@ impl Objects {
 
     pub(crate) fn epochs(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShardId, (u64, Instant)>> {
         self.inner.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn encrypted_buckets(&self) -> std::sync::MutexGuard<'_, BTreeMap<BucketId, (bool, Instant)>> {
+        self.inner.encrypted_buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn buckets(&self) -> std::sync::MutexGuard<'_, BTreeMap<BucketName, Arc<BucketInfo>>> {

@@ -6,6 +6,7 @@ use atoll_types::TransactionId;
 
 use crate::{
     conditions::{FailedCondition, WriteConditions},
+    encryption::{EncryptionKind, Sealing},
     error::{PutObjectError, Unavailable},
     ingest::{Ingested, IngestedContent},
     manifest::{ChunkRef, ROOT_CHUNKS_MAX, SEGMENT_CHUNKS_MAX},
@@ -27,7 +28,7 @@ const STAMP_ATTEMPTS: usize = 3;
 impl From<Written> for PutResult {
     fn from(written: Written) -> Self {
         let Written { revision, modified, size, etag, checksum, version } = written;
-        PutResult { etag, size, revision, modified, checksum, version }
+        PutResult { etag, size, revision, modified, checksum, version, encryption: None }
     }
 }
 
@@ -53,24 +54,38 @@ pub(crate) fn attempt_id(id: TransactionId, attempt: usize) -> TransactionId {
     TransactionId(next)
 }
 
+/// What goes into the ETag: with a customer's key, nothing that tells of the bytes.
+pub(crate) fn etag_md5(sealing: Option<&Sealing>, md5: [u8; 16]) -> [u8; 16] {
+    match sealing {
+        Some(Sealing { seal, key }) if seal.kind() == EncryptionKind::Customer => key.etag(md5),
+        _ => md5,
+    }
+}
+
 /// An object that only lacks its commit.
 pub(crate) struct NewObject {
     pub key: ObjectKey,
     pub conditions: WriteConditions,
     pub headers: ObjectHeaders,
     pub etag: ETag,
+    /// Sealed already, but for its checksum.
     pub ingested: Ingested,
+    pub sealing: Option<Sealing>,
     pub idempotency: Option<TransactionId>,
 }
 
 impl Objects {
     pub async fn put(&self, request: PutObject) -> Result<PutResult, PutObjectError> {
-        let PutObject { bucket, key, headers, conditions, idempotency, body } = request;
+        let PutObject { bucket, key, headers, conditions, idempotency, encryption, body } = request;
         let no_such = || PutObjectError::NoSuchBucket(bucket.clone());
-        let info = self.bucket(&bucket, self.deadline()).await?.ok_or_else(no_such)?;
-        let ingested = self.ingest(info.shard_of(key.as_bytes()), body, true).await?;
-        let etag = ETag { md5: ingested.md5, parts: 0 };
-        self.commit_object(info, NewObject { key, conditions, headers, etag, ingested, idempotency }).await
+        let deadline = self.deadline();
+        let info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;
+        let sealing = self.sealing(&info, &key, encryption.as_ref(), deadline).await?;
+        let stream = sealing.as_ref().map(|sealing| sealing.key.object_stream());
+        let ingested = self.ingest(info.shard_of(key.as_bytes()), body, true, stream).await?;
+        let etag = ETag { md5: etag_md5(sealing.as_ref(), ingested.md5), parts: 0 };
+        let new = NewObject { key, conditions, headers, etag, ingested, sealing, idempotency };
+        self.commit_object(info, new).await
     }
 
     /// The commit, again with fresh stamps or at the bucket's new place where need be.
@@ -79,7 +94,11 @@ impl Objects {
         mut info: Arc<BucketInfo>,
         new: NewObject,
     ) -> Result<PutResult, PutObjectError> {
-        let NewObject { key, conditions, headers, etag, mut ingested, idempotency } = new;
+        let NewObject { key, conditions, headers, etag, mut ingested, sealing, idempotency } = new;
+        let checksum = match (&sealing, &ingested.checksum) {
+            (Some(sealing), Some(checksum)) => Some(sealing.key.seal_checksum(self, checksum)),
+            (_, checksum) => checksum.clone(),
+        };
         let name = info.name.clone();
         let id = idempotency.unwrap_or_else(|| self.inner.runtime.transaction_id());
         let deadline = self.deadline();
@@ -95,16 +114,27 @@ impl Objects {
                         size: ingested.size,
                         etag,
                         headers: headers.clone(),
-                        checksum: ingested.checksum.clone(),
+                        checksum: checksum.clone(),
                         content,
                     };
                     let shard = info.shard_of(key.as_bytes());
                     let id = attempt_id(id, attempt);
                     let here = "objects: an object's bytes are durable, its record is not committed";
                     self.inner.runtime.fault_point(here).await;
-                    match self.execute(shard, id, &object::PUT, put, deadline).await? {
-                        Ok(written) => return Ok(written.into()),
-                        Err(refused) => refused,
+                    let written = match &sealing {
+                        None => self.execute(shard, id, &object::PUT, put, deadline).await?,
+                        Some(Sealing { seal, .. }) => {
+                            let put = object::PutSealed { put, seal: seal.clone() };
+                            self.execute(shard, id, &object::PUT_SEALED, put, deadline).await?
+                        }
+                    };
+                    match (written, &sealing) {
+                        (Err(refused), _) => refused,
+                        (Ok(written), None) => return Ok(written.into()),
+                        (Ok(written), Some(Sealing { seal, .. })) => {
+                            let (checksum, encryption) = (ingested.checksum, Some(seal.kind()));
+                            return Ok(PutResult { checksum, encryption, ..written.into() });
+                        }
                     }
                 }
             };
@@ -113,6 +143,8 @@ impl Objects {
                 Refused::StaleEpoch { .. } | Refused::NoSuchManifest => {
                     self.stamp_again(info.shard_of(key.as_bytes()), &mut ingested.content).await?;
                 }
+                // The bucket's encryption was turned on since: the next attempt seals.
+                Refused::MustBeSealed => return Err(Unavailable::Unsettled.into()),
                 refused => {
                     let next = self.follow_bucket(&info, &refused, deadline).await?;
                     info = next.ok_or_else(|| PutObjectError::NoSuchBucket(name.clone()))?;
@@ -130,9 +162,9 @@ impl Objects {
         key: &ObjectKey,
         ingested: &IngestedContent,
     ) -> Result<Result<(Content, u64), Refused>, Unavailable> {
-        let (chunks, epoch) = match ingested {
+        let (chunks, epoch, sealed) = match ingested {
             IngestedContent::Inline(bytes) => return Ok(Ok((Content::Inline(bytes.clone()), 0))),
-            IngestedContent::Chunks { chunks, epoch } => (chunks, *epoch),
+            IngestedContent::Chunks { chunks, epoch, sealed } => (chunks, *epoch, *sealed),
         };
         if chunks.len() <= ROOT_CHUNKS_MAX {
             return Ok(Ok((Content::Chunks(chunks.clone()), epoch)));
@@ -156,7 +188,7 @@ impl Objects {
                 return Ok(Err(refused));
             }
             self.inner.runtime.fault_point("objects: a segment is committed, its root is not").await;
-            sizes.push(segment.iter().map(|chunk: &ChunkRef| u64::from(chunk.bytes)).sum());
+            sizes.push(segment.iter().map(|chunk: &ChunkRef| chunk.content_bytes(sealed)).sum());
         }
         Ok(Ok((Content::Segments { manifest, sizes }, epoch)))
     }
@@ -169,7 +201,7 @@ impl Objects {
     ) -> Result<(), Unavailable> {
         match content {
             IngestedContent::Inline(_) => Err(unexpected(Refused::NoSuchManifest)),
-            IngestedContent::Chunks { chunks, epoch } => {
+            IngestedContent::Chunks { chunks, epoch, .. } => {
                 let now = self.reclaim_epoch(shard).await?;
                 self.stamp_chunks(chunks, now).await?;
                 self.inner.runtime.fault_point("objects: stamped again, not committed").await;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     conditions::{ReadConditions, WriteConditions},
+    encryption::{CustomerKey, Encryption, EncryptionKind},
     error::{BoxError, DeleteObjectError, Unavailable},
     names::{BucketId, BucketName, ObjectKey, UploadId, VersionId},
     object::{
@@ -177,6 +178,8 @@ pub struct PutObject {
     /// A client's idempotency key, hashed by the gateway: a retry under the same one
     /// gets the first result.
     pub idempotency: Option<TransactionId>,
+    /// `None` is as the bucket has it.
+    pub encryption: Option<Encryption>,
     pub body: PutBody,
 }
 
@@ -189,6 +192,7 @@ pub struct PutResult {
     pub checksum: Option<Checksum>,
     /// `None` in a bucket whose versioning nobody has touched.
     pub version: Option<VersionId>,
+    pub encryption: Option<EncryptionKind>,
 }
 
 #[derive(Debug, Clone)]
@@ -199,6 +203,8 @@ pub struct GetObject {
     pub version: Option<VersionId>,
     pub range: Option<ByteRange>,
     pub conditions: ReadConditions,
+    /// Only of an object that is encrypted with it.
+    pub customer_key: Option<CustomerKey>,
 }
 
 pub struct GotObject {
@@ -309,9 +315,12 @@ pub struct CopyObject {
     pub source_key: ObjectKey,
     pub source_version: Option<VersionId>,
     pub source_conditions: ReadConditions,
+    pub source_customer_key: Option<CustomerKey>,
     pub bucket: BucketName,
     pub key: ObjectKey,
     pub conditions: WriteConditions,
+    /// `None` is as the bucket has it, however the source is encrypted.
+    pub encryption: Option<Encryption>,
     /// `None` keeps the source's headers (S3's `COPY` directive).
     pub headers: Option<ObjectHeaders>,
     pub idempotency: Option<TransactionId>,
@@ -330,6 +339,14 @@ pub struct CreateUpload {
     pub key: ObjectKey,
     pub headers: ObjectHeaders,
     pub checksum: Option<ChecksumAlgorithm>,
+    /// Of the object and all parts; `None` is as the bucket has it.
+    pub encryption: Option<Encryption>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreatedUpload {
+    pub upload: UploadId,
+    pub encryption: Option<EncryptionKind>,
 }
 
 pub struct UploadPart {
@@ -337,7 +354,15 @@ pub struct UploadPart {
     pub key: ObjectKey,
     pub upload: UploadId,
     pub number: u16,
+    /// The one that the upload was created with, if it was with one.
+    pub customer_key: Option<CustomerKey>,
     pub body: PutBody,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedPart {
+    pub part: PartInfo,
+    pub encryption: Option<EncryptionKind>,
 }
 
 /// A part whose bytes come from another object.
@@ -348,10 +373,12 @@ pub struct UploadPartCopy {
     pub source_version: Option<VersionId>,
     pub source_range: Option<ByteRange>,
     pub source_conditions: ReadConditions,
+    pub source_customer_key: Option<CustomerKey>,
     pub bucket: BucketName,
     pub key: ObjectKey,
     pub upload: UploadId,
     pub number: u16,
+    pub customer_key: Option<CustomerKey>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -371,6 +398,16 @@ pub struct ListParts {
     /// Only parts with a higher number.
     pub after: u16,
     pub limit: usize,
+    /// Tells the checksums of parts that are encrypted with it.
+    pub customer_key: Option<CustomerKey>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedParts {
+    pub page: PartPage,
+    pub encryption: Option<EncryptionKind>,
+    /// The parts have no checksums here, because only their customer's key tells them.
+    pub checksums_sealed: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -416,4 +453,5 @@ pub struct CompleteUpload {
     pub conditions: WriteConditions,
     /// The composite checksum that the gateway made of the parts' checksums, if any.
     pub checksum: Option<Checksum>,
+    pub customer_key: Option<CustomerKey>,
 }

@@ -139,8 +139,8 @@ impl Objects {
         as_it_was: OpenedBucket,
     ) -> Result<(), RestoreError> {
         let bucket = self.restoring(name).await?;
-        let OpenedBucket { versioning, newest, .. } = as_it_was;
-        let open = Open { bucket: bucket.id, versioning, restored: newest };
+        let OpenedBucket { versioning, newest, encrypted, .. } = as_it_was;
+        let open = Open { bucket: bucket.id, versioning, restored: newest, encrypted };
         let id = self.inner.runtime.transaction_id();
         let opened = self.execute(bucket.shard_of(&[]), id, &restore::OPEN, open, self.deadline()).await?;
         opened.map_err(unexpected)?;

@@ -15,6 +15,7 @@ pub mod object;
 pub mod records;
 pub mod reference;
 pub mod restore;
+pub mod root_key;
 pub mod setting;
 pub mod snapshot;
 pub mod upload;
@@ -64,6 +65,8 @@ pub enum Refused {
     },
     /// The key has no such version.
     NoSuchVersion,
+    /// The bucket takes nothing in the clear.
+    MustBeSealed,
 }
 
 /// Why a procedure stopped.
@@ -199,7 +202,12 @@ pub fn register_procedures(procedures: &mut Procedures) {
     bucket::FREE.register(procedures);
     bucket::SET_VERSIONING.register(procedures);
     bucket::VERSIONING.register(procedures);
+    bucket::SET_ENCRYPTED.register(procedures);
+    bucket::ENCRYPTED.register(procedures);
+    root_key::CLAIM.register(procedures);
+    root_key::GET.register(procedures);
     object::PUT.register(procedures);
+    object::PUT_SEALED.register(procedures);
     object::DELETE.register(procedures);
     object::PUT_SEGMENT.register(procedures);
     object::GET.register(procedures);
@@ -216,10 +224,13 @@ pub fn register_procedures(procedures: &mut Procedures) {
     lifecycle::CLAIM.register(procedures);
     lifecycle::EXPIRE.register(procedures);
     upload::CREATE.register(procedures);
+    upload::CREATE_SEALED.register(procedures);
     upload::PUT_PART.register(procedures);
+    upload::PUT_SEALED_PART.register(procedures);
     upload::COMPLETE.register(procedures);
     upload::ABORT.register(procedures);
     upload::LIST_PARTS.register(procedures);
+    upload::LIST_SEALED_PARTS.register(procedures);
     upload::PARTS.register(procedures);
     reference::CLAIM_SWEEP.register(procedures);
     reference::RAISE_EPOCH.register(procedures);
@@ -277,14 +288,24 @@ pub(crate) fn scan_from<'a>(
 #[derive(Debug, Clone, Copy)]
 struct OpenBucket {
     versioning: Versioning,
+    /// Nothing is taken in the clear.
+    encrypted: bool,
     /// Of what this command writes: later than all that is there.
     revision: Revision,
+}
+
+impl OpenBucket {
+    /// What begins now must be sealed where the bucket asks for it.
+    fn check_sealed(&self, sealed: bool) -> Result<(), Refused> {
+        if self.encrypted && !sealed { Err(Refused::MustBeSealed) } else { Ok(()) }
+    }
 }
 
 /// The bucket, if it is open and `key` is owned here.
 fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) -> Result<OpenBucket, Fault> {
     if is_broken(Broken::AnyRange) {
-        return Ok(OpenBucket { versioning: Versioning::Unset, revision: view.revision() });
+        let (versioning, encrypted) = (Versioning::Unset, false);
+        return Ok(OpenBucket { versioning, encrypted, revision: view.revision() });
     }
     let descriptor = live_bucket(view, bucket)?;
     if descriptor.state == BucketState::Sealed {
@@ -293,8 +314,9 @@ fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) ->
     if !descriptor.owns(key) {
         return Err(Refused::WrongShard.into());
     }
-    let revision = Revision(view.revision().0 + descriptor.restored.0);
-    Ok(OpenBucket { versioning: descriptor.versioning, revision })
+    let BucketDescriptor { versioning, encrypted, restored, .. } = descriptor;
+    let revision = Revision(view.revision().0 + restored.0);
+    Ok(OpenBucket { versioning, encrypted, revision })
 }
 
 /// The bucket's descriptor, open or sealed.

@@ -6,31 +6,52 @@ use atoll_types::Instant;
 
 use crate::{
     conditions::FailedCondition,
+    encryption::{
+        CustomerKey, EncryptionKind, Sealing,
+        seal::{PartSalt, Seal},
+    },
     error::{
         CompleteUploadError, CreateUploadError, GetObjectError, PutObjectError, Unavailable, UploadError,
         UploadPartError,
     },
+    get::open_checksums,
     ingest::Ingested,
     names::{BucketName, ObjectKey, UploadId, VersionId},
-    object::{ByteRange, ETag},
+    object::{ByteRange, Checksum, ETag},
     objects::{BUCKET_ATTEMPTS, Objects},
-    put::attempt_id,
+    put::{attempt_id, etag_md5},
     request::{
-        BucketInfo, CompleteUpload, CreateUpload, GetObject, ListParts, ListUploads, PartInfo, PartPage,
-        PutBody, PutResult, UploadPage, UploadPart, UploadPartCopy,
+        BucketInfo, CompleteUpload, CreateUpload, CreatedUpload, GetObject, ListParts, ListUploads,
+        ListedParts, PartInfo, PartPage, PutBody, PutResult, UploadPage, UploadPart, UploadPartCopy,
+        UploadedPart,
     },
+    sealing::ENCRYPTION_SINCE,
     shard::{
         Refused, list,
         upload::{self, PARTS_MAX, Upload},
     },
 };
 
+/// How a part is sealed: with its upload's data key, as a stream of its own.
+struct PartSealing {
+    sealing: Sealing,
+    salt: PartSalt,
+}
+
+/// A part that only lacks its commit; sealed already, but for its checksum.
+struct NewPart {
+    ingested: Ingested,
+    sealing: Option<PartSealing>,
+}
+
 impl Objects {
-    pub async fn create_upload(&self, request: CreateUpload) -> Result<UploadId, CreateUploadError> {
-        let CreateUpload { bucket, key, headers, checksum } = request;
+    pub async fn create_upload(&self, request: CreateUpload) -> Result<CreatedUpload, CreateUploadError> {
+        let CreateUpload { bucket, key, headers, checksum, encryption } = request;
         let no_such = || CreateUploadError::NoSuchBucket(bucket.clone());
         let deadline = self.deadline();
         let mut info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;
+        let sealing = self.sealing(&info, &key, encryption.as_ref(), deadline).await?;
+        let seal = sealing.map(|sealing| sealing.seal);
         let id = UploadId(self.inner.runtime.transaction_id());
         for _ in 0..BUCKET_ATTEMPTS {
             let create = upload::Create {
@@ -40,8 +61,19 @@ impl Objects {
             };
             let transaction = self.inner.runtime.transaction_id();
             let shard = info.shard_of(key.as_bytes());
-            match self.execute(shard, transaction, &upload::CREATE, create, deadline).await? {
-                Ok(()) => return Ok(id),
+            let created = match &seal {
+                None => self.execute(shard, transaction, &upload::CREATE, create, deadline).await?,
+                Some(seal) => {
+                    let create = upload::CreateSealed { create, seal: seal.clone() };
+                    self.execute(shard, transaction, &upload::CREATE_SEALED, create, deadline).await?
+                }
+            };
+            match created {
+                Ok(()) => {
+                    return Ok(CreatedUpload { upload: id, encryption: seal.as_ref().map(Seal::kind) });
+                }
+                // The bucket's encryption was turned on since: the next attempt seals.
+                Err(Refused::MustBeSealed) => return Err(Unavailable::Unsettled.into()),
                 Err(refused) => {
                     info = self.follow_bucket(&info, &refused, deadline).await?.ok_or_else(no_such)?;
                 }
@@ -50,15 +82,24 @@ impl Objects {
         Err(Unavailable::Unsettled.into())
     }
 
-    pub async fn upload_part(&self, request: UploadPart) -> Result<PartInfo, UploadPartError> {
-        let UploadPart { bucket, key, upload, number, body } = request;
+    pub async fn upload_part(&self, request: UploadPart) -> Result<UploadedPart, UploadPartError> {
+        let UploadPart { bucket, key, upload, number, customer_key, body } = request;
         if !(1..=PARTS_MAX).contains(&number) {
             return Err(UploadPartError::InvalidPartNumber { max: PARTS_MAX });
         }
-        let info = self.upload_bucket(&bucket, &key, upload).await?;
+        let (info, seal) = self.upload_bucket(&bucket, &key, upload).await?;
+        let encryption = seal.as_ref().map(Seal::kind);
+        let opened = self.open_seal(seal.as_ref(), customer_key.as_ref(), &key);
+        let opened = opened.map_err(|error| UploadPartError::Put(PutObjectError::Encryption(error)))?;
+        let sealing = opened.zip(seal).map(|(key, seal)| {
+            let salt = PartSalt::draw(&mut self.inner.runtime.rng());
+            PartSealing { sealing: Sealing { seal, key }, salt }
+        });
+        let stream = sealing.as_ref().map(|part| part.sealing.key.part_stream(number, &part.salt));
         let shard = info.shard_of(key.as_bytes());
-        let ingested = self.ingest(shard, body, false).await.map_err(UploadPartError::Put)?;
-        self.commit_part(info, key, upload, number, ingested).await
+        let ingested = self.ingest(shard, body, false, stream).await.map_err(UploadPartError::Put)?;
+        let part = self.commit_part(info, key, upload, number, NewPart { ingested, sealing }).await?;
+        Ok(UploadedPart { part, encryption })
     }
 
     /// A part whose bytes come from another object, and which version of that. They are read and stored like any
@@ -67,17 +108,19 @@ impl Objects {
     pub async fn upload_part_copy(
         &self,
         request: UploadPartCopy,
-    ) -> Result<(PartInfo, Option<VersionId>), UploadPartError> {
+    ) -> Result<(UploadedPart, Option<VersionId>), UploadPartError> {
         let UploadPartCopy {
             source_bucket,
             source_key,
             source_version,
             source_range,
             source_conditions,
+            source_customer_key,
             bucket,
             key,
             upload,
             number,
+            customer_key,
         } = request;
         let get = GetObject {
             bucket: source_bucket,
@@ -85,6 +128,7 @@ impl Objects {
             version: source_version,
             range: source_range,
             conditions: source_conditions,
+            customer_key: source_customer_key,
         };
         let source = self.get(get).await.map_err(UploadPartError::Source)?;
         let size = source.info.size;
@@ -98,24 +142,26 @@ impl Objects {
         let stream = futures_util::StreamExt::map(source.body, |piece| piece.map_err(Into::into));
         let mut body = PutBody::new(Box::pin(stream));
         body.length = Some(length);
-        let part = self.upload_part(UploadPart { bucket, key, upload, number, body }).await?;
+        let part = self.upload_part(UploadPart { bucket, key, upload, number, customer_key, body }).await?;
         Ok((part, source.info.version))
     }
 
-    /// The bucket, if the upload is in it: a client should hear of a wrong upload id
-    /// before it has sent 5 GiB.
+    /// The bucket, if the upload is in it, and how its parts are sealed: a client should hear
+    /// of a wrong upload id before it has sent 5 GiB.
     async fn upload_bucket(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         upload: UploadId,
-    ) -> Result<Arc<BucketInfo>, UploadPartError> {
-        let check = ListParts { bucket: bucket.clone(), key: key.clone(), upload, after: 0, limit: 0 };
-        match self.list_parts_in(check).await {
-            Ok((info, _)) => Ok(info),
+    ) -> Result<(Arc<BucketInfo>, Option<Seal>), UploadPartError> {
+        match self.list_parts_in(bucket, key, upload, 0, 0).await {
+            Ok((info, _, seal)) => Ok((info, seal)),
             Err(UploadError::NoSuchUpload) => Err(UploadPartError::NoSuchUpload),
             Err(UploadError::NoSuchBucket(name)) => {
                 Err(UploadPartError::Put(PutObjectError::NoSuchBucket(name)))
+            }
+            Err(UploadError::Encryption(error)) => {
+                Err(UploadPartError::Put(PutObjectError::Encryption(error)))
             }
             Err(UploadError::Unavailable(error)) => Err(UploadPartError::Put(error.into())),
         }
@@ -127,8 +173,14 @@ impl Objects {
         key: ObjectKey,
         upload: UploadId,
         number: u16,
-        mut ingested: Ingested,
+        new: NewPart,
     ) -> Result<PartInfo, UploadPartError> {
+        let NewPart { mut ingested, sealing } = new;
+        let etag = ETag { md5: etag_md5(sealing.as_ref().map(|part| &part.sealing), ingested.md5), parts: 0 };
+        let checksum = match (&sealing, &ingested.checksum) {
+            (Some(part), Some(checksum)) => Some(part.sealing.key.seal_checksum(self, checksum)),
+            (_, checksum) => checksum.clone(),
+        };
         let failed = |error: Unavailable| UploadPartError::Put(error.into());
         let shard = info.shard_of(key.as_bytes());
         let deadline = self.deadline();
@@ -141,13 +193,20 @@ impl Objects {
                         number,
                         epoch,
                         size: ingested.size,
-                        etag: ETag { md5: ingested.md5, parts: 0 },
-                        checksum: ingested.checksum.clone(),
+                        etag,
+                        checksum: checksum.clone(),
                         content,
                     };
                     let id = self.inner.runtime.transaction_id();
-                    match self.execute(shard, id, &upload::PUT_PART, part, deadline).await.map_err(failed)? {
-                        Ok(info) => return Ok(info),
+                    let done = match &sealing {
+                        None => self.execute(shard, id, &upload::PUT_PART, part, deadline).await,
+                        Some(PartSealing { salt, .. }) => {
+                            let part = upload::PutSealedPart { part, salt: *salt };
+                            self.execute(shard, id, &upload::PUT_SEALED_PART, part, deadline).await
+                        }
+                    };
+                    match done.map_err(failed)? {
+                        Ok(info) => return Ok(PartInfo { checksum: ingested.checksum, ..info }),
                         Err(refused) => refused,
                     }
                 }
@@ -166,23 +225,48 @@ impl Objects {
         Err(failed(Unavailable::Unsettled))
     }
 
-    pub async fn list_parts(&self, request: ListParts) -> Result<PartPage, UploadError> {
-        self.list_parts_in(request).await.map(|(_, page)| page)
+    pub async fn list_parts(&self, request: ListParts) -> Result<ListedParts, UploadError> {
+        let ListParts { bucket, key, upload, after, limit, customer_key } = request;
+        let (_, mut page, seal) = self.list_parts_in(&bucket, &key, upload, after, limit).await?;
+        let encryption = seal.as_ref().map(Seal::kind);
+        let checksums_sealed = encryption == Some(EncryptionKind::Customer) && customer_key.is_none();
+        if checksums_sealed {
+            page.parts.iter_mut().for_each(|part| part.checksum = None);
+        } else if let Some(key) = self.open_seal(seal.as_ref(), customer_key.as_ref(), &key)? {
+            open_checksums(&key, &mut page.parts)?;
+        }
+        Ok(ListedParts { page, encryption, checksums_sealed })
     }
 
-    async fn list_parts_in(&self, request: ListParts) -> Result<(Arc<BucketInfo>, PartPage), UploadError> {
-        let ListParts { bucket, key, upload, after, limit } = request;
+    /// With the checksums as they lie there, and how the upload is sealed.
+    async fn list_parts_in(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload: UploadId,
+        after: u16,
+        limit: usize,
+    ) -> Result<(Arc<BucketInfo>, PartPage, Option<Seal>), UploadError> {
         let no_such = || UploadError::NoSuchBucket(bucket.clone());
         let deadline = self.deadline();
-        let mut info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;
+        let mut info = self.bucket(bucket, deadline).await?.ok_or_else(no_such)?;
+        let may_be_sealed = self.has_version(ENCRYPTION_SINCE, deadline).await?;
         for _ in 0..BUCKET_ATTEMPTS {
             let ask = upload::PartList {
                 upload: Upload { bucket: info.id, key: key.clone(), upload },
                 after,
                 limit: limit.min(list::PAGE_LIMIT_MAX) as u32,
             };
-            match self.query(info.shard_of(key.as_bytes()), &upload::LIST_PARTS, ask, deadline).await? {
-                Ok(page) => return Ok((info, page)),
+            let shard = info.shard_of(key.as_bytes());
+            let found = match may_be_sealed {
+                true => self.query(shard, &upload::LIST_SEALED_PARTS, ask, deadline).await?,
+                false => {
+                    let found = self.query(shard, &upload::LIST_PARTS, ask, deadline).await?;
+                    found.map(|page| (page, None))
+                }
+            };
+            match found {
+                Ok((page, seal)) => return Ok((info, page, seal)),
                 Err(Refused::NoSuchUpload) => return Err(UploadError::NoSuchUpload),
                 Err(refused) => {
                     info = self.follow_bucket(&info, &refused, deadline).await?.ok_or_else(no_such)?;
@@ -220,7 +304,7 @@ impl Objects {
 
     /// Makes the parts one object. Asked again for the same upload, it answers the same.
     pub async fn complete_upload(&self, request: CompleteUpload) -> Result<PutResult, CompleteUploadError> {
-        let CompleteUpload { bucket, key, upload, parts, conditions, checksum } = request;
+        let CompleteUpload { bucket, key, upload, parts, conditions, checksum, customer_key } = request;
         if parts.is_empty() || parts.len() > usize::from(PARTS_MAX) {
             return Err(CompleteUploadError::InvalidPartList);
         }
@@ -230,19 +314,27 @@ impl Objects {
         let no_such = || CompleteUploadError::NoSuchBucket(bucket.clone());
         let deadline: Instant = self.deadline();
         let mut info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;
+        let (stored, encryption) = match &checksum {
+            None => (None, None),
+            Some(plain) => self.whole_checksum(&bucket, &key, upload, plain, customer_key.as_ref()).await?,
+        };
         let id = self.inner.runtime.transaction_id();
         for attempt in 0..BUCKET_ATTEMPTS {
             let complete = upload::Complete {
                 upload: Upload { bucket: info.id, key: key.clone(), upload },
                 parts: parts.clone(),
                 conditions: conditions.clone(),
-                checksum: checksum.clone(),
+                checksum: stored.clone(),
             };
             let (shard, id) = (info.shard_of(key.as_bytes()), attempt_id(id, attempt));
             match self.execute(shard, id, &upload::COMPLETE, complete, deadline).await? {
                 Ok(written) => {
                     self.inner.runtime.fault_point("objects: an upload is complete, nobody is told").await;
-                    return Ok(written.into());
+                    let result = PutResult::from(written);
+                    return Ok(match encryption {
+                        None => result,
+                        Some(_) => PutResult { checksum, encryption, ..result },
+                    });
                 }
                 Err(Refused::NoSuchUpload) => return Err(CompleteUploadError::NoSuchUpload),
                 Err(Refused::InvalidPart { number }) => {
@@ -263,6 +355,28 @@ impl Objects {
             }
         }
         Err(Unavailable::Unsettled.into())
+    }
+
+    /// The checksum of the whole as it is to lie in the record, and how the object is
+    /// encrypted. Without a customer's key, what is encrypted with it has none.
+    async fn whole_checksum(
+        &self,
+        bucket: &BucketName,
+        key: &ObjectKey,
+        upload: UploadId,
+        plain: &Checksum,
+        customer: Option<&CustomerKey>,
+    ) -> Result<(Option<Checksum>, Option<EncryptionKind>), CompleteUploadError> {
+        let seal = match self.list_parts_in(bucket, key, upload, 0, 0).await {
+            Ok((_, _, seal)) => seal,
+            // Complete already, perhaps: the commit knows.
+            Err(UploadError::NoSuchUpload | UploadError::NoSuchBucket(_)) => return Ok((None, None)),
+            Err(UploadError::Encryption(error)) => return Err(error.into()),
+            Err(UploadError::Unavailable(error)) => return Err(error.into()),
+        };
+        let Some(seal) = seal else { return Ok((Some(plain.clone()), None)) };
+        let opened = self.open_seal(Some(&seal), customer, key)?;
+        Ok((opened.map(|opened| opened.seal_checksum(self, plain)), Some(seal.kind())))
     }
 
     pub async fn abort_upload(

@@ -409,9 +409,11 @@ async fn a_silent_node_holds_up_neither_reads_nor_copies() {
         source_key: key("k"),
         source_version: None,
         source_conditions: Default::default(),
+        source_customer_key: None,
         bucket: bucket("photos"),
         key: key("copied"),
         conditions: Default::default(),
+        encryption: None,
         headers: None,
         idempotency: None,
     };

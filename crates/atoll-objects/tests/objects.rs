@@ -230,8 +230,13 @@ async fn buckets_come_and_go_and_a_new_one_sees_nothing_of_the_old() {
     };
     assert!(objects.delete(delete.clone()).await.unwrap().existed);
     assert_eq!(objects.delete(delete).await.unwrap(), Deleted::default());
-    let create =
-        CreateUpload { bucket: name.clone(), key: key("up"), headers: Default::default(), checksum: None };
+    let create = CreateUpload {
+        bucket: name.clone(),
+        key: key("up"),
+        headers: Default::default(),
+        checksum: None,
+        encryption: None,
+    };
     objects.create_upload(create).await.unwrap();
     objects.delete_bucket(&name).await.unwrap();
     assert!(matches!(objects.delete_bucket(&name).await, Err(DeleteBucketError::NoSuchBucket(_))));
@@ -287,9 +292,11 @@ async fn a_copy_has_the_bytes_of_one_version_and_outlives_its_source() {
             source_key: key("source"),
             source_version: None,
             source_conditions: Default::default(),
+            source_customer_key: None,
             bucket: bucket("album"),
             key: key(format!("copy/{size}")),
             conditions: WriteConditions { if_none_match: Some(ETagCondition::Any), ..Default::default() },
+            encryption: None,
             headers: None,
             idempotency: None,
         };
@@ -304,7 +311,14 @@ async fn a_copy_has_the_bytes_of_one_version_and_outlives_its_source() {
 }
 
 fn part(upload: UploadId, number: u16, bytes: &Bytes) -> UploadPart {
-    UploadPart { bucket: bucket("photos"), key: key("multi"), upload, number, body: body(bytes) }
+    UploadPart {
+        bucket: bucket("photos"),
+        key: key("multi"),
+        upload,
+        number,
+        customer_key: None,
+        body: body(bytes),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,15 +330,17 @@ async fn a_multipart_upload_becomes_one_object() {
         key: key("multi"),
         headers: Default::default(),
         checksum: None,
+        encryption: None,
     };
     create.headers.content_language = Some("de".into());
-    let upload = objects.create_upload(create).await.unwrap();
+    let upload = objects.create_upload(create).await.unwrap().upload;
     let bytes: Vec<Bytes> =
         [6 * MIB, 5 * MIB, 77].into_iter().zip(1..).map(|(n, seed)| random_bytes(seed, n)).collect();
     let mut parts = Vec::new();
     // Out of order, and the second twice.
     for number in [3, 1, 2, 2] {
-        let info = objects.upload_part(part(upload, number, &bytes[number as usize - 1])).await.unwrap();
+        let uploaded = objects.upload_part(part(upload, number, &bytes[number as usize - 1])).await;
+        let info = uploaded.unwrap().part;
         parts.retain(|(other, _)| *other != number);
         parts.push((number, info.etag.to_string()));
     }
@@ -344,6 +360,7 @@ async fn a_multipart_upload_becomes_one_object() {
         parts: parts.to_vec(),
         conditions: Default::default(),
         checksum: None,
+        customer_key: None,
     };
     assert!(matches!(
         objects.complete_upload(complete(&parts)).await,
@@ -354,8 +371,15 @@ async fn a_multipart_upload_becomes_one_object() {
         Err(CompleteUploadError::InvalidPartList)
     ));
     parts.sort();
-    let list = ListParts { bucket: bucket("photos"), key: key("multi"), upload, after: 1, limit: 1 };
-    let page = objects.list_parts(list).await.unwrap();
+    let list = ListParts {
+        bucket: bucket("photos"),
+        key: key("multi"),
+        upload,
+        after: 1,
+        limit: 1,
+        customer_key: None,
+    };
+    let page = objects.list_parts(list).await.unwrap().page;
     assert_eq!((page.parts[0].number, page.parts.len(), page.truncated), (2, 1, true));
 
     let uploads = ListUploads {
@@ -388,9 +412,11 @@ async fn a_multipart_upload_becomes_one_object() {
         source_key: key("multi"),
         source_version: None,
         source_conditions: Default::default(),
+        source_customer_key: None,
         bucket: bucket("photos"),
         key: key("copied"),
         conditions: Default::default(),
+        encryption: None,
         headers: None,
         idempotency: None,
     };
@@ -410,8 +436,9 @@ async fn a_part_may_be_a_range_of_another_object_and_an_upload_may_be_aborted() 
         key: key("multi"),
         headers: Default::default(),
         checksum: None,
+        encryption: None,
     };
-    let upload = objects.create_upload(create).await.unwrap();
+    let upload = objects.create_upload(create).await.unwrap().upload;
     let copy = UploadPartCopy {
         source_bucket: bucket("photos"),
         source_key: key("source"),
@@ -422,8 +449,10 @@ async fn a_part_may_be_a_range_of_another_object_and_an_upload_may_be_aborted() 
         key: key("multi"),
         upload,
         number: 1,
+        source_customer_key: None,
+        customer_key: None,
     };
-    let (info, _) = objects.upload_part_copy(copy).await.unwrap();
+    let (UploadedPart { part: info, .. }, _) = objects.upload_part_copy(copy).await.unwrap();
     let expected = &source[100..=6 * MIB];
     assert_eq!((info.size, info.etag.md5), (expected.len() as u64, Md5::digest(expected).into()));
     objects.abort_upload(&bucket("photos"), &key("multi"), upload).await.unwrap();

@@ -16,7 +16,7 @@ use std::{
 
 use atoll_gateway::admin::Admin;
 use atoll_node::{Identity, Node, NodeAdmin, NodeParts, NodeProperties, PROGRAM_VERSION, StartError};
-use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings, ObjectsSettings};
+use atoll_objects::{BucketName, CreateBucketError, MaintenanceSettings, ObjectsSettings, RootKey};
 use atoll_placement::{LayoutSettings, PlanSettings};
 use atoll_records::Observer;
 use atoll_runtime::{Runtime, watch};
@@ -26,7 +26,7 @@ use futures_util::{
     FutureExt,
     future::{self, BoxFuture},
 };
-use rand::Rng;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
     checkers::RaftWatch,
@@ -50,6 +50,8 @@ pub struct Cluster {
     raft: Arc<RaftWatch>,
     /// Whether an inspection waits for sweeps.
     sweeps: bool,
+    /// What all nodes encrypt with, if the bucket of the clients' objects does.
+    sealing_key: Option<RootKey>,
 }
 
 /// A node in one of its lives, and the runtime that the life has.
@@ -73,7 +75,13 @@ impl Cluster {
     /// `data_shards` groups besides shard 0; few make a run fast.
     pub fn new(data_shards: u32) -> Self {
         let settings = LayoutSettings { data_shards, ..LayoutSettings::default() };
-        Self { settings, view: ClusterView::default(), raft: Arc::default(), sweeps: false }
+        Self {
+            settings,
+            view: ClusterView::default(),
+            raft: Arc::default(),
+            sweeps: false,
+            sealing_key: None,
+        }
     }
 
     /// How many nodes hold each chunk.
@@ -86,6 +94,12 @@ impl Cluster {
     /// virtual time, and seconds of real time.
     pub fn waits_for_sweeps(mut self) -> Self {
         self.sweeps = true;
+        self
+    }
+
+    /// Everything that clients put is encrypted, by the bucket.
+    pub fn with_encryption(mut self) -> Self {
+        self.sealing_key = Some(RootKey::generate(&mut StdRng::seed_from_u64(0)));
         self
     }
 
@@ -220,9 +234,15 @@ impl Program for Cluster {
         let ticket = view.ticket.clone();
         let raft = self.raft.of(place.index);
         let program = lock(&view.programs).get(&place.index).copied().unwrap_or(PROGRAM_VERSION);
+        let sealing_key = self.sealing_key.clone();
         async move {
             let node = loop {
-                match start(&place, settings.clone(), &ticket, raft.clone(), program).await {
+                let own = OwnParts {
+                    observer: raft.clone(),
+                    program_version: program,
+                    sealing_key: sealing_key.clone(),
+                };
+                match start(&place, settings.clone(), &ticket, own).await {
                     Ok(node) => break node,
                     Err(error) if error.is_unavailable() => place.runtime.sleep(START_AGAIN).await,
                     Err(error) => {
@@ -232,7 +252,7 @@ impl Program for Cluster {
                 }
             };
             if place.index == 0 && ticket.borrow().is_none() {
-                make_bucket(&node, &place.runtime).await;
+                make_bucket(&node, &place.runtime, sealing_key.is_some()).await;
                 let made = node.create_ticket(TICKET_USES, TICKET_LIFETIME).await;
                 if let Ok((made, _)) = made {
                     ticket.send_replace(Some(made));
@@ -266,13 +286,20 @@ impl Program for Cluster {
     }
 }
 
+/// What a node has of its own besides its place.
+struct OwnParts {
+    observer: Arc<dyn Observer>,
+    program_version: u32,
+    sealing_key: Option<RootKey>,
+}
+
 async fn start(
     place: &Place,
     founding: LayoutSettings,
     ticket: &watch::Sender<Option<atoll_node::ticket::Ticket>>,
-    raft: Arc<dyn Observer>,
-    program_version: u32,
+    own: OwnParts,
 ) -> Result<Node, StartError> {
+    let OwnParts { observer, program_version, sealing_key } = own;
     let mut rng = place.runtime.rng();
     let identity = Identity::start(place.files.as_ref(), || Identity {
         key_seed: rng.random(),
@@ -306,11 +333,12 @@ async fn start(
         root_key: None,
         founding,
         planning: PlanSettings::default(),
+        sealing_key,
         objects: ObjectsSettings { chunks: SHORT_CHUNKS, ..ObjectsSettings::default() },
         maintenance: hurried(),
         // Nothing that is checked here depends on it; tests/overlay.rs runs it by itself.
         overlay: None,
-        observer: Some(raft),
+        observer: Some(observer),
     })
     .await
 }
@@ -327,13 +355,16 @@ fn hurried() -> MaintenanceSettings {
     }
 }
 
-async fn make_bucket(node: &Node, runtime: &Runtime) {
+async fn make_bucket(node: &Node, runtime: &Runtime, encrypted: bool) {
     loop {
         match node.objects().create_bucket(&bucket(), "simulation").await {
-            Ok(_) | Err(CreateBucketError::AlreadyOwnedByYou(_)) => return,
+            Ok(_) | Err(CreateBucketError::AlreadyOwnedByYou(_)) => break,
             Err(CreateBucketError::Unavailable(_)) => runtime.sleep(START_AGAIN).await,
             Err(error) => panic!("{error}"),
         }
+    }
+    while encrypted && node.objects().set_bucket_encryption(&bucket(), true).await.is_err() {
+        runtime.sleep(START_AGAIN).await;
     }
 }
 

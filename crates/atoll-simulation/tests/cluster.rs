@@ -62,6 +62,22 @@ fn objects_are_linearizable_in_any_storm() {
 }
 
 #[test]
+fn encrypted_objects_are_linearizable_in_a_storm() {
+    for seed in seeds(0..1) {
+        let cluster = Cluster::new(4).with_encryption();
+        let view = cluster.view();
+        let mut world = settled(seed, cluster, view);
+        world.clients(6, Load::default());
+        world.run_until(stable);
+        world.storm(Storm::drawn(&mut seed.stream("storm options")), Duration::from_secs(30));
+        world.run_until_within(stable, Duration::from_secs(60));
+        world.check();
+        let (called, unknown) = world.operations();
+        assert!(called > 100 && unknown < called / 4, "{unknown} of {called} unknown");
+    }
+}
+
+#[test]
 fn the_same_seed_is_the_same_run_of_whole_nodes() {
     let hash = |seed| {
         let mut world = sound(Seed(seed));

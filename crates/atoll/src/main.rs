@@ -16,6 +16,7 @@ mod cluster;
 mod dev;
 mod failure;
 mod key;
+mod key_file;
 mod kv;
 mod lab;
 mod lock;
@@ -76,6 +77,9 @@ enum Command {
     /// Access keys, with which users sign their S3 requests.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// The root key, with which objects are encrypted.
+    #[command(subcommand)]
+    KeyFile(key_file::KeyFileCommand),
     /// Buckets, their owners, and to whom they are granted.
     #[command(subcommand)]
     Bucket(bucket::BucketCommand),
@@ -141,6 +145,7 @@ async fn run(cli: Cli) -> ExitCode {
         Command::Node(node) => node.run(&client()).await,
         Command::User(user) => user.run(&client()).await,
         Command::Key(key) => key.run(&client()).await,
+        Command::KeyFile(key_file) => key_file.run(),
         Command::Bucket(bucket) => bucket.run(&client()).await,
         Command::Audit(audit) => audit.run(&client()).await,
         Command::Ticket(ticket) => ticket.run(&client()).await,

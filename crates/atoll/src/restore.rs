@@ -201,6 +201,7 @@ async fn bring_back(
             }
             .into(),
             newest_revision: bucket.newest.0,
+            encrypted: bucket.encrypted,
             rules: bucket.rules.as_ref().map(|rules| HEXLOWER.encode(rules)),
         };
         let path = format!("/v1/restore/buckets/{}/finish", path_segment(&bucket.name));

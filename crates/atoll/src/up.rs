@@ -62,6 +62,10 @@ pub struct Up {
     /// Its private key, in PEM.
     #[arg(long, value_name = "FILE")]
     s3_key: Option<PathBuf>,
+    /// The file with the root key that objects are encrypted with; the same key at every
+    /// node, and not in the data folder. `atoll key-file create` makes one.
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
     /// A shorter day for the lifecycle rules of buckets, such as 10s: for tests.
     #[arg(long, value_name = "DURATION", hide = true)]
     lifecycle_day: Option<String>,
@@ -125,6 +129,7 @@ impl Up {
             s3_https: self.s3_https.then_some(true),
             s3_cert: self.s3_cert,
             s3_key: self.s3_key,
+            key_file: self.key_file,
         };
         let settings = settings::load(flags, self.settings).map_err(settings_failure)?;
         let mut stop = StopSignal::new()?;

@@ -74,6 +74,8 @@ const OPERATIONS: &[Operation] = &[
     plain("PutBucketLifecycleConfiguration", "s3:PutLifecycleConfiguration"),
     plain("DeleteBucketLifecycle", "s3:PutLifecycleConfiguration"),
     plain("GetBucketEncryption", "s3:GetEncryptionConfiguration"),
+    plain("PutBucketEncryption", "s3:PutEncryptionConfiguration"),
+    plain("DeleteBucketEncryption", "s3:PutEncryptionConfiguration"),
     plain("CreateMultipartUpload", "s3:PutObject"),
     plain("UploadPart", "s3:PutObject"),
     plain("UploadPartCopy", "s3:PutObject"),

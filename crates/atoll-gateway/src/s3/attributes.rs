@@ -13,6 +13,7 @@ use s3s::{
 use super::{
     S3Operations,
     checksum::{ChecksumFields, set_checksums},
+    encryption::Asked,
     error::IntoS3,
     headers,
     list::page_size,
@@ -25,6 +26,7 @@ impl S3Operations {
         &self,
         req: S3Request<GetObjectAttributesInput>,
     ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
+        let customer_key = Asked::key_only(&req)?.customer_key();
         let input = req.input;
         // `s3s` takes a header for one attribute; clients send all in one.
         let asked_for: Vec<&str> = input
@@ -46,7 +48,7 @@ impl S3Operations {
         }
         let limit = page_size(input.max_parts, "max-parts")?;
         let after = input.part_number_marker.map(marker).transpose()?.unwrap_or(0);
-        let request = self.read_request(
+        let mut request = self.read_request(
             &req.headers,
             &input.bucket,
             input.key.clone(),
@@ -54,6 +56,7 @@ impl S3Operations {
             None,
             input.version_id.as_deref(),
         )?;
+        request.customer_key = customer_key;
         let mut object_parts = None;
         let info = if asked(ObjectAttributes::OBJECT_PARTS) {
             let (info, parts) =

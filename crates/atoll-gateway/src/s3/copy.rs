@@ -1,6 +1,6 @@
 //! CopyObject, and the source that UploadPartCopy has too.
 
-use atoll_objects::{BucketName, Copied, CopyObject, CopyObjectError, ObjectKey, VersionId};
+use atoll_objects::{BucketName, Copied, CopyObject, CopyObjectError, GetObject, ObjectKey, VersionId};
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
@@ -12,7 +12,8 @@ use s3s::{
 use super::{
     S3Operations,
     checksum::{self, ChecksumFields, set_checksums},
-    error::{IntoS3, not_implemented},
+    encryption::{Asked, say_encryption, source_key as source_key_of},
+    error::{self, IntoS3, not_implemented},
     headers::{self, GivenHeaders},
     versions::{self, version_text},
 };
@@ -22,6 +23,7 @@ impl S3Operations {
         &self,
         req: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
+        let (asked, source_customer_key) = (Asked::of(&req)?, source_key_of(&req)?);
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let input = req.input;
         let Source { bucket: source_bucket, key: source_key, version: mut source_version } =
@@ -33,7 +35,8 @@ impl S3Operations {
         let replace_tags = replaces(input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
         // A former version may take its place again.
         let onto_itself = source_bucket == bucket && source_key == key && source_version.is_none();
-        if onto_itself && !replace_headers && !replace_tags && input.website_redirect_location.is_none() {
+        let changed = replace_headers || replace_tags || asked.is_given();
+        if onto_itself && !changed && input.website_redirect_location.is_none() {
             return Err(s3_error!(
                 InvalidRequest,
                 "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
@@ -58,16 +61,22 @@ impl S3Operations {
         let headers = if mixed || asked_checksum.is_some() {
             // Part of what the copy gets is the source's: read it, and copy only if it is
             // still the same.
-            let version = version_text(source_version);
-            let source_key = headers::key_text(&source_key);
-            let info = self.info(source_bucket.as_str(), source_key, version.as_deref()).await?;
+            let request = GetObject {
+                bucket: source_bucket.clone(),
+                key: source_key.clone(),
+                version: source_version,
+                range: None,
+                conditions: Default::default(),
+                customer_key: source_customer_key.clone(),
+            };
+            let info = self.objects.head(request).await.map_err(error::source_error)?;
             source_version = info.version.or(source_version);
             if let Some(algorithm) = asked_checksum
                 && info.checksum.as_ref().is_none_or(|kept| kept.algorithm != algorithm || kept.parts != 0)
             {
                 return Err(not_implemented("A copy with another checksum than its source's"));
             }
-            source_conditions.check(&info).map_err(|_| super::error::precondition_failed())?;
+            source_conditions.check(&info).map_err(|_| error::precondition_failed())?;
             source_conditions.if_match =
                 Some(atoll_objects::ETagCondition::OneOf(vec![info.etag.to_string()]));
             let mut given = given.into_object_headers()?;
@@ -85,9 +94,11 @@ impl S3Operations {
             source_key,
             source_version,
             source_conditions,
+            source_customer_key,
             bucket,
             key,
             conditions: headers::write_conditions(&req.headers),
+            encryption: asked.encryption(),
             headers,
             idempotency,
         };
@@ -100,12 +111,13 @@ impl S3Operations {
             ..Default::default()
         };
         copied.checksum_type = set_checksums!(copied, ChecksumFields::of(result.checksum.as_ref()));
-        let output = CopyObjectOutput {
+        let mut output = CopyObjectOutput {
             copy_object_result: Some(copied),
             copy_source_version_id: version_text(source_version),
             version_id: version_text(result.version),
             ..Default::default()
         };
+        say_encryption!(output, asked.said(result.encryption));
         Ok(S3Response::new(output))
     }
 }

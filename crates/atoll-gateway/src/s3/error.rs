@@ -10,7 +10,7 @@ use atoll_objects::{
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode, s3_error};
 
-use super::{context::RequestContext, headers};
+use super::{context::RequestContext, encryption, headers};
 
 /// How long a client is asked to wait after a 503: an election takes under 3 s.
 pub(crate) const RETRY_AFTER_SECONDS: &str = "1";
@@ -174,6 +174,7 @@ impl IntoS3 for GetObjectError {
                 error.set_headers(map);
                 error
             }
+            GetObjectError::Encryption(cause) => cause.into_s3(),
             GetObjectError::Unavailable(cause) => cause.into_s3(),
         }
     }
@@ -210,6 +211,7 @@ impl IntoS3 for PutObjectError {
                 s3_error!(BadDigest, "The {algorithm} you specified did not match the calculated checksum.")
             }
             PutObjectError::Body(source) => body_error(source),
+            PutObjectError::Encryption(cause) => encryption::of_upload(cause),
             PutObjectError::Unavailable(cause) => cause.into_s3(),
         }
     }
@@ -268,7 +270,7 @@ impl IntoS3 for CopyObjectError {
 
 /// A copy never answers 304: a source condition that fails is a 412 (CopyObject,
 /// "x-amz-copy-source-if-none-match").
-fn source_error(error: GetObjectError) -> S3Error {
+pub(crate) fn source_error(error: GetObjectError) -> S3Error {
     match error {
         GetObjectError::DeleteMarker { .. } => s3_error!(
             InvalidRequest,
@@ -283,6 +285,7 @@ impl IntoS3 for CreateUploadError {
     fn into_s3(self) -> S3Error {
         match self {
             CreateUploadError::NoSuchBucket(_) => no_such_bucket(),
+            CreateUploadError::Encryption(cause) => cause.into_s3(),
             CreateUploadError::Unavailable(cause) => cause.into_s3(),
         }
     }
@@ -306,6 +309,7 @@ impl IntoS3 for UploadError {
         match self {
             UploadError::NoSuchBucket(_) => no_such_bucket(),
             UploadError::NoSuchUpload => no_such_upload(),
+            UploadError::Encryption(cause) => encryption::of_upload(cause),
             UploadError::Unavailable(cause) => cause.into_s3(),
         }
     }
@@ -318,6 +322,7 @@ impl IntoS3 for CompleteUploadError {
             CompleteUploadError::NoSuchUpload => no_such_upload(),
             CompleteUploadError::NoSuchKey => no_such_key(),
             CompleteUploadError::PreconditionFailed => precondition_failed(),
+            CompleteUploadError::Encryption(cause) => encryption::of_upload(cause),
             CompleteUploadError::InvalidPartOrder => s3_error!(
                 InvalidPartOrder,
                 "The list of parts was not in ascending order. Parts must be ordered by part number."

@@ -18,6 +18,7 @@ use super::{
     caller::Caller,
     checksum::{ChecksumFields, RequestChecksum, content_md5, set_checksums},
     context::RequestContext,
+    encryption::{self, Asked},
     error::{self, not_implemented},
     form_fields::FormFields,
     headers,
@@ -53,6 +54,7 @@ impl S3Operations {
             caller.must("s3:PutObjectTagging", Some(&input.key)).await?;
         }
         let given = headers_of(&input);
+        let asked = Asked::in_headers(&given, &req.extensions)?;
         let checksum = RequestChecksum::of(&given, None)?;
         let mut body = PutBody::new(match input.body {
             Some(body) => body.boxed(),
@@ -79,6 +81,7 @@ impl S3Operations {
             headers: object_headers,
             conditions: headers::write_conditions(&given),
             idempotency: None,
+            encryption: asked.encryption(),
             body,
         };
         let result = self.objects.put(put).await;
@@ -90,10 +93,15 @@ impl S3Operations {
         };
         output.checksum_type = set_checksums!(output, ChecksumFields::of(result.checksum.as_ref()));
         let mut answer_headers = HeaderMap::new();
-        for (name, value) in [("etag", format!("\"{}\"", result.etag))]
-            .into_iter()
-            .chain(version_text(result.version).map(|version| ("x-amz-version-id", version)))
-        {
+        let (managed, algorithm, key_md5) = asked.said(result.encryption);
+        let said = [
+            ("etag", Some(format!("\"{}\"", result.etag))),
+            ("x-amz-version-id", version_text(result.version)),
+            (encryption::HEADER, managed.map(|algorithm| algorithm.as_str().to_owned())),
+            (encryption::CUSTOMER_ALGORITHM, algorithm),
+            (encryption::CUSTOMER_KEY_MD5, key_md5),
+        ];
+        for (name, value) in said.into_iter().filter_map(|(name, value)| Some((name, value?))) {
             if let Ok(value) = HeaderValue::try_from(value) {
                 answer_headers.insert(HeaderName::from_static(name), value);
             }
@@ -106,10 +114,7 @@ impl S3Operations {
 
 /// What a put refuses by its headers, a form has in its fields.
 fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
-    let encrypted = input.server_side_encryption.is_some()
-        || input.sse_customer_algorithm.is_some()
-        || input.sse_customer_key.is_some()
-        || input.ssekms_key_id.is_some();
+    let by_kms = input.ssekms_key_id.is_some() || input.ssekms_encryption_context.is_some();
     let granted = input.grant_full_control.is_some()
         || input.grant_read.is_some()
         || input.grant_read_acp.is_some()
@@ -117,8 +122,8 @@ fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
     let locked = input.object_lock_mode.is_some()
         || input.object_lock_legal_hold_status.is_some()
         || input.object_lock_retain_until_date.is_some();
-    if encrypted {
-        return Err(not_implemented("Server-side encryption"));
+    if by_kms {
+        return Err(not_implemented("Server-side encryption with KMS keys"));
     }
     if locked {
         return Err(not_implemented("Object lock"));
@@ -138,7 +143,12 @@ fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
 
 /// The fields that are checked as the headers of a put are.
 fn headers_of(input: &PostObjectInput) -> HeaderMap {
+    let managed = input.server_side_encryption.as_ref().map(|algorithm| algorithm.as_str().to_owned());
     let fields = [
+        (encryption::HEADER, &managed),
+        (encryption::CUSTOMER_ALGORITHM, &input.sse_customer_algorithm),
+        (encryption::CUSTOMER_KEY, &input.sse_customer_key),
+        (encryption::CUSTOMER_KEY_MD5, &input.sse_customer_key_md5),
         ("content-md5", &input.content_md5),
         ("x-amz-checksum-crc32", &input.checksum_crc32),
         ("x-amz-checksum-crc32c", &input.checksum_crc32c),

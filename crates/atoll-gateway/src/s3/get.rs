@@ -24,6 +24,7 @@ use super::{
     S3Operations,
     caller::Caller,
     checksum::{ChecksumFields, set_checksums},
+    encryption::{Asked, say_encryption},
     error::IntoS3,
     headers,
     versions::{self, version_text},
@@ -32,8 +33,9 @@ use super::{
 impl S3Operations {
     pub(crate) async fn get(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let caller = Caller::of(&req.extensions)?;
+        let asked = Asked::key_only(&req)?;
         let input = req.input;
-        let request = self.read_request(
+        let mut request = self.read_request(
             &req.headers,
             &input.bucket,
             input.key,
@@ -41,6 +43,7 @@ impl S3Operations {
             input.part_number,
             input.version_id.as_deref(),
         )?;
+        request.customer_key = asked.customer_key();
         let ranged = request.range.is_some();
         let got = match (&request.range, headers::if_range(&req.headers)) {
             (Some(_), Some(version)) => self.get_if_range(request, version).await,
@@ -74,6 +77,7 @@ impl S3Operations {
         if wants_checksum(input.checksum_mode.as_ref()) && whole {
             output.checksum_type = set_checksums!(output, ChecksumFields::of(info.checksum.as_ref()));
         }
+        say_encryption!(output, asked.said(info.encryption));
         Ok(S3Response::new(output))
     }
 
@@ -82,8 +86,9 @@ impl S3Operations {
         req: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let caller = Caller::of(&req.extensions)?;
+        let asked = Asked::key_only(&req)?;
         let input = req.input;
-        let request = self.read_request(
+        let mut request = self.read_request(
             &req.headers,
             &input.bucket,
             input.key,
@@ -91,6 +96,7 @@ impl S3Operations {
             input.part_number,
             input.version_id.as_deref(),
         )?;
+        request.customer_key = asked.customer_key();
         let range = request.range;
         let info = visible(&caller, self.objects.head(request).await).await?;
         let range = match range {
@@ -123,12 +129,13 @@ impl S3Operations {
         if wants_checksum(input.checksum_mode.as_ref()) && bytes == info.size {
             output.checksum_type = set_checksums!(output, ChecksumFields::of(info.checksum.as_ref()));
         }
+        say_encryption!(output, asked.said(info.encryption));
         let mut response = S3Response::new(output);
         response.status = status;
         Ok(response)
     }
 
-    /// An object's info without conditions.
+    /// What is known of an object without its bytes and its key.
     pub(crate) async fn info(
         &self,
         bucket: &str,
@@ -136,7 +143,7 @@ impl S3Operations {
         version: Option<&str>,
     ) -> S3Result<ObjectInfo> {
         let request = self.read_request(&HeaderMap::new(), bucket, key, None, None, version)?;
-        self.objects.head(request).await.map_err(IntoS3::into_s3)
+        self.objects.info(request).await.map_err(IntoS3::into_s3)
     }
 
     pub(crate) fn read_request(
@@ -166,6 +173,7 @@ impl S3Operations {
             version: versions::version(version)?,
             range: part.transpose()?.or(range.map(headers::byte_range)),
             conditions: headers::read_conditions(headers),
+            customer_key: None,
         })
     }
 

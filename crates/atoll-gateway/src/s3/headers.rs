@@ -23,10 +23,6 @@ pub(crate) fn key(key: String) -> S3Result<ObjectKey> {
     ObjectKey::new(key).map_err(IntoS3::into_s3)
 }
 
-pub(crate) fn key_text(key: &ObjectKey) -> String {
-    String::from_utf8_lossy(key.as_bytes()).into_owned()
-}
-
 pub(crate) fn etag(etag: &atoll_objects::ETag) -> dto::ETag {
     dto::ETag::Strong(etag.to_string())
 }

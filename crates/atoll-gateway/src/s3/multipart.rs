@@ -1,19 +1,16 @@
 //! Multipart uploads.
-//!
-//! The checksum of the whole is made here, of the parts' checksums: composed (a hash of
-//! hashes) or, for CRCs, combined to what one pass over the object would have given.
 
 use atoll_objects::{
-    BucketName, Checksum, ChecksumAlgorithm, CompleteUpload, CompleteUploadError, CreateUpload, ListParts,
-    ListUploads, ObjectKey, PartInfo, UploadError, UploadId, UploadPart, UploadPartCopy,
+    BucketName, ChecksumAlgorithm, CompleteUpload, CompleteUploadError, CreateUpload, CustomerKey, ListParts,
+    ListUploads, ListedParts, ObjectKey, PartInfo, UploadError, UploadId, UploadPart, UploadPartCopy,
+    UploadedPart,
 };
 use bytes::Bytes;
-use crc_fast::CrcAlgorithm;
 use data_encoding::BASE64;
 use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
-        AbortMultipartUploadInput, AbortMultipartUploadOutput, ChecksumType, CompleteMultipartUploadInput,
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CompletedPart, CopyPartResult, CreateMultipartUploadInput,
         CreateMultipartUploadOutput, Initiator, ListMultipartUploadsInput, ListMultipartUploadsOutput,
         ListPartsInput, ListPartsOutput, MultipartUpload, Part, Range, StorageClass, UploadPartCopyInput,
@@ -28,11 +25,13 @@ use super::{
     checksum::{self, ChecksumFields, RequestChecksum, set_checksums},
     context::RequestContext,
     copy,
+    encryption::{self, Asked, say_encryption},
     error::{self, IntoS3, no_such_upload, not_implemented},
     headers::{self, GivenHeaders},
     list::{Names, page_size},
     put::body_of,
     versions::version_text,
+    whole_checksum::{StoredParts, checksum_type, default_type, whole_checksum},
 };
 
 /// S3's limit.
@@ -50,46 +49,12 @@ fn part_number(number: i32) -> S3Result<u16> {
     })
 }
 
-/// What S3 makes of the parts' checksums if nothing else is asked.
-fn default_type(algorithm: ChecksumAlgorithm) -> ChecksumType {
-    ChecksumType::from_static(match algorithm {
-        ChecksumAlgorithm::Crc64Nvme => ChecksumType::FULL_OBJECT,
-        _ => ChecksumType::COMPOSITE,
-    })
-}
-
-fn combining(algorithm: ChecksumAlgorithm) -> Option<CrcAlgorithm> {
-    match algorithm {
-        ChecksumAlgorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
-        ChecksumAlgorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
-        ChecksumAlgorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
-        ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => None,
-    }
-}
-
-fn checksum_type(algorithm: ChecksumAlgorithm, asked: Option<&ChecksumType>) -> S3Result<ChecksumType> {
-    let kind = asked.cloned().unwrap_or_else(|| default_type(algorithm));
-    let possible = match kind.as_str() {
-        ChecksumType::FULL_OBJECT => combining(algorithm).is_some(),
-        ChecksumType::COMPOSITE => algorithm != ChecksumAlgorithm::Crc64Nvme,
-        _ => false,
-    };
-    if possible {
-        return Ok(kind);
-    }
-    let name = checksum::name(algorithm);
-    Err(s3_error!(
-        InvalidRequest,
-        "The {} checksum type cannot be used with the {name} checksum algorithm.",
-        kind.as_str()
-    ))
-}
-
 impl S3Operations {
     pub(crate) async fn create_upload(
         &self,
         req: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let asked = Asked::of(&req)?;
         let input = req.input;
         let algorithm = input.checksum_algorithm.as_ref().map(|name| checksum::parse_name(name.as_str()));
         let algorithm = algorithm.transpose()?;
@@ -111,16 +76,18 @@ impl S3Operations {
             key: headers::key(input.key.clone())?,
             headers: given.into_object_headers()?,
             checksum: algorithm,
+            encryption: asked.encryption(),
         };
-        let upload = self.objects.create_upload(create).await.map_err(IntoS3::into_s3)?;
-        let output = CreateMultipartUploadOutput {
+        let created = self.objects.create_upload(create).await.map_err(IntoS3::into_s3)?;
+        let mut output = CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             checksum_algorithm: input.checksum_algorithm,
             checksum_type: kind,
             key: Some(input.key),
-            upload_id: Some(upload.to_string()),
+            upload_id: Some(created.upload.to_string()),
             ..Default::default()
         };
+        say_encryption!(output, asked.said(created.encryption));
         Ok(S3Response::new(output))
     }
 
@@ -129,6 +96,7 @@ impl S3Operations {
         req: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
         let context = RequestContext::of(&req.extensions);
+        let asked = Asked::key_only(&req)?;
         let input = req.input;
         let checksum = RequestChecksum::of(&req.headers, req.trailing_headers)?;
         let part = UploadPart {
@@ -136,11 +104,14 @@ impl S3Operations {
             key: headers::key(input.key)?,
             upload: upload_id(&input.upload_id)?,
             number: part_number(input.part_number)?,
+            customer_key: asked.customer_key(),
             body: body_of(&req.headers, input.body, input.content_length, checksum)?,
         };
-        let part = self.objects.upload_part(part).await.map_err(|error| error::of_body(&context, error))?;
+        let uploaded = self.objects.upload_part(part).await;
+        let UploadedPart { part, encryption } = uploaded.map_err(|error| error::of_body(&context, error))?;
         let mut output = UploadPartOutput { e_tag: Some(headers::etag(&part.etag)), ..Default::default() };
         set_checksums!(output, ChecksumFields::of(part.checksum.as_ref()));
+        say_encryption!(output, asked.said(encryption));
         Ok(S3Response::new(output))
     }
 
@@ -148,6 +119,7 @@ impl S3Operations {
         &self,
         req: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        let (asked, source_customer_key) = (Asked::key_only(&req)?, encryption::source_key(&req)?);
         let input = req.input;
         let source = copy::source(&input.copy_source)?;
         let range = input.copy_source_range.as_deref().map(|text| match Range::parse(text) {
@@ -164,23 +136,27 @@ impl S3Operations {
             source_version: source.version,
             source_range: range.transpose()?,
             source_conditions: headers::copy_source_conditions(&req.headers),
+            source_customer_key,
             bucket: headers::bucket(&input.bucket)?,
             key: headers::key(input.key)?,
             upload: upload_id(&input.upload_id)?,
             number: part_number(input.part_number)?,
+            customer_key: asked.customer_key(),
         };
-        let (part, source_version) = self.objects.upload_part_copy(part).await.map_err(IntoS3::into_s3)?;
+        let (UploadedPart { part, encryption }, source_version) =
+            self.objects.upload_part_copy(part).await.map_err(IntoS3::into_s3)?;
         let mut copied = CopyPartResult {
             e_tag: Some(headers::etag(&part.etag)),
             last_modified: Some(headers::timestamp(part.modified)),
             ..Default::default()
         };
         set_checksums!(copied, ChecksumFields::of(part.checksum.as_ref()));
-        let output = UploadPartCopyOutput {
+        let mut output = UploadPartCopyOutput {
             copy_part_result: Some(copied),
             copy_source_version_id: version_text(source_version),
             ..Default::default()
         };
+        say_encryption!(output, asked.said(encryption));
         Ok(S3Response::new(output))
     }
 
@@ -189,6 +165,7 @@ impl S3Operations {
         req: S3Request<ListPartsInput>,
     ) -> S3Result<S3Response<ListPartsOutput>> {
         let owner = Caller::of(&req.extensions)?.owner().await?;
+        let customer_key = Asked::key_only(&req)?.customer_key();
         let input = req.input;
         let limit = page_size(input.max_parts, "max-parts")?;
         let after = input.part_number_marker.map(marker).transpose()?.unwrap_or(0);
@@ -198,8 +175,9 @@ impl S3Operations {
             upload: upload_id(&input.upload_id)?,
             after,
             limit,
+            customer_key,
         };
-        let page = self.objects.list_parts(list).await.map_err(IntoS3::into_s3)?;
+        let ListedParts { page, .. } = self.objects.list_parts(list).await.map_err(IntoS3::into_s3)?;
         let next = page.parts.last().map(|part| i32::from(part.number)).filter(|_| page.truncated);
         let output = ListPartsOutput {
             bucket: Some(input.bucket),
@@ -288,15 +266,21 @@ impl S3Operations {
         &self,
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let asked = Asked::key_only(&req)?;
         let input = req.input;
         let (bucket, key) = (headers::bucket(&input.bucket)?, headers::key(input.key.clone())?);
         let upload = upload_id(&input.upload_id)?;
-        let asked = input.multipart_upload.and_then(|list| list.parts).unwrap_or_default();
-        let parts = asked.iter().map(named_part).collect::<S3Result<Vec<_>>>()?;
+        let named = input.multipart_upload.and_then(|list| list.parts).unwrap_or_default();
+        let parts = named.iter().map(named_part).collect::<S3Result<Vec<_>>>()?;
         if parts.is_empty() || parts.len() > usize::from(PARTS_MAX) {
             return Err(CompleteUploadError::InvalidPartList.into_s3());
         }
-        let whole = self.whole_checksum(&bucket, &key, upload, &asked, input.checksum_type.as_ref()).await?;
+        let stored = self.stored_parts(&bucket, &key, upload, asked.customer_key()).await?;
+        let whole = match &stored {
+            Some(stored) => whole_checksum(stored, &named, input.checksum_type.as_ref())?,
+            None => None,
+        };
+        let encryption = stored.and_then(|stored| stored.encryption);
         if let Some((checksum, size)) = &whole {
             if input.mpu_object_size.is_some_and(|expected| u64::try_from(expected) != Ok(*size)) {
                 return Err(s3_error!(
@@ -334,6 +318,7 @@ impl S3Operations {
             parts,
             conditions: headers::write_conditions(&req.headers),
             checksum: whole.and_then(|(checksum, _)| checksum),
+            customer_key: asked.customer_key(),
         };
         let result = self.objects.complete_upload(complete).await.map_err(IntoS3::into_s3)?;
         let mut output = CompleteMultipartUploadOutput {
@@ -345,47 +330,41 @@ impl S3Operations {
             ..Default::default()
         };
         output.checksum_type = set_checksums!(output, ChecksumFields::of(result.checksum.as_ref()));
+        (output.server_side_encryption, _, _) = asked.said(encryption);
         Ok(S3Response::new(output))
     }
 
-    /// The checksum and size of the object that the asked parts make. `None` if the
-    /// upload is gone: then it was completed before, and the answer is what it was.
-    async fn whole_checksum(
+    /// What was uploaded so far. `None` if the upload is gone: then it was completed before,
+    /// and the answer is what it was.
+    async fn stored_parts(
         &self,
         bucket: &BucketName,
         key: &ObjectKey,
         upload: UploadId,
-        asked: &[CompletedPart],
-        kind: Option<&ChecksumType>,
-    ) -> S3Result<Option<(Option<Checksum>, u64)>> {
-        let mut stored: Vec<PartInfo> = Vec::with_capacity(asked.len());
-        let algorithm = loop {
-            let after = stored.last().map_or(0, |part| part.number);
-            let list = ListParts { bucket: bucket.clone(), key: key.clone(), upload, after, limit: 1000 };
-            let page = match self.objects.list_parts(list).await {
+        customer_key: Option<CustomerKey>,
+    ) -> S3Result<Option<StoredParts>> {
+        let mut parts: Vec<PartInfo> = Vec::new();
+        loop {
+            let list = ListParts {
+                bucket: bucket.clone(),
+                key: key.clone(),
+                upload,
+                after: parts.last().map_or(0, |part| part.number),
+                limit: 1000,
+                customer_key: customer_key.clone(),
+            };
+            let ListedParts { page, encryption, checksums_sealed } = match self.objects.list_parts(list).await
+            {
                 Err(UploadError::NoSuchUpload) => return Ok(None),
-                page => page.map_err(IntoS3::into_s3)?,
+                listed => listed.map_err(IntoS3::into_s3)?,
             };
             let ended = !page.truncated || page.parts.is_empty();
-            stored.extend(page.parts);
+            parts.extend(page.parts);
             if ended {
-                break page.checksum;
+                let algorithm = page.checksum;
+                return Ok(Some(StoredParts { parts, algorithm, encryption, checksums_sealed }));
             }
-        };
-        let mut parts = Vec::with_capacity(asked.len());
-        for asked in asked {
-            let number = asked.part_number.unwrap_or_default();
-            let part = stored.binary_search_by_key(&number, |part| i32::from(part.number));
-            // A part that is not there is refused by the commit, with its reason.
-            let Ok(part) = part else { return Ok(None) };
-            let part = &stored[part];
-            if !agrees(asked, part) {
-                return Err(CompleteUploadError::InvalidPart { number: part.number }.into_s3());
-            }
-            parts.push(part);
         }
-        let size = parts.iter().map(|part| part.size).sum();
-        Ok(Some((combine(algorithm, kind, &parts)?, size)))
     }
 }
 
@@ -402,66 +381,6 @@ fn named_part(part: &CompletedPart) -> S3Result<(u16, String)> {
     Ok((number, etag.value().to_owned()))
 }
 
-/// Whether the checksums that the client lists for a part are those of the stored one.
-fn agrees(asked: &CompletedPart, stored: &PartInfo) -> bool {
-    let fields = ChecksumFields::of(stored.checksum.as_ref());
-    let pairs = [
-        (&asked.checksum_crc32, &fields.crc32),
-        (&asked.checksum_crc32c, &fields.crc32c),
-        (&asked.checksum_crc64nvme, &fields.crc64nvme),
-        (&asked.checksum_sha1, &fields.sha1),
-        (&asked.checksum_sha256, &fields.sha256),
-    ];
-    pairs.iter().all(|(asked, stored)| asked.is_none() || asked == stored)
-}
-
-/// The checksum of the whole, from its parts'. An upload that named no algorithm gets
-/// one only if all its parts have ours.
-fn combine(
-    named: Option<ChecksumAlgorithm>,
-    kind: Option<&ChecksumType>,
-    parts: &[&PartInfo],
-) -> S3Result<Option<Checksum>> {
-    let algorithm = named.unwrap_or(ChecksumAlgorithm::Crc64Nvme);
-    let kind = checksum_type(algorithm, kind.filter(|_| named.is_some()))?;
-    let mut values = Vec::with_capacity(parts.len());
-    for part in parts {
-        match part.checksum.as_ref().filter(|checksum| checksum.algorithm == algorithm) {
-            Some(checksum) => values.push((&checksum.value, part.size)),
-            None if named.is_none() => return Ok(None),
-            None => {
-                let name = checksum::name(algorithm);
-                return Err(s3_error!(
-                    InvalidRequest,
-                    "The upload was created using the {name} checksum, but part {} has none",
-                    part.number
-                ));
-            }
-        }
-    }
-    let value = match combining(algorithm).filter(|_| kind.as_str() == ChecksumType::FULL_OBJECT) {
-        None => {
-            let all: Vec<u8> = values.iter().flat_map(|(value, _)| value.iter().copied()).collect();
-            let value = checksum::digest(algorithm, &all);
-            return Ok(Some(Checksum { algorithm, value, parts: parts.len() as u16 }));
-        }
-        Some(crc) => {
-            let number =
-                |value: &Bytes| value.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-            let combined = values
-                .iter()
-                .map(|(value, size)| (number(value), *size))
-                .reduce(|(whole, before), (next, size)| {
-                    (crc_fast::checksum_combine(crc, whole, next, size), before + size)
-                })
-                .map_or(0, |(whole, _)| whole);
-            let width = values.first().map_or(0, |(value, _)| value.len());
-            Bytes::copy_from_slice(&combined.to_be_bytes()[8 - width..])
-        }
-    };
-    Ok(Some(Checksum { algorithm, value, parts: 0 }))
-}
-
 fn listed_part(part: &PartInfo) -> Part {
     let mut listed = Part {
         e_tag: Some(headers::etag(&part.etag)),
@@ -472,64 +391,4 @@ fn listed_part(part: &PartInfo) -> Part {
     };
     set_checksums!(listed, ChecksumFields::of(part.checksum.as_ref()));
     listed
-}
-
-#[cfg(test)]
-mod tests {
-    use atoll_objects::ETag;
-    use atoll_types::WallTime;
-
-    use super::*;
-
-    fn part(number: u16, algorithm: ChecksumAlgorithm, bytes: &[u8]) -> PartInfo {
-        PartInfo {
-            number,
-            size: bytes.len() as u64,
-            etag: ETag { md5: [0; 16], parts: 0 },
-            modified: WallTime(0),
-            checksum: Some(Checksum { algorithm, value: checksum::digest(algorithm, bytes), parts: 0 }),
-        }
-    }
-
-    #[test]
-    fn combined_crcs_are_those_of_the_whole() {
-        let pieces: [&[u8]; 3] = [b"one part ", b"and another, ", b"and the last"];
-        let whole = pieces.concat();
-        let full = ChecksumType::from_static(ChecksumType::FULL_OBJECT);
-        for algorithm in [ChecksumAlgorithm::Crc32, ChecksumAlgorithm::Crc32c, ChecksumAlgorithm::Crc64Nvme] {
-            let parts: Vec<_> =
-                (1..).zip(pieces).map(|(number, piece)| part(number, algorithm, piece)).collect();
-            let combined =
-                combine(Some(algorithm), Some(&full), &parts.iter().collect::<Vec<_>>()).unwrap().unwrap();
-            assert_eq!(combined.value, checksum::digest(algorithm, &whole), "{algorithm:?}");
-            assert_eq!(combined.parts, 0);
-        }
-    }
-
-    #[test]
-    fn a_composite_is_the_hash_of_the_parts_hashes() {
-        let algorithm = ChecksumAlgorithm::Sha256;
-        let parts = [part(1, algorithm, b"a"), part(2, algorithm, b"b")];
-        let composite = combine(Some(algorithm), None, &[&parts[0], &parts[1]]).unwrap().unwrap();
-        let hashes = [checksum::digest(algorithm, b"a"), checksum::digest(algorithm, b"b")].concat();
-        assert_eq!(composite.value, checksum::digest(algorithm, &hashes));
-        assert_eq!(composite.parts, 2);
-    }
-
-    #[test]
-    fn a_named_checksum_that_a_part_lacks_is_refused_and_an_unnamed_one_left_out() {
-        let parts = [part(1, ChecksumAlgorithm::Crc64Nvme, b"a"), part(2, ChecksumAlgorithm::Sha1, b"b")];
-        let parts = [&parts[0], &parts[1]];
-        assert!(combine(Some(ChecksumAlgorithm::Sha1), None, &parts).is_err());
-        assert_eq!(combine(None, None, &parts).unwrap(), None);
-    }
-
-    #[test]
-    fn types_that_an_algorithm_can_t_have_are_refused() {
-        let full = ChecksumType::from_static(ChecksumType::FULL_OBJECT);
-        let composite = ChecksumType::from_static(ChecksumType::COMPOSITE);
-        assert!(checksum_type(ChecksumAlgorithm::Sha256, Some(&full)).is_err());
-        assert!(checksum_type(ChecksumAlgorithm::Crc64Nvme, Some(&composite)).is_err());
-        assert!(checksum_type(ChecksumAlgorithm::Crc32, Some(&full)).is_ok());
-    }
 }

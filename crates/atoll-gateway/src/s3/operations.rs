@@ -1,7 +1,7 @@
 //! The table from `s3s`'s operations to the verbs. What is not here answers
-//! `NotImplemented`; what can only be "nothing was set" answers S3's code for that.
+//! `NotImplemented`.
 
-use s3s::{S3, S3ErrorCode, S3Request, S3Response, S3Result, dto::*};
+use s3s::{S3, S3Request, S3Response, S3Result, dto::*};
 
 use super::S3Operations;
 
@@ -14,15 +14,6 @@ macro_rules! operations {
                     self.$verb(req).await
                 }
             )*
-
-            async fn get_bucket_encryption(
-                &self,
-                req: S3Request<GetBucketEncryptionInput>,
-            ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
-                self.must_exist(&req.input.bucket).await?;
-                let code = S3ErrorCode::ServerSideEncryptionConfigurationNotFoundError;
-                Err(s3s::S3Error::with_message(code, "The server side encryption configuration was not found"))
-            }
         }
     };
 }
@@ -58,6 +49,9 @@ operations! {
     get_bucket_lifecycle_configuration(GetBucketLifecycleConfigurationInput) -> GetBucketLifecycleConfigurationOutput = lifecycle;
     put_bucket_lifecycle_configuration(PutBucketLifecycleConfigurationInput) -> PutBucketLifecycleConfigurationOutput = set_lifecycle;
     delete_bucket_lifecycle(DeleteBucketLifecycleInput) -> DeleteBucketLifecycleOutput = delete_lifecycle;
+    get_bucket_encryption(GetBucketEncryptionInput) -> GetBucketEncryptionOutput = bucket_encryption;
+    put_bucket_encryption(PutBucketEncryptionInput) -> PutBucketEncryptionOutput = set_bucket_encryption;
+    delete_bucket_encryption(DeleteBucketEncryptionInput) -> DeleteBucketEncryptionOutput = delete_bucket_encryption;
     get_bucket_cors(GetBucketCorsInput) -> GetBucketCorsOutput = cors;
     put_bucket_cors(PutBucketCorsInput) -> PutBucketCorsOutput = set_cors;
     delete_bucket_cors(DeleteBucketCorsInput) -> DeleteBucketCorsOutput = delete_cors;

@@ -13,6 +13,7 @@ use super::{
     S3Operations,
     checksum::{ChecksumFields, RequestChecksum, content_md5, set_checksums},
     context::RequestContext,
+    encryption::{Asked, say_encryption},
     error, headers,
     versions::version_text,
 };
@@ -23,6 +24,7 @@ pub(crate) const PUT_BYTES_MAX: u64 = 5 << 30;
 impl S3Operations {
     pub(crate) async fn put(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let context = RequestContext::of(&req.extensions);
+        let asked = Asked::of(&req)?;
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let input = req.input;
         let idempotency =
@@ -46,6 +48,7 @@ impl S3Operations {
             headers: object_headers.into_object_headers()?,
             conditions: headers::write_conditions(&req.headers),
             idempotency,
+            encryption: asked.encryption(),
             body,
         };
         let result = self.objects.put(put).await;
@@ -56,6 +59,7 @@ impl S3Operations {
             ..Default::default()
         };
         output.checksum_type = set_checksums!(output, ChecksumFields::of(result.checksum.as_ref()));
+        say_encryption!(output, asked.said(result.encryption));
         Ok(S3Response::new(output))
     }
 }

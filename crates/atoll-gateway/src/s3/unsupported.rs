@@ -8,8 +8,8 @@ use super::{acl, error::not_implemented};
 
 /// Headers that begin with these ask for what is not here.
 const PREFIXES: [(&str, &str); 3] = [
-    ("x-amz-server-side-encryption", "Server-side encryption"),
-    ("x-amz-copy-source-server-side-encryption", "Server-side encryption"),
+    ("x-amz-server-side-encryption-aws-kms-", "Server-side encryption with KMS keys"),
+    ("x-amz-server-side-encryption-context", "Server-side encryption with KMS keys"),
     ("x-amz-object-lock-", "Object lock"),
 ];
 
@@ -22,7 +22,12 @@ const NAMES: [(&str, &str); 4] = [
 ];
 
 /// Headers that may only say what is so anyway.
-const ONLY: [(&str, &[&str], &str); 3] = [
+const ONLY: [(&str, &[&str], &str); 4] = [
+    (
+        "x-amz-server-side-encryption-bucket-key-enabled",
+        &["false", "False"],
+        "Server-side encryption with KMS keys",
+    ),
     ("x-amz-bucket-object-lock-enabled", &["false", "False"], "Object lock"),
     (
         "x-amz-object-ownership",
@@ -95,8 +100,10 @@ mod tests {
     #[test]
     fn what_would_silently_be_lost_is_refused() {
         let not_implemented = Err("NotImplemented".to_owned());
-        assert_eq!(check(&[("x-amz-server-side-encryption", "AES256")], "/b/k"), not_implemented);
-        assert_eq!(check(&[("x-amz-server-side-encryption-customer-key", "a")], "/b/k"), not_implemented);
+        let kms = "x-amz-server-side-encryption-aws-kms-key-id";
+        assert_eq!(check(&[(kms, "a")], "/b/k"), not_implemented);
+        let bucket_key = "x-amz-server-side-encryption-bucket-key-enabled";
+        assert_eq!(check(&[(bucket_key, "true")], "/b/k"), not_implemented);
         assert_eq!(check(&[("x-amz-object-lock-mode", "COMPLIANCE")], "/b/k"), not_implemented);
         let no_acls = Err("AccessControlListNotSupported".to_owned());
         assert_eq!(check(&[("x-amz-acl", "public-read")], "/b/k"), no_acls);

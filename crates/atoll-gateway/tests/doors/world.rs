@@ -121,6 +121,7 @@ impl Door {
             layout: layout.subscribe(),
             link: Arc::new(NoMoves),
             cluster_version: watch::channel(VERSIONS_SINCE).1,
+            root_key: None,
             settings: ObjectsSettings { patience: PATIENCE, ..ObjectsSettings::default() },
         });
 

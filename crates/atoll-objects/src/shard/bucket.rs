@@ -1,7 +1,6 @@
 //! A bucket's life in its data shard: opened, sealed once it is empty, freed for good.
 
 use atoll_records::{ReadView, WriteView};
-use atoll_types::Revision;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -23,6 +22,10 @@ pub const SET_VERSIONING: CommandName<SetVersioning, ()> =
 pub const VERSIONING: QueryName<BucketId, Versioning> =
     QueryName::new("objects/bucket-versioning/1", versioning);
 
+pub const SET_ENCRYPTED: CommandName<SetEncrypted, ()> =
+    CommandName::new("objects/bucket-set-encrypted/1", set_encrypted);
+pub const ENCRYPTED: QueryName<BucketId, bool> = QueryName::new("objects/bucket-encrypted/1", encrypted);
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Open {
     pub bucket: BucketId,
@@ -35,8 +38,8 @@ fn open(view: &mut dyn WriteView, input: Open) -> Result<(), Fault> {
     let key = keys::of_bucket(keys::BUCKET, input.bucket);
     match read::<BucketDescriptor>(view, &key)?.map(|descriptor| descriptor.state) {
         None => {
-            let (state, versioning, restored) = (BucketState::Open, Versioning::Unset, Revision(0));
-            write(view, &key, &BucketDescriptor { state, owned: input.owned, versioning, restored });
+            let descriptor = BucketDescriptor::new(BucketState::Open, input.owned);
+            write(view, &key, &descriptor);
         }
         Some(BucketState::Open) => {}
         Some(BucketState::Sealed) => return Err(Refused::SealedBucket.into()),
@@ -65,8 +68,7 @@ fn free(view: &mut dyn WriteView, bucket: BucketId) -> Result<(), Fault> {
         // Not sealed: nobody may free it.
         Some(descriptor) if descriptor.state == BucketState::Open => return Err(Refused::NotEmpty.into()),
         _ => {
-            let (state, versioning, restored) = (BucketState::Freed, Versioning::Unset, Revision(0));
-            write(view, &key, &BucketDescriptor { state, owned: Vec::new(), versioning, restored });
+            write(view, &key, &BucketDescriptor::new(BucketState::Freed, Vec::new()));
             for key in SettingKind::ALL.map(|kind| keys::setting(bucket, kind)) {
                 // Only what is there: older programs apply this command, too, and delete nothing.
                 if view.get(&key)?.is_some() {
@@ -101,4 +103,26 @@ fn set_versioning(view: &mut dyn WriteView, input: SetVersioning) -> Result<(), 
 
 fn versioning(view: &dyn ReadView, bucket: BucketId) -> Result<Versioning, Fault> {
     Ok(live_bucket(view, bucket)?.versioning)
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetEncrypted {
+    pub bucket: BucketId,
+    pub encrypted: bool,
+}
+
+/// From this entry on, what is to be written in the clear is refused. What was written
+/// before stays as it is.
+fn set_encrypted(view: &mut dyn WriteView, input: SetEncrypted) -> Result<(), Fault> {
+    let mut descriptor = live_bucket(view, input.bucket)?;
+    if descriptor.state == BucketState::Sealed {
+        return Err(Refused::SealedBucket.into());
+    }
+    descriptor.encrypted = input.encrypted;
+    write(view, &keys::of_bucket(keys::BUCKET, input.bucket), &descriptor);
+    Ok(())
+}
+
+fn encrypted(view: &dyn ReadView, bucket: BucketId) -> Result<bool, Fault> {
+    Ok(live_bucket(view, bucket)?.encrypted)
 }

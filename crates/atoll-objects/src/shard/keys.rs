@@ -20,6 +20,7 @@
 //! | `ox` round, shard | a snapshot of a shard; shard 0's are in shard 1 |
 //! | `oy` shard | a snapshot that is being made |
 //! | `on` name | shard 0 only: the bucket of that name |
+//! | `ok` | shard 0 only: which root key the cluster has |
 //! | `oE` | shard 0 only: the last sweep |
 //! | `oF` | shard 0 only: the last round of the lifecycle |
 //! | `oS` | shard 0 only: the last round of snapshots |
@@ -53,6 +54,7 @@ pub const CHANGE: [u8; 2] = *b"ol";
 pub const CHANGES_CUT: [u8; 2] = *b"oL";
 pub const EPOCH: [u8; 2] = *b"oe";
 pub const NAME: [u8; 2] = *b"on";
+pub const ROOT_KEY: [u8; 2] = *b"ok";
 pub const LAST_SWEEP: [u8; 2] = *b"oE";
 pub const LAST_LIFECYCLE: [u8; 2] = *b"oF";
 pub const SNAPSHOT: [u8; 2] = *b"ox";

@@ -20,13 +20,15 @@ use super::{
 };
 use crate::{
     conditions::WriteConditions,
-    manifest::{ChunkRef, Manifest, Storage},
+    encryption::seal::Seal,
+    manifest::{ChunkRef, Manifest, Sealable, Storage},
     names::{BucketId, ManifestId, ObjectKey, VersionId},
     object::{Checksum, ETag, ObjectHeaders},
     request::Versioning,
 };
 
 pub const PUT: CommandName<Put, Written> = CommandName::new("objects/put/1", put);
+pub const PUT_SEALED: CommandName<PutSealed, Written> = CommandName::new("objects/put-sealed/1", put_sealed);
 pub const DELETE: CommandName<Delete, Vec<Removal>> = CommandName::new("objects/delete/1", delete);
 pub const PUT_SEGMENT: CommandName<PutSegment, ()> = CommandName::new("objects/segment/1", put_segment);
 pub const GET: QueryName<Get, Found> = QueryName::new("objects/get/1", get);
@@ -59,8 +61,24 @@ pub enum Content {
 }
 
 fn put(view: &mut dyn WriteView, input: Put) -> Result<Written, Fault> {
+    put_with(view, input, None)
+}
+
+/// A put of what is encrypted.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PutSealed {
+    pub put: Put,
+    pub seal: Seal,
+}
+
+fn put_sealed(view: &mut dyn WriteView, input: PutSealed) -> Result<Written, Fault> {
+    put_with(view, input.put, Some(input.seal))
+}
+
+fn put_with(view: &mut dyn WriteView, input: Put, seal: Option<Seal>) -> Result<Written, Fault> {
     let (bucket, key) = (input.bucket, input.key.as_bytes());
     let open = open_bucket(view, bucket, key)?;
+    open.check_sealed(seal.is_some())?;
     let current: Option<CurrentRecord> = read(view, &keys::current(bucket, key))?;
     input.conditions.check(current.as_ref().map(|c| &c.etag)).map_err(Refused::Condition)?;
     let revision = open.revision;
@@ -88,7 +106,7 @@ fn put(view: &mut dyn WriteView, input: Put) -> Result<Written, Fault> {
         delete_marker: false,
         headers: input.headers,
         checksum: input.checksum,
-        manifest,
+        content: Sealable { manifest, seal },
     };
     Ok(put_newest(view, open, bucket, key, current, version)?)
 }
@@ -107,7 +125,7 @@ pub(super) fn remove_current(
         Storage::Chunks => {}
         Storage::Segments | Storage::Parts => {
             if let Some(version) = read::<VersionRecord>(view, &version_key)? {
-                drop_manifest(view, bucket, &version.manifest)?;
+                drop_manifest(view, bucket, &version.content.manifest)?;
             }
         }
     }
@@ -305,7 +323,7 @@ pub(super) fn inline_of(
     version: &VersionRecord,
     wanted: bool,
 ) -> Result<Option<Bytes>, StoreError> {
-    match version.manifest {
+    match version.content.manifest {
         Manifest::Inline if wanted => view.get(&keys::at_revision(keys::INLINE, bucket, key, revision)),
         _ => Ok(None),
     }

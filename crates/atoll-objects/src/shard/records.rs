@@ -5,7 +5,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    manifest::{ChunkRef, Manifest, Storage},
+    encryption::{
+        RootKeyId,
+        seal::{PartSalt, Seal},
+    },
+    manifest::{ChunkRef, Sealable, Storage},
     names::{BucketId, ManifestId, UploadId, VersionId},
     object::{Checksum, ChecksumAlgorithm, ETag, ObjectHeaders},
     request::{BucketInfo, Versioning},
@@ -31,9 +35,18 @@ pub struct BucketDescriptor {
     /// Of a restored bucket the newest revision that came with it: what is written here comes
     /// after it, wherever the shard's own revisions are. 0 in any other.
     pub restored: Revision,
+    /// Nothing is written that is not encrypted.
+    pub encrypted: bool,
 }
 
-/// Version 2 knew nothing of restored buckets.
+impl BucketDescriptor {
+    /// Of a bucket on which nothing was set.
+    pub fn new(state: BucketState, owned: Vec<OwnedRange>) -> Self {
+        Self { state, owned, versioning: Versioning::Unset, restored: Revision(0), encrypted: false }
+    }
+}
+
+/// Version 2 knew nothing of restored buckets, nor of encryption.
 #[derive(Serialize, Deserialize)]
 struct SecondDescriptor {
     state: BucketState,
@@ -67,10 +80,14 @@ impl Format for BucketDescriptor {
     const VERSION: u8 = 3;
 
     fn encode(&self) -> Vec<u8> {
-        let Self { state, versioning, restored, .. } = *self;
-        match (versioning, restored) {
-            (Versioning::Unset, Revision(0)) => FirstDescriptor { state, owned: self.owned.clone() }.encode(),
-            (_, Revision(0)) => SecondDescriptor { state, owned: self.owned.clone(), versioning }.encode(),
+        let Self { state, versioning, restored, encrypted, .. } = *self;
+        match (versioning, restored, encrypted) {
+            (Versioning::Unset, Revision(0), false) => {
+                FirstDescriptor { state, owned: self.owned.clone() }.encode()
+            }
+            (_, Revision(0), false) => {
+                SecondDescriptor { state, owned: self.owned.clone(), versioning }.encode()
+            }
             _ => {
                 let encoded = postcard::to_extend(self, vec![Self::VERSION]);
                 encoded.expect("derived types always encode")
@@ -81,7 +98,7 @@ impl Format for BucketDescriptor {
     fn decode_older(version: u8, rest: &[u8]) -> Result<Self, FormatError> {
         let SecondDescriptor { state, owned, versioning } =
             SecondDescriptor::decode(&[&[version], rest].concat())?;
-        Ok(Self { state, owned, versioning, restored: Revision(0) })
+        Ok(Self { versioning, ..Self::new(state, owned) })
     }
 }
 
@@ -134,8 +151,9 @@ pub struct VersionRecord {
     pub null: bool,
     pub delete_marker: bool,
     pub headers: ObjectHeaders,
+    /// Its value is sealed if the object is.
     pub checksum: Option<Checksum>,
-    pub manifest: Manifest,
+    pub content: Sealable<Seal>,
 }
 format!(VersionRecord, "object version");
 
@@ -158,17 +176,47 @@ pub struct UploadRecord {
     pub initiated: WallTime,
     pub headers: ObjectHeaders,
     pub checksum: Option<ChecksumAlgorithm>,
+    /// If the object is to be encrypted.
+    pub seal: Option<Seal>,
 }
-format!(UploadRecord, "multipart upload");
+
+/// Version 1 knew no encryption.
+#[derive(Serialize, Deserialize)]
+struct FirstUpload {
+    initiated: WallTime,
+    headers: ObjectHeaders,
+    checksum: Option<ChecksumAlgorithm>,
+}
+format!(FirstUpload, "multipart upload");
+
+/// What is not to be encrypted is written in version 1 still (rule 18).
+impl Format for UploadRecord {
+    const NAME: &'static str = "multipart upload";
+    const VERSION: u8 = 2;
+
+    fn encode(&self) -> Vec<u8> {
+        if self.seal.is_none() {
+            let (initiated, headers, checksum) = (self.initiated, self.headers.clone(), self.checksum);
+            return FirstUpload { initiated, headers, checksum }.encode();
+        }
+        postcard::to_extend(self, vec![Self::VERSION]).expect("derived types always encode")
+    }
+
+    fn decode_older(version: u8, rest: &[u8]) -> Result<Self, FormatError> {
+        let FirstUpload { initiated, headers, checksum } = FirstUpload::decode(&[&[version], rest].concat())?;
+        Ok(Self { initiated, headers, checksum, seal: None })
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartRecord {
     pub size: u64,
     pub etag: ETag,
     pub modified: WallTime,
+    /// Its value is sealed if the upload is.
     pub checksum: Option<Checksum>,
     /// `Chunks` or `Segments`.
-    pub manifest: Manifest,
+    pub content: Sealable<PartSalt>,
 }
 format!(PartRecord, "part");
 
@@ -290,6 +338,11 @@ format!(RestorationRecord, "restoration");
 pub struct NameRecord(pub BucketInfo);
 format!(NameRecord, "bucket name");
 
+/// Shard 0's record of which root key the cluster has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootKeyRecord(pub RootKeyId);
+format!(RootKeyRecord, "root key");
+
 /// When the last sweep was begun, by shard 0's stamps, and the epoch that it raises all
 /// shards to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -355,13 +408,27 @@ mod tests {
         assert_eq!((descriptor.state, descriptor.versioning), (BucketState::Open, Versioning::Unset));
         assert_eq!(descriptor.encode(), bytes);
         descriptor.versioning = Versioning::Suspended;
+        // As the program before encryption wrote it.
+        assert_eq!(descriptor.encode(), [2, 0, 1, 0, 0, 2]);
+        assert_eq!(BucketDescriptor::decode(&descriptor.encode()).as_ref(), Ok(&descriptor));
+        descriptor.encrypted = true;
         let bytes = descriptor.encode();
-        assert_eq!(bytes[0], 2);
+        assert_eq!(bytes[0], 3);
         assert_eq!(BucketDescriptor::decode(&bytes), Ok(descriptor.clone()));
-        descriptor.restored = Revision(300);
+        (descriptor.encrypted, descriptor.restored) = (false, Revision(300));
         let bytes = descriptor.encode();
         assert_eq!(bytes[0], 3);
         assert_eq!(BucketDescriptor::decode(&bytes), Ok(descriptor));
         assert!(BucketDescriptor::decode(&[4, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn an_upload_that_is_not_encrypted_is_written_as_before_encryption() {
+        let (initiated, headers) = (WallTime(5), ObjectHeaders::default());
+        let checksum = Some(ChecksumAlgorithm::Sha1);
+        let former = FirstUpload { initiated, headers: headers.clone(), checksum }.encode();
+        let record = UploadRecord { initiated, headers, checksum, seal: None };
+        assert_eq!(record.encode(), former);
+        assert_eq!(UploadRecord::decode(&former), Ok(record));
     }
 }

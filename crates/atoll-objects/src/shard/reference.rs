@@ -134,7 +134,7 @@ fn sweep(view: &mut dyn WriteView, input: Sweep) -> Result<Swept, Fault> {
                 let mut parts = Vec::new();
                 for pair in scan(view, &keys::parts(bucket, upload)).take((limit - removed).max(1)) {
                     let (key, value) = pair?;
-                    parts.push((key, decode::<PartRecord>(&value)?.manifest));
+                    parts.push((key, decode::<PartRecord>(&value)?.content.manifest));
                 }
                 let all = parts.len() < (limit - removed).max(1);
                 for (key, manifest) in parts {
@@ -324,9 +324,9 @@ fn collect(key: &[u8], record: &[u8], slots: &SlotSet, into: &mut Vec<ChunkRef>)
         decode::<SegmentRecord>(record)?.chunks
     } else {
         let manifest = if key.starts_with(&keys::PART) {
-            decode::<PartRecord>(record)?.manifest
+            decode::<PartRecord>(record)?.content.manifest
         } else {
-            decode::<VersionRecord>(record)?.manifest
+            decode::<VersionRecord>(record)?.content.manifest
         };
         match manifest {
             Manifest::Chunks(chunks) => chunks,

@@ -110,8 +110,8 @@ impl BucketRecord {
     /// The upload or manifest whose parts or segments this version or part consists of.
     pub fn consists_of(&self) -> Option<TransactionId> {
         let manifest = match self.tag {
-            keys::VERSION => VersionRecord::decode(&self.value).ok()?.manifest,
-            keys::PART => PartRecord::decode(&self.value).ok()?.manifest,
+            keys::VERSION => VersionRecord::decode(&self.value).ok()?.content.manifest,
+            keys::PART => PartRecord::decode(&self.value).ok()?.content.manifest,
             _ => return None,
         };
         match manifest {
@@ -129,8 +129,8 @@ impl BucketRecord {
         }
         let manifest = match self.tag {
             keys::SEGMENT => return Ok(sound::<SegmentRecord>(&self.value)?.chunks),
-            keys::VERSION => sound::<VersionRecord>(&self.value)?.manifest,
-            keys::PART => sound::<PartRecord>(&self.value)?.manifest,
+            keys::VERSION => sound::<VersionRecord>(&self.value)?.content.manifest,
+            keys::PART => sound::<PartRecord>(&self.value)?.content.manifest,
             keys::CURRENT => return sound::<CurrentRecord>(&self.value).map(|_| Vec::new()),
             keys::NULL => return sound::<NumberRecord>(&self.value).map(|_| Vec::new()),
             keys::SETTING => return sound::<BucketSetting>(&self.value).map(|_| Vec::new()),
@@ -177,14 +177,16 @@ pub struct Open {
     pub versioning: Versioning,
     /// The newest revision that came with it.
     pub restored: Revision,
+    pub encrypted: bool,
 }
 
 fn open(view: &mut dyn WriteView, input: Open) -> Result<(), Fault> {
     let key = keys::of_bucket(keys::BUCKET, input.bucket);
     if view.get(&key)?.is_none() {
-        let Open { versioning, restored, .. } = input;
+        let Open { versioning, restored, encrypted, .. } = input;
         let owned = vec![OwnedRange { start: Bytes::new(), end: None }];
-        write(view, &key, &BucketDescriptor { state: BucketState::Open, owned, versioning, restored });
+        let new = BucketDescriptor::new(BucketState::Open, owned);
+        write(view, &key, &BucketDescriptor { versioning, restored, encrypted, ..new });
     }
     Ok(())
 }
@@ -263,7 +265,8 @@ mod tests {
             .collect();
         let import = Import { bucket: BUCKET, epoch: 1, records };
         new.execute(&IMPORT, import.clone()).unwrap();
-        new.execute(&OPEN, Open { bucket: BUCKET, versioning: versioned, restored: first.revision }).unwrap();
+        let open = Open { bucket: BUCKET, versioning: versioned, restored: first.revision, encrypted: false };
+        new.execute(&OPEN, open).unwrap();
         assert!(new.revision < first.revision.0);
 
         let second = new.put(b"k", inline("new")).unwrap();

@@ -19,17 +19,24 @@ use super::{
 };
 use crate::{
     conditions::WriteConditions,
-    manifest::Manifest,
+    encryption::seal::{PartSalt, Seal},
+    manifest::{Manifest, Sealable},
     names::{BucketId, ObjectKey, UploadId},
     object::{Checksum, ChecksumAlgorithm, ETag, ObjectHeaders},
     request::{PartInfo, PartPage},
 };
 
 pub const CREATE: CommandName<Create, ()> = CommandName::new("objects/upload-create/1", create);
+pub const CREATE_SEALED: CommandName<CreateSealed, ()> =
+    CommandName::new("objects/upload-create-sealed/1", create_sealed);
 pub const PUT_PART: CommandName<PutPart, PartInfo> = CommandName::new("objects/upload-part/1", put_part);
+pub const PUT_SEALED_PART: CommandName<PutSealedPart, PartInfo> =
+    CommandName::new("objects/upload-part-sealed/1", put_sealed_part);
 pub const COMPLETE: CommandName<Complete, Written> = CommandName::new("objects/upload-complete/1", complete);
 pub const ABORT: CommandName<Upload, ()> = CommandName::new("objects/upload-abort/1", abort);
 pub const LIST_PARTS: QueryName<PartList, PartPage> = QueryName::new("objects/upload-parts/1", list_parts);
+pub const LIST_SEALED_PARTS: QueryName<PartList, (PartPage, Option<Seal>)> =
+    QueryName::new("objects/upload-parts/2", list_sealed_parts);
 pub const PART_INFOS: QueryName<Parts, Vec<PartInfo>> = QueryName::new("objects/part-infos/1", part_infos);
 pub const PARTS: QueryName<Parts, Vec<(u16, PartRecord)>> = QueryName::new("objects/parts/1", parts);
 
@@ -62,8 +69,25 @@ pub struct Create {
 }
 
 fn create(view: &mut dyn WriteView, input: Create) -> Result<(), Fault> {
-    open_bucket(view, input.upload.bucket, input.upload.key.as_bytes())?;
-    let record = UploadRecord { initiated: view.stamp(), headers: input.headers, checksum: input.checksum };
+    create_with(view, input, None)
+}
+
+/// All parts of the upload will be encrypted under one data key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CreateSealed {
+    pub create: Create,
+    pub seal: Seal,
+}
+
+fn create_sealed(view: &mut dyn WriteView, input: CreateSealed) -> Result<(), Fault> {
+    create_with(view, input.create, Some(input.seal))
+}
+
+fn create_with(view: &mut dyn WriteView, input: Create, seal: Option<Seal>) -> Result<(), Fault> {
+    let open = open_bucket(view, input.upload.bucket, input.upload.key.as_bytes())?;
+    open.check_sealed(seal.is_some())?;
+    let (headers, checksum) = (input.headers, input.checksum);
+    let record = UploadRecord { initiated: view.stamp(), headers, checksum, seal };
     write(view, &input.upload.record_key(), &record);
     Ok(())
 }
@@ -81,9 +105,30 @@ pub struct PutPart {
 }
 
 fn put_part(view: &mut dyn WriteView, input: PutPart) -> Result<PartInfo, Fault> {
+    put_part_with(view, input, None)
+}
+
+/// A part of an upload that was created as [`CreateSealed`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PutSealedPart {
+    pub part: PutPart,
+    pub salt: PartSalt,
+}
+
+fn put_sealed_part(view: &mut dyn WriteView, input: PutSealedPart) -> Result<PartInfo, Fault> {
+    put_part_with(view, input.part, Some(input.salt))
+}
+
+fn put_part_with(
+    view: &mut dyn WriteView,
+    input: PutPart,
+    salt: Option<PartSalt>,
+) -> Result<PartInfo, Fault> {
     let Upload { bucket, ref key, upload } = input.upload;
     open_bucket(view, bucket, key.as_bytes())?;
-    input.upload.read(view)?;
+    if input.upload.read(view)?.seal.is_some() != salt.is_some() {
+        return Err(Refused::MustBeSealed.into());
+    }
     let epoch = check_epoch(view, input.epoch)?;
     let part_key = keys::part(bucket, upload, input.number);
     let manifest = match input.content {
@@ -98,14 +143,14 @@ fn put_part(view: &mut dyn WriteView, input: PutPart) -> Result<PartInfo, Fault>
         }
     };
     if let Some(before) = read::<PartRecord>(view, &part_key)? {
-        drop_manifest(view, bucket, &before.manifest)?;
+        drop_manifest(view, bucket, &before.content.manifest)?;
     }
     let record = PartRecord {
         size: input.size,
         etag: input.etag,
         modified: view.stamp(),
         checksum: input.checksum,
-        manifest,
+        content: Sealable { manifest, seal: salt },
     };
     write(view, &part_key, &record);
     Ok(part_info(input.number, record))
@@ -163,7 +208,7 @@ fn complete(view: &mut dyn WriteView, input: Complete) -> Result<Written, Fault>
         delete_marker: false,
         headers: upload_record.headers,
         checksum: input.checksum,
-        manifest: Manifest::Parts { upload, parts },
+        content: Sealable { manifest: Manifest::Parts { upload, parts }, seal: upload_record.seal },
     };
     let written = put_newest(view, open, bucket, key, current, version)?;
     view.delete(&input.upload.record_key());
@@ -185,7 +230,7 @@ fn delete_parts(
     for pair in scan(view, &keys::parts(bucket, upload)) {
         let (key, value) = pair?;
         if keys::part_number_of(&key).is_some_and(&chosen) {
-            found.push((key, decode::<PartRecord>(&value)?.manifest));
+            found.push((key, decode::<PartRecord>(&value)?.content.manifest));
         }
     }
     for (key, manifest) in found {
@@ -212,6 +257,11 @@ pub struct PartList {
 }
 
 fn list_parts(view: &dyn ReadView, input: PartList) -> Result<PartPage, Fault> {
+    list_sealed_parts(view, input).map(|(page, _)| page)
+}
+
+/// Checksums as they lie there: sealed, if the upload is.
+fn list_sealed_parts(view: &dyn ReadView, input: PartList) -> Result<(PartPage, Option<Seal>), Fault> {
     let Upload { bucket, upload, .. } = input.upload;
     live_bucket(view, bucket)?;
     let record = input.upload.read(view)?;
@@ -227,7 +277,7 @@ fn list_parts(view: &dyn ReadView, input: PartList) -> Result<PartPage, Fault> {
             page.parts.push(part_info(number, decode(&value)?));
         }
     }
-    Ok(page)
+    Ok((page, record.seal))
 }
 
 /// Part records with their manifests, for reading an object that names them.

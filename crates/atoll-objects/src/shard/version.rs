@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     conditions::{FailedCondition, WriteConditions},
-    manifest::Manifest,
+    manifest::{Manifest, Sealable},
     names::{BucketId, ObjectKey, VersionId},
     object::{ETag, ObjectHeaders},
     request::{VersionEntry, VersionPage, Versioning},
@@ -46,7 +46,7 @@ impl VersionRecord {
             size: self.size,
             etag: self.etag,
             modified: self.modified,
-            storage: self.manifest.storage(),
+            storage: self.content.manifest.storage(),
         }
     }
 }
@@ -61,7 +61,7 @@ pub(super) fn delete_marker(view: &dyn WriteView) -> VersionRecord {
         delete_marker: true,
         headers: ObjectHeaders::default(),
         checksum: None,
-        manifest: Manifest::Inline,
+        content: Sealable::plain(Manifest::Inline),
     }
 }
 
@@ -117,7 +117,7 @@ pub(super) fn put_newest(
     before: Option<CurrentRecord>,
     mut version: VersionRecord,
 ) -> Result<Written, StoreError> {
-    let OpenBucket { versioning, revision } = open;
+    let OpenBucket { versioning, revision, .. } = open;
     match versioning {
         Versioning::Unset => {
             if let Some(before) = before {
@@ -152,7 +152,8 @@ pub(super) fn put_newest(
         size: version.size,
         etag: version.etag,
         version: (versioning != Versioning::Unset).then(|| version.id(revision)),
-        checksum: version.checksum,
+        // Who wrote a sealed one knows it; others could not read it.
+        checksum: version.checksum.filter(|_| version.content.seal.is_none()),
     })
 }
 
@@ -165,7 +166,7 @@ fn remove(
 ) -> Result<(), StoreError> {
     let version_key = keys::at_revision(keys::VERSION, bucket, key, revision);
     if let Some(record) = read::<VersionRecord>(view, &version_key)? {
-        drop_manifest(view, bucket, &record.manifest)?;
+        drop_manifest(view, bucket, &record.content.manifest)?;
     }
     view.delete(&keys::at_revision(keys::INLINE, bucket, key, revision));
     view.delete(&version_key);

@@ -62,6 +62,8 @@ pub struct OpenedBucket {
     pub versioning: Versioning,
     /// Of all its versions.
     pub newest: Revision,
+    /// It takes nothing in the clear.
+    pub encrypted: bool,
 }
 
 /// Sorted, none twice.

@@ -62,8 +62,8 @@ impl Walk {
             let descriptor: BucketDescriptor = decode(&value)?;
             if let Some((bucket, _)) = keys::bucket_of(&key).filter(|_| descriptor.state == BucketState::Open)
             {
-                let (versioning, newest) = (descriptor.versioning, descriptor.restored);
-                open.insert(bucket, OpenedBucket { bucket, versioning, newest });
+                let BucketDescriptor { versioning, restored: newest, encrypted, .. } = descriptor;
+                open.insert(bucket, OpenedBucket { bucket, versioning, newest, encrypted });
             }
         }
         let mut prefixes: Vec<Bytes> = SECTIONS.iter().map(|tag| Bytes::copy_from_slice(tag)).collect();
@@ -132,10 +132,10 @@ impl Walk {
         let manifest = match tag {
             keys::VERSION => {
                 open.newest = open.newest.max(keys::revision_of(key).unwrap_or(Revision(0)));
-                decode::<VersionRecord>(&value)?.manifest
+                decode::<VersionRecord>(&value)?.content.manifest
             }
             keys::PART if !id().is_some_and(|id| self.uploads.contains(&UploadId(id))) => return Ok(None),
-            keys::PART => decode::<PartRecord>(&value)?.manifest,
+            keys::PART => decode::<PartRecord>(&value)?.content.manifest,
             keys::SEGMENT if !id().is_some_and(|id| self.manifests.contains(&ManifestId(id))) => {
                 return Ok(None);
             }

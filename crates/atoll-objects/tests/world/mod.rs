@@ -16,7 +16,7 @@ use atoll_disk::{
 use atoll_objects::{
     BucketName, GetObject, GetObjectError, LayoutLink, Maintenance, MaintenanceSettings, MaintenanceStatus,
     ObjectKey, Objects, ObjectsParts, ObjectsSettings, PutBody, PutObject, PutObjectError, PutResult,
-    ReportError, SnapshotSettings, VERSIONS_SINCE, register_procedures,
+    ReportError, RootKey, SnapshotSettings, VERSIONS_SINCE, register_procedures,
 };
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState, ObservedMember, PlanSettings};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
@@ -62,6 +62,7 @@ pub struct World {
     /// Of the nodes started from now on.
     pub patience: Duration,
     pub cluster_version: watch::Sender<u32>,
+    root_keys: BTreeMap<u8, RootKey>,
     map: watch::Sender<Arc<ShardMap>>,
     disks: BTreeMap<u8, MemoryDisk>,
     stores: BTreeMap<u8, MemoryStore>,
@@ -174,6 +175,15 @@ impl World {
 
     /// Nodes `1..=count`, of which some vote.
     pub async fn with_voters(count: u8, voters: impl IntoIterator<Item = u8>) -> Self {
+        Self::with_keys(count, voters, BTreeMap::new()).await
+    }
+
+    /// The same, where some have root keys.
+    pub async fn with_keys(
+        count: u8,
+        voters: impl IntoIterator<Item = u8>,
+        root_keys: BTreeMap<u8, RootKey>,
+    ) -> Self {
         let runtime = Runtime::tokio();
         let links = Arc::new(Links::new(LinkProfile::local_network()));
         let network = MemoryNetwork::new(links.clone(), StdRng::seed_from_u64(1));
@@ -196,6 +206,7 @@ impl World {
             nodes: BTreeMap::new(),
             patience: PATIENCE,
             cluster_version: watch::Sender::new(VERSIONS_SINCE),
+            root_keys,
             map: watch::Sender::new(Arc::new(ShardMap { version: 1, shards })),
             disks: BTreeMap::new(),
             stores: BTreeMap::new(),
@@ -249,6 +260,7 @@ impl World {
                 filled: self.filled.clone(),
             }),
             cluster_version: self.cluster_version.subscribe(),
+            root_key: self.root_keys.get(&number).cloned(),
             settings: ObjectsSettings { patience: self.patience, ..ObjectsSettings::default() },
         });
         self.nodes.insert(number, Node { objects, records, chunks, maintenance: None });
@@ -271,6 +283,22 @@ impl World {
             let next_life = store.image();
             self.stores.insert(number, next_life);
         }
+    }
+
+    /// Whether any disk or store has these bytes, as they are, anywhere.
+    pub fn holds(&self, bytes: &[u8]) -> bool {
+        let holds = |within: &[u8]| within.windows(bytes.len()).any(|window| window == bytes);
+        let on_disk = |disk: &MemoryDisk| {
+            disk.paths().into_iter().any(|path| disk.contents(&path).is_some_and(|within| holds(&within)))
+        };
+        let in_store = |store: &MemoryStore| {
+            [Table::Records, Table::Local].into_iter().any(|table| {
+                let snapshot = store.snapshot().unwrap();
+                let mut pairs = snapshot.range(table, Bound::Unbounded, Bound::Unbounded);
+                pairs.any(|pair| holds(&pair.unwrap().1))
+            })
+        };
+        self.disks.values().any(on_disk) || self.stores.values().any(in_store)
     }
 
     /// Flips a bit in every 64 KiB of a node's files under `folder`.
@@ -408,6 +436,7 @@ pub fn put_request(name: &str, at: impl Into<Bytes>, bytes: &Bytes) -> PutObject
         headers: Default::default(),
         conditions: Default::default(),
         idempotency: None,
+        encryption: None,
         body: body(bytes),
     }
 }
@@ -428,6 +457,7 @@ pub fn get_request(name: &str, at: impl Into<Bytes>) -> GetObject {
         version: None,
         range: None,
         conditions: Default::default(),
+        customer_key: None,
     }
 }
 

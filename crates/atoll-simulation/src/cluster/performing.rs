@@ -186,6 +186,7 @@ impl RunningNode {
             version: None,
             range: span.map(|span| ByteRange::Between(span.first, span.last)),
             conditions: ReadConditions::default(),
+            customer_key: None,
         };
         let mut got = match self.node.objects().get(request).await {
             Ok(got) => got,
@@ -215,6 +216,7 @@ impl RunningNode {
             headers: headers(value),
             conditions: conditions(condition),
             idempotency: id.map(transaction_id),
+            encryption: None,
             body: body(&value.body()),
         };
         put_outcome("put", self.node.objects().put(request).await)
@@ -251,9 +253,11 @@ impl RunningNode {
             source_key: object_key(from),
             source_version: None,
             source_conditions: ReadConditions { if_match: Some(is(value)), ..ReadConditions::default() },
+            source_customer_key: None,
             bucket: bucket(),
             key: object_key(to),
             conditions: conditions(condition),
+            encryption: None,
             // Those of the source may be another value's with the same bytes.
             headers: Some(headers(value)),
             idempotency: id.map(transaction_id),
@@ -303,10 +307,15 @@ impl RunningNode {
     }
 
     async fn create_upload(&self, key: &str, value: Value) -> Outcome {
-        let request =
-            CreateUpload { bucket: bucket(), key: object_key(key), headers: headers(value), checksum: None };
+        let request = CreateUpload {
+            bucket: bucket(),
+            key: object_key(key),
+            headers: headers(value),
+            checksum: None,
+            encryption: None,
+        };
         match self.node.objects().create_upload(request).await {
-            Ok(upload) => Outcome::Answered(Answer::Upload(upload.to_string())),
+            Ok(created) => Outcome::Answered(Answer::Upload(created.upload.to_string())),
             Err(CreateUploadError::Unavailable(_)) => Outcome::Unknown,
             Err(error) => unexpected("create upload", &error),
         }
@@ -319,6 +328,7 @@ impl RunningNode {
             key: object_key(key),
             upload: upload_id(upload),
             number: part,
+            customer_key: None,
             body: body(&bytes),
         };
         match self.node.objects().upload_part(request).await {
@@ -338,6 +348,7 @@ impl RunningNode {
             parts: (1..).zip(parts).collect(),
             conditions: conditions(condition),
             checksum: None,
+            customer_key: None,
         };
         match self.node.objects().complete_upload(request).await {
             Ok(_) => Outcome::Answered(Answer::Done),

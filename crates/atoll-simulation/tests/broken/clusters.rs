@@ -87,6 +87,7 @@ async fn slow_put(node: Node, runtime: Runtime, number: usize, pause: Duration) 
         headers: Default::default(),
         conditions: Default::default(),
         idempotency: None,
+        encryption: None,
         body: PutBody { length: Some(3 * THIRD as u64), ..PutBody::new(body.boxed()) },
     };
     // A sweep that overtook it is answered by an error at worst.

@@ -61,6 +61,7 @@ pub struct PlannedBucket {
     pub created_millis: u64,
     pub versioning: Versioning,
     pub newest: Revision,
+    pub encrypted: bool,
     pub versions: u64,
     pub rules: Option<Vec<u8>>,
 }
@@ -215,6 +216,7 @@ impl Found {
                 created_millis: info.created.as_millis(),
                 versioning: open.versioning,
                 newest: open.newest,
+                encrypted: open.encrypted,
                 versions: self.versions.get(&info.id).copied().unwrap_or_default(),
                 rules: self.rules.get(&info.id).filter(|_| whole).cloned(),
             };

@@ -76,6 +76,8 @@ pub struct FinishRestoreRequest {
     pub versioning: String,
     /// Of all versions that were brought.
     pub newest_revision: u64,
+    /// Everything put into it is encrypted.
+    pub encrypted: bool,
     /// Grants, policy and public access block: the record, hexadecimal.
     #[serde(default)]
     pub rules: Option<String>,

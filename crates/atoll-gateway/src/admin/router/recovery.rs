@@ -185,8 +185,8 @@ pub async fn finish_restore(
     if let Some(rules) = rules {
         doors.access.restore_rules(bucket.id.0, rules, doors.access.deadline()).await?;
     }
-    let as_it_was =
-        OpenedBucket { bucket: BucketId(0), versioning, newest: Revision(request.newest_revision) };
+    let (newest, encrypted) = (Revision(request.newest_revision), request.encrypted);
+    let as_it_was = OpenedBucket { bucket: BucketId(0), versioning, newest, encrypted };
     doors.objects.finish_restore(&name, as_it_was).await?;
     done(Ok(()))
 }
