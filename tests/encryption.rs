@@ -107,6 +107,7 @@ fn boto3_and_aws_encrypt_with_the_root_key_and_with_their_own() {
     boto3(
         endpoint,
         r#"
+import base64
 s3.create_bucket(Bucket='bucket')
 missing = 'ServerSideEncryptionConfigurationNotFoundError'
 assert code_of(lambda: s3.get_bucket_encryption(Bucket='bucket')) == missing
@@ -126,13 +127,20 @@ s3.put_bucket_versioning(Bucket='bucket', VersioningConfiguration={'Status': 'En
 own = {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': os.urandom(32)}
 other = {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': os.urandom(32)}
 managed = {'ServerSideEncryption': 'AES256'}
+# What boto3 makes of a key by itself for most operations, and not for all.
+def text(key):
+    if not key:
+        return {}
+    b64 = lambda value: base64.b64encode(value).decode()
+    return {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': b64(key['SSECustomerKey']),
+            'SSECustomerKeyMD5': b64(hashlib.md5(key['SSECustomerKey']).digest())}
 source = lambda key: {'CopySource' + name: value for name, value in key.items()}
 def is_own(answer):
     return answer['SSECustomerAlgorithm'] == 'AES256' and len(answer['SSECustomerKeyMD5']) == 24
 def is_managed(answer):
     return answer['ServerSideEncryption'] == 'AES256' and 'SSECustomerKeyMD5' not in answer
 for asked, key, holds in (managed, {}, is_managed), (own, own, is_own):
-    for body in b'', b'small', os.urandom(3_000_000):
+    for body in b'', b'small', os.urandom(1_500_000):
         put = s3.put_object(Bucket='bucket', Key='k', Body=body, Metadata={'a': 'b'}, **asked)
         assert holds(put) and (put['ETag'] == '"%s"' % hashlib.md5(body).hexdigest()) == (asked is managed)
         later = s3.put_object(Bucket='bucket', Key='k', Body=b'later')
@@ -148,7 +156,7 @@ for asked, key, holds in (managed, {}, is_managed), (own, own, is_own):
             first, last = len(body) // 3, len(body) - 1
             got = s3.get_object(Range=f'bytes={first}-{last}', **version, **key)
             assert got['Body'].read() == body[first:] and got['ContentLength'] == last - first + 1
-        attributes = s3.get_object_attributes(ObjectAttributes=['ObjectSize', 'Checksum'], **version, **key)
+        attributes = s3.get_object_attributes(ObjectAttributes=['ObjectSize', 'Checksum'], **version, **text(key))
         assert attributes['ObjectSize'] == len(body) and attributes['Checksum']
         if asked is own:
             assert code_of(lambda: s3.get_object(**version)) == 'InvalidRequest'
@@ -184,7 +192,7 @@ for asked, key, holds in (managed, {}, is_managed), (own, own, is_own):
     second = s3.upload_part_copy(PartNumber=2, CopySource='bucket/piece', **upload, **key, **source(other))
     assert holds(first) and holds(second)
     parts = [{'PartNumber': 1, 'ETag': first['ETag']}, {'PartNumber': 2, 'ETag': second['CopyPartResult']['ETag']}]
-    done = s3.complete_multipart_upload(MultipartUpload={'Parts': parts}, **upload, **key)
+    done = s3.complete_multipart_upload(MultipartUpload={'Parts': parts}, **upload, **text(key))
     assert done['ETag'].endswith('-2"') and (asked is own or is_managed(done))
     got = s3.get_object(Bucket='bucket', Key='multi', **key)
     assert got['Body'].read() == b''.join(pieces) and holds(got) and got['ETag'] == done['ETag']

@@ -1,6 +1,7 @@
 //! Structured logs on stderr.
 
-use tracing_subscriber::{EnvFilter, filter::Directive, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use atoll_gateway::s3::may_log;
+use tracing_subscriber::{EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
@@ -15,16 +16,14 @@ const USUAL: &str = "info,fjall=warn,lsm_tree=warn";
 
 /// `ATOLL_LOG` sets what is logged, such as `info` or `atoll_records=debug`.
 ///
-/// `s3s` writes the signatures that it computed at debug level, and whoever reads one can
-/// replay the request; it stays at `info` whatever is asked.
+/// `s3s` writes requests with their keys, and signatures that it computed, at debug level: it
+/// is silent whatever is asked.
 pub fn start(format: LogFormat) {
     let asked = std::env::var("ATOLL_LOG").ok().filter(|asked| !asked.is_empty());
     let filter = EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .parse_lossy(asked.as_deref().unwrap_or(USUAL));
-    let quiet: Directive = "s3s=info".parse().expect("a constant directive");
-    let filter = filter.add_directive(quiet);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(filter_fn(may_log));
     match format {
         LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_target(true)).init(),
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).init(),
@@ -36,5 +35,5 @@ pub fn start(format: LogFormat) {
 pub fn start_replay() {
     let Ok(filter) = EnvFilter::try_from_env("ATOLL_LOG") else { return };
     let layer = fmt::layer().with_writer(std::io::stderr).without_time();
-    tracing_subscriber::registry().with(filter).with(layer).init();
+    tracing_subscriber::registry().with(filter).with(filter_fn(may_log)).with(layer).init();
 }

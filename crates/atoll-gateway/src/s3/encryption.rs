@@ -115,6 +115,15 @@ macro_rules! say_encryption {
 }
 pub(crate) use say_encryption;
 
+/// Whoever prints these headers does not print keys.
+pub(crate) fn hide_keys(headers: &mut HeaderMap) {
+    for (name, value) in headers {
+        if name.as_str().ends_with("-customer-key") {
+            value.set_sensitive(true);
+        }
+    }
+}
+
 /// The key that opens the source of a copy.
 pub(crate) fn source_key<T>(req: &S3Request<T>) -> S3Result<Option<CustomerKey>> {
     let customer = customer(&req.headers, &req.extensions, SOURCE_CUSTOMER)?;
@@ -254,7 +263,6 @@ impl S3Operations {
         let rule = ServerSideEncryptionRule {
             apply_server_side_encryption_by_default: Some(by_default),
             bucket_key_enabled: Some(false),
-            ..Default::default()
         };
         let configuration = ServerSideEncryptionConfiguration { rules: vec![rule] };
         let output = GetBucketEncryptionOutput { server_side_encryption_configuration: Some(configuration) };
@@ -341,6 +349,15 @@ mod tests {
         assert_eq!(changed(2, "x"), "InvalidArgument");
         let both = [whole[0], whole[1], whole[2], (HEADER, "AES256")];
         assert_eq!(refused(&both, local), "InvalidArgument");
+    }
+
+    #[test]
+    fn headers_do_not_print_a_customers_key() {
+        let mut headers = HeaderMap::new();
+        headers.insert(CUSTOMER_KEY, "c2VjcmV0".parse().unwrap());
+        headers.insert("x-amz-copy-source-server-side-encryption-customer-key", "c2VjcmV0".parse().unwrap());
+        hide_keys(&mut headers);
+        assert!(!format!("{headers:?}").contains("c2VjcmV0"));
     }
 
     #[test]

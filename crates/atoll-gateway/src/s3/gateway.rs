@@ -20,6 +20,7 @@ use super::{
     context::{RequestContext, RequestIds},
     cors::{self, CrossOrigin},
     domains::Domains,
+    encryption,
     error::{RETRY_AFTER_SECONDS, usual_message},
     facts::ConnectionInfo,
     form::FORMS_AT_ONCE,
@@ -136,6 +137,7 @@ impl S3Gateway {
         let runtime = &inner.runtime;
         let (mut parts, body) = request.into_parts();
         let awaits_continue = parts.headers.contains_key(header::EXPECT);
+        let is_empty = body.is_end_stream();
         let http1 = parts.version < http::Version::HTTP_2;
         if parts.method == Method::OPTIONS {
             context.set_operation("Preflight");
@@ -149,7 +151,7 @@ impl S3Gateway {
         };
         let (mut answer, rest) = match look_at(&mut parts) {
             Err(error) => (error_response(error), Some(Rest::unread(body))),
-            Ok(None) if body.is_end_stream() => {
+            Ok(None) if is_empty => {
                 parts.extensions.insert(context.clone());
                 (self.call(Request::from_parts(parts, s3s::Body::empty()), context).await, None)
             }
@@ -166,10 +168,13 @@ impl S3Gateway {
                 (answer, rest.try_recv().ok())
             }
         };
-        if let Some(rest) = rest
-            && !rest.drain(runtime, awaits_continue).await
-            && http1
-        {
+        let is_over = match rest {
+            Some(rest) => !rest.drain(runtime, awaits_continue).await,
+            // Nobody is told to go on with nothing, and botocore, which waited for that, does
+            // not send the body of its next request on this connection.
+            None => is_empty && awaits_continue,
+        };
+        if is_over && http1 {
             // Said aloud, so that the client does not send its next request into a closed
             // connection.
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -224,6 +229,7 @@ impl Claim {
 /// as they are stored.)
 fn look_at(parts: &mut http::request::Parts) -> S3Result<Option<AnnouncedDigest>> {
     lift_presigned(&parts.uri, &mut parts.headers);
+    encryption::hide_keys(&mut parts.headers);
     unsupported::refuse(&parts.headers, &parts.uri)?;
     if parts.method != Method::POST {
         return Ok(None);

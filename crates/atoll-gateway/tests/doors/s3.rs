@@ -302,6 +302,14 @@ async fn a_client_that_waits_is_told_to_go_on() {
     connection.send_bytes(b"hello").await;
     assert_eq!(connection.answer("PUT").await.status, 200);
     assert_eq!(&client.get("/bucket/k").await.body[..], b"hello");
+    // With nothing to go on with, the connection ends: botocore would not use it rightly.
+    let mut empty =
+        Request::new("PUT", "/bucket/empty", b"").payload(UNSIGNED).header("expect", "100-continue");
+    client.sign(&mut empty);
+    let mut connection = Connection::open(door.address).await;
+    connection.send(&empty).await;
+    let answer = connection.answer("PUT").await;
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
 }
 
 #[tokio::test]

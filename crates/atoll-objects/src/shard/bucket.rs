@@ -126,3 +126,51 @@ fn set_encrypted(view: &mut dyn WriteView, input: SetEncrypted) -> Result<(), Fa
 fn encrypted(view: &dyn ReadView, bucket: BucketId) -> Result<bool, Fault> {
     Ok(live_bucket(view, bucket)?.encrypted)
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{SeedableRng, rngs::StdRng};
+
+    use super::*;
+    use crate::{
+        encryption::{CustomerKey, Encryption, Sealing},
+        names::UploadId,
+        shard::{
+            fake::{BUCKET, FakeShard, inline, key},
+            object, upload,
+        },
+    };
+
+    #[test]
+    fn a_bucket_that_encrypts_refuses_what_begins_in_the_clear() {
+        let mut shard = FakeShard::new();
+        let create = || upload::Create {
+            upload: upload::Upload {
+                bucket: BUCKET,
+                key: key(b"k"),
+                upload: UploadId(atoll_types::TransactionId([1; 16])),
+            },
+            headers: Default::default(),
+            checksum: None,
+        };
+        shard.put(b"k", inline("before")).unwrap();
+        shard.execute(&SET_ENCRYPTED, SetEncrypted { bucket: BUCKET, encrypted: true }).unwrap();
+        assert_eq!(shard.query(&ENCRYPTED, BUCKET), Ok(true));
+        assert_eq!(shard.put(b"k", inline("after")), Err(Refused::MustBeSealed));
+        assert_eq!(shard.execute(&upload::CREATE, create()), Err(Refused::MustBeSealed));
+
+        let encryption = Encryption::Customer(CustomerKey::new([1; 32]));
+        let mut rng = StdRng::seed_from_u64(1);
+        let Ok(Sealing { seal, .. }) = Sealing::begin(&mut rng, &encryption, None, b"k") else { panic!() };
+        let put = shard.put_input(b"k", inline("sealed"));
+        shard.execute(&object::PUT_SEALED, object::PutSealed { put, seal: seal.clone() }).unwrap();
+        let sealed = upload::CreateSealed { create: create(), seal };
+        shard.execute(&upload::CREATE_SEALED, sealed).unwrap();
+        // Versioning is another matter, and stays.
+        let versioning = Versioning::Enabled;
+        shard.execute(&SET_VERSIONING, SetVersioning { bucket: BUCKET, versioning }).unwrap();
+        assert_eq!(shard.put(b"k", inline("after")), Err(Refused::MustBeSealed));
+        shard.execute(&SET_ENCRYPTED, SetEncrypted { bucket: BUCKET, encrypted: false }).unwrap();
+        assert!(shard.put(b"k", inline("after")).unwrap().version.is_some());
+    }
+}

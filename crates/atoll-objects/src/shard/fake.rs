@@ -114,24 +114,28 @@ impl FakeShard {
         conditions: WriteConditions,
         epoch: u64,
     ) -> Result<super::records::Written, Refused> {
+        let put = object::Put { conditions, epoch, ..self.put_input(key, content) };
+        self.execute(&object::PUT, put)
+    }
+
+    pub fn put_input(&self, key: &[u8], content: object::Content) -> object::Put {
         let size = match &content {
             object::Content::Inline(bytes) => bytes.len() as u64,
             object::Content::Chunks(chunks) => chunks.iter().map(|chunk| u64::from(chunk.bytes)).sum(),
             object::Content::Segments { sizes, .. } => sizes.iter().sum(),
         };
         let md5 = Md5::digest(format!("{content:?}")).into();
-        let put = object::Put {
+        object::Put {
             bucket: BUCKET,
             key: self::key(key),
-            conditions,
-            epoch,
+            conditions: WriteConditions::default(),
+            epoch: 1,
             size,
             etag: ETag { md5, parts: 0 },
             headers: Default::default(),
             checksum: None,
             content,
-        };
-        self.execute(&object::PUT, put)
+        }
     }
 }
 
