@@ -65,7 +65,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Up(up::Up),
+    Up(Box<up::Up>),
     Dev(dev::Dev),
     Status(status::StatusCommand),
     /// Drain and remove nodes.
