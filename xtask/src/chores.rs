@@ -36,7 +36,6 @@ pub(crate) fn test(rest: &[&str]) -> Result<(), String> {
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
     let path = std::env::join_paths(path).map_err(|error| error.to_string())?;
 
-    cargo(&["build", "--package", "atoll"])?;
     let nextest = works("cargo", &["nextest", "--version"]);
     let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
     let arguments = [runner, &["--workspace"], rest].concat();
@@ -54,7 +53,9 @@ const FRESH_MINUTES: &str = "0.6";
 /// Whole clusters under faults: the seeds that ever found something, each in two processes
 /// whose traces must be equal, then fresh ones, which are printed.
 pub(crate) fn simulate() -> Result<(), String> {
-    cargo(&["build", "--package", "atoll"])?;
+    // The binary that the tests were run with. By itself it would be built from dependencies
+    // with other features, which takes as long as the tests did.
+    cargo(&["build", "--workspace", "--tests"])?;
     let kept = std::fs::read_to_string(root().join(SEEDS)).map_err(|error| format!("{SEEDS}: {error}"))?;
     for line in kept.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         let options = line.split(':').next().unwrap_or_default();
