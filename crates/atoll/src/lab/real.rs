@@ -29,6 +29,10 @@ pub const KINDS: [OverlayKind; 3] = [OverlayKind::Chord, OverlayKind::Kademlia, 
 /// A change of the kind reaches every node, and tables fill.
 const ACQUAINTED_WITHIN: Duration = Duration::from_secs(120);
 
+/// A ring's fingers are looked up again one each two seconds, on average; a ring as small as
+/// these has three or four.
+const FINGERS_REST: Duration = Duration::from_secs(12);
+
 pub struct Real {
     pub seed: u64,
     pub kinds: Vec<OverlayKind>,
@@ -90,6 +94,9 @@ impl Real {
             let value = json!({ "value": name }).to_string().into_bytes();
             let Done {} = clients[0].ask(Method::PUT, "/v1/settings/overlay", Some(value)).await?;
             let ids = acquainted(&clients, name).await?;
+            if *kind == OverlayKind::Chord {
+                wait_for_fingers(&clients).await?;
+            }
             let mut rng = Seed(self.seed).stream("lookups");
             let draw =
                 |number| (rng.random_range(0..self.nodes), format!("lookup {number} of {}", self.seed));
@@ -156,6 +163,34 @@ async fn acquainted(clients: &[AdminClient], kind: &str) -> Result<Vec<NodeId>, 
         })?);
     }
     Ok(ids)
+}
+
+/// Waits until no node's tables have changed for a while: knowing all others is not to have the
+/// right ones as fingers.
+async fn wait_for_fingers(clients: &[AdminClient]) -> Result<(), Failure> {
+    let tables = async || {
+        let mut tables = Vec::new();
+        for client in clients {
+            let view: OverlayView = client.get("/v1/overlay").await?;
+            let rows = view.tables.into_iter().flat_map(|table| table.rows);
+            tables.push(rows.map(|row| (row.place, row.node)).collect::<Vec<_>>());
+        }
+        Ok::<_, Failure>(tables)
+    };
+    let runtime = Runtime::tokio();
+    let rest = async {
+        let mut former = tables().await?;
+        loop {
+            runtime.sleep(FINGERS_REST).await;
+            let now = tables().await?;
+            if now == former {
+                return Ok(());
+            }
+            former = now;
+        }
+    };
+    let late = |_| Failure::new(Fault::Internal, format!("fingers still change after {ACQUAINTED_WITHIN:?}"));
+    runtime.timeout(ACQUAINTED_WITHIN, rest).await.map_err(late)?
 }
 
 fn row(
