@@ -67,7 +67,7 @@ pub fn sweeps(seed: Seed) -> Judgement {
 /// Its client waits before the last third of the body. What came before the second third
 /// is stored by then.
 async fn slow_put(node: Node, runtime: Runtime, number: usize, pause: Duration) {
-    const THIRD: usize = 1 << 19;
+    const THIRD: usize = 5 << 19;
     let third = |which: usize| -> Bytes {
         let mut bytes = vec![0; THIRD];
         blake3::Hasher::new().update(&[number as u8, which as u8]).finalize_xof().fill(&mut bytes);

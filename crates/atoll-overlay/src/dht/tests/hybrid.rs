@@ -59,31 +59,6 @@ fn what_all_super_peers_took_with_them_is_back_as_soon_as_there_are_others() {
     }
 }
 
-/// While there is no super-peer the nodes nearest to a key by the fallback keep it. Who published
-/// it is gone when there are some again, so what was kept has to move by itself.
-#[test]
-fn what_was_stored_without_super_peers_moves_to_those_that_come() {
-    let mut net = Net::grown(&places(60), on_hybrid);
-    net.dead.extend(supers(&net));
-    let authors = &net.living()[..2];
-    for number in 0..20 {
-        let value = format!("value {number}").into_bytes();
-        let store = |node: &mut OnHybrid, now, rng: &mut dyn RngCore, out: &mut _| {
-            node.store(now, rng, key(number), value, HOUR * 20, out)
-        };
-        net.with(authors[number as usize % 2], store).expect("begun");
-    }
-    // They meet super-peers that are silent, and look for others in vain.
-    while net.operations.len() < 20 {
-        net.run(Duration::from_secs(1));
-        assert!(supers(&net).is_empty());
-    }
-    assert!(net.operations.iter().all(|(_, finished)| finished.outcome == Ok(Answer::Stored)));
-    net.dead.extend(authors);
-    net.run(MINUTE * 5);
-    check_found(&mut net, 0..20);
-}
-
 /// The cluster changes its kind, and a message in twenty is lost.
 #[test]
 fn a_hybrid_takes_over_what_another_kind_kept_though_messages_are_lost() {
