@@ -107,7 +107,9 @@ fn located(node: &NodeProcess, key: &str) -> (String, String) {
 #[test]
 fn a_cluster_that_was_off_finds_together_again() {
     let mut cluster = Cluster::serving(3, |_| Vec::new());
-    wait_whole(&cluster);
+    let settings = cluster.nodes[1].json(&["cluster", "settings"]);
+    assert_eq!(settings["settings"]["overlay"], "hybrid", "what a new cluster has");
+    wait_centre(&cluster);
     for node in &mut cluster.nodes {
         node.kill_9();
     }
@@ -116,7 +118,7 @@ fn a_cluster_that_was_off_finds_together_again() {
             scope.spawn(|| node.restart());
         }
     });
-    wait_whole(&cluster);
+    wait_centre(&cluster);
 }
 
 /// Waits until every running node plays this kind and has all others in its tables, and nobody

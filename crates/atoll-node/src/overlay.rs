@@ -230,7 +230,7 @@ pub struct Overlays {
     _task: AbortOnDrop,
 }
 
-/// Where nobody has chosen.
+/// Where the layout names none: its cluster was founded before there was another default.
 const KIND_DEFAULT: OverlayKind = OverlayKind::Chord;
 
 /// The kind that the cluster agreed on.

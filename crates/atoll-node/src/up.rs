@@ -20,7 +20,7 @@ use atoll_transport::{
     NodeKey,
     tls::{BindError, TlsTransport},
 };
-use atoll_types::{ClusterId, DiskId, Generation, NodeId, Role, Roles};
+use atoll_types::{ClusterId, DiskId, Generation, NodeId, OverlayKind, Role, Roles};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use rand::Rng;
@@ -37,7 +37,7 @@ use crate::{
     settings::{RootKey, Settings},
     start::StartError,
     ticket::Ticket,
-    truths::PROGRAM_VERSION,
+    truths::{PROGRAM_VERSION, overlay_played_since},
 };
 
 /// The ticket that `up` prints.
@@ -45,6 +45,9 @@ const FIRST_TICKET_USES: u32 = 10;
 const FIRST_TICKET_LIFETIME: Duration = Duration::from_secs(3600);
 /// A node that comes back alone has no quorum to make a ticket with; it doesn't wait long.
 const FIRST_TICKET_WAIT: Duration = Duration::from_secs(3);
+/// Of a new cluster. One whose layout names none is older, and stays what it is.
+const KIND_FOUNDED: OverlayKind = OverlayKind::Hybrid;
+const _: () = assert!(overlay_played_since(KIND_FOUNDED) <= PROGRAM_VERSION);
 
 /// Why the node is not up. See [`UpError::hint`] for what to do.
 #[derive(Debug, thiserror::Error)]
@@ -204,7 +207,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
         },
         join,
         root_key: settings.root_key.clone(),
-        founding: LayoutSettings::default(),
+        founding: LayoutSettings { overlay: Some(KIND_FOUNDED), ..LayoutSettings::default() },
         planning: PlanSettings::default(),
         objects: ObjectsSettings::default(),
         sealing_key,
