@@ -267,7 +267,7 @@ pub fn wait_until_nothing_lacks(what: &str, mut lacking: impl FnMut() -> Option<
 }
 
 /// Paces polling; nothing is timed by it.
-fn pause() {
+pub fn pause() {
     std::thread::sleep(Duration::from_millis(50));
 }
 

@@ -3,12 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
-    time::Duration,
 };
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, NodeProcess, atoll, wait_until, wait_until_nothing_lacks};
+use crate::harness::{Cluster, NodeProcess, atoll, pause, wait_until, wait_until_nothing_lacks};
 
 /// Waits until what each running node shows of the overlay is right.
 fn wait_views(cluster: &Cluster, what: &str, is_right: impl Fn(&NodeProcess, &Value) -> bool) {
@@ -22,7 +21,8 @@ fn wait_views(cluster: &Cluster, what: &str, is_right: impl Fn(&NodeProcess, &Va
 
 /// Through any node, while the cluster runs.
 fn set_kind(cluster: &Cluster, kind: &str) {
-    let set = cluster.nodes[5].atoll(&["cluster", "set", "overlay", kind]);
+    let node = cluster.running().last().expect("a node");
+    let set = node.atoll(&["cluster", "set", "overlay", kind]);
     assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
 }
 
@@ -110,6 +110,15 @@ fn a_cluster_that_was_off_finds_together_again() {
     let settings = cluster.nodes[1].json(&["cluster", "settings"]);
     assert_eq!(settings["settings"]["overlay"], "hybrid", "what a new cluster has");
     wait_centre(&cluster);
+    turn_off_and_on(&mut cluster);
+    wait_centre(&cluster);
+    set_kind(&cluster, "chord");
+    wait_whole(&cluster);
+    turn_off_and_on(&mut cluster);
+    wait_whole(&cluster);
+}
+
+fn turn_off_and_on(cluster: &mut Cluster) {
     for node in &mut cluster.nodes {
         node.kill_9();
     }
@@ -118,29 +127,41 @@ fn a_cluster_that_was_off_finds_together_again() {
             scope.spawn(|| node.restart());
         }
     });
-    wait_centre(&cluster);
 }
 
 /// Waits until every running node plays this kind and has all others in its tables, and nobody
-/// else; of a directory, until each is registered with those index nodes that run, or is one and
-/// knows all its clients. A node that was stopped may have been an index node, and still be one.
+/// else; of a directory, until each is registered with all index nodes that run, or is one and
+/// knows all others. A node that was stopped may have been an index node, and still be one.
 fn wait_acquainted(cluster: &Cluster, kind: &str) {
-    wait_views(cluster, "every node knows all others", |node, view| {
-        let tables = view["tables"].as_array().expect("tables").iter();
-        let rows: Vec<&Value> = tables.filter_map(|table| table["rows"].as_array()).flatten().collect();
-        let named = |row: &&Value| row["node"].as_str().expect("a node").to_string();
-        let known: BTreeSet<String> = rows.iter().map(named).collect();
-        let others: BTreeSet<String> =
-            cluster.running().map(|other| other.id.clone()).filter(|id| *id != node.id).collect();
-        let running: Vec<&&Value> = rows.iter().filter(|row| others.contains(&named(row))).collect();
-        let is_acquainted = match (kind, table_names(view).contains(&"clients")) {
-            ("directory", false) => {
-                running.len() >= 2 && running.iter().all(|row| row["place"] == "registered")
-            }
-            ("directory", true) => known.is_superset(&others),
-            _ => known == others,
+    wait_until_nothing_lacks("every node knows all others", || {
+        let views: Vec<Value> = cluster.running().map(|node| node.json(&["overlay", "show"])).collect();
+        let id = |view: &Value| view["seen_by"].as_str().expect("a node").to_string();
+        let is_index = |view: &&Value| table_names(view).contains(&"clients");
+        let running: BTreeSet<String> = views.iter().map(id).collect();
+        let indexes: BTreeSet<String> = views.iter().filter(is_index).map(id).collect();
+        let is_acquainted = |view: &&Value| {
+            let tables = view["tables"].as_array().expect("tables").iter();
+            let rows = tables.filter_map(|table| table["rows"].as_array()).flatten();
+            let rows: Vec<(&str, &Value)> =
+                rows.map(|row| (row["node"].as_str().expect("a node"), &row["place"])).collect();
+            let known: BTreeSet<String> = rows.iter().map(|(node, _)| node.to_string()).collect();
+            let others: BTreeSet<String> =
+                running.iter().filter(|other| **other != id(view)).cloned().collect();
+            let running_known: BTreeSet<String> = known.intersection(&running).cloned().collect();
+            let knows_all = match (kind, is_index(view)) {
+                ("directory", false) => {
+                    let is_silent_for_good = |node: &str| !running.contains(node);
+                    let mut rows = rows.iter();
+                    running_known == indexes
+                        && rows.all(|(node, place)| *place == "registered" || is_silent_for_good(node))
+                }
+                ("directory", true) => running_known == others,
+                _ => known == others,
+            };
+            view["is_member"] == true && view["kind"] == kind && knows_all
         };
-        view["is_member"] == true && view["kind"] == kind && is_acquainted
+        let lacking = views.iter().find(|view| !is_acquainted(view));
+        lacking.map(|view| format!("node {} shows {view}", id(view)))
     });
 }
 
@@ -174,9 +195,9 @@ impl Drop for Ending<'_> {
     }
 }
 
-/// Looks keys up at the first two nodes, one after the other, while something happens. None may
-/// fail.
-fn with_lookups(cluster: &mut Cluster, act: impl FnOnce(&mut Cluster)) {
+/// Looks keys up at the first two nodes, one after the other, while something happens; gives how
+/// many. None may fail.
+fn with_lookups(cluster: &mut Cluster, act: impl FnOnce(&mut Cluster)) -> usize {
     let (has_ended, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let askers: Vec<_> = (0..2).map(|index| cluster.nodes[index].asker()).collect();
     std::thread::scope(|scope| {
@@ -190,7 +211,7 @@ fn with_lookups(cluster: &mut Cluster, act: impl FnOnce(&mut Cluster)) {
                     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
                     assert!(output.status.success(), "{key}: {errors}");
                     // Not for the nodes' sake: the machine has other tests to run.
-                    std::thread::sleep(Duration::from_millis(50));
+                    pause();
                 }
             });
         }
@@ -199,6 +220,7 @@ fn with_lookups(cluster: &mut Cluster, act: impl FnOnce(&mut Cluster)) {
     });
     let count = count.into_inner();
     assert!(count > 2, "{count} lookups");
+    count
 }
 
 /// Each node puts a value, to be found after all that follows.
@@ -235,7 +257,7 @@ fn structured_kinds_agree_on_who_is_responsible_and_outlive_their_keepers() {
     let mut owners = BTreeSet::new();
     for number in 0..12 {
         let key = format!("key {number}");
-        for node in [&cluster.nodes[number % 8], &cluster.nodes[(number + 3) % 8]] {
+        for node in cluster.running() {
             let (identifier, responsible) = located(node, &key);
             assert_eq!(responsible, successor(&ring, &identifier), "{key} asked at {}", node.id);
             owners.insert(responsible);
@@ -248,16 +270,23 @@ fn structured_kinds_agree_on_who_is_responsible_and_outlive_their_keepers() {
     // One is killed: its keys are its successor's at once, before anybody has noticed.
     cluster.nodes[3].kill_9();
     let ring = identifiers(&cluster);
-    for (number, node) in cluster.running().enumerate() {
-        let (identifier, responsible) = located(node, &format!("key {}", number % 4));
-        assert_eq!(responsible, successor(&ring, &identifier), "asked at {}", node.id);
+    for number in 0..4 {
+        for node in cluster.running() {
+            let (identifier, responsible) = located(node, &format!("key {number}"));
+            assert_eq!(responsible, successor(&ring, &identifier), "asked at {}", node.id);
+        }
     }
     wait_whole(&cluster);
     cluster.nodes[3].restart();
     wait_whole(&cluster);
     check_a_holder_is_killed(&mut cluster, "of chord");
     wait_whole(&cluster);
-    with_lookups(&mut cluster, |cluster| come_and_go(cluster, wait_whole));
+    assert_eq!(cluster.nodes[5].stop(), Some(0));
+    wait_whole(&cluster);
+    cluster.nodes[5].restart();
+    wait_whole(&cluster);
+    let lookups = with_lookups(&mut cluster, |cluster| come_and_go(cluster, wait_whole));
+    assert!(lookups > 10, "{lookups} lookups");
 
     // No frame was refused by anybody.
     for node in cluster.running() {

@@ -93,7 +93,7 @@ fn tree() -> Result<String, String> {
 /// That the same seed is the same run whoever compiled it. Not in CI: a release build takes
 /// longer than all the rest.
 pub(crate) fn traces() -> Result<(), String> {
-    cargo(&["build", "--package", "atoll"])?;
+    cargo(&["build", "--workspace", "--tests"])?;
     cargo(&["build", "--package", "atoll", "--release"])?;
     for seed in ["1", "2"] {
         let begin = |profile| Simulated::begin(profile, &["--seed", seed, "--minutes", "1"]);

@@ -62,7 +62,7 @@ impl Access {
         self.act(Act::ChangeUser { name, rights: taken, given: false }, deadline).await
     }
 
-    /// Gives a bucket that nobody can see yet the rules that it had. All users whom they name
+    /// Gives a bucket that nobody can see yet the rules that it had. All users who have grants
     /// must be there.
     pub async fn restore_rules(
         &self,
@@ -77,8 +77,12 @@ impl Access {
             let user = user.ok_or_else(|| Refused::NoSuchUser { name: name() })?.name.clone();
             self.act(Act::ChangeGrant { bucket, user, rights, given: true }, deadline).await?;
         }
-        if rules.policy.is_some() {
-            self.act(Act::PutPolicy { bucket, policy: rules.policy }, deadline).await?;
+        if let Some(mut policy) = rules.policy {
+            // Deleted users may still be named in it; they match nobody, here as there.
+            policy
+                .users
+                .retain(|name, id| users.iter().any(|user| user.name == *name && user.canonical_id == *id));
+            self.act(Act::PutPolicy { bucket, policy: Some(policy) }, deadline).await?;
         }
         if rules.public_access_block.is_some() {
             self.put_public_access_block(bucket, rules.public_access_block, deadline).await?;

@@ -280,8 +280,9 @@ struct Greeted<S> {
     timer: Option<BoxFuture<'static, ()>>,
 }
 
-/// HTTP/2's preface (RFC 9113 section 3.4): what has come that far is one or the other.
-const PREFACE_BYTES: usize = 24;
+/// HTTP/2's preface (RFC 9113 section 3.4): what is that far the same, or differs, is one or
+/// the other.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl<S> Greeted<S> {
     fn new(inner: S, runtime: Runtime, wait: Duration) -> Self {
@@ -301,8 +302,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
         if poll.is_pending() && timer.poll_unpin(cx).is_ready() {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")));
         }
-        self.read += buffer.filled().len() - before;
-        if self.read >= PREFACE_BYTES {
+        let came = &buffer.filled()[before..];
+        let expected = &PREFACE[self.read..];
+        let compared = came.len().min(expected.len());
+        self.read += compared;
+        if came[..compared] != expected[..compared] || self.read == PREFACE.len() {
             self.timer = None;
         }
         poll
@@ -311,7 +315,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Greeted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // It is answered: a request of less bytes was whole.
+        // It is answered.
         self.timer = None;
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }

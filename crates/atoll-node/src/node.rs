@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use atoll_access::{Access, AdminToken, Secret, audit::Auditor};
 use atoll_disk::{ChunkStore, Files, OrderedStore, SharedLog};
 use atoll_membership::{MemberInfo, Membership};
-use atoll_objects::{Maintenance, MaintenanceSettings, Objects, ObjectsParts, ObjectsSettings};
+use atoll_objects::{
+    Maintenance, MaintenanceSettings, Objects, ObjectsParts, ObjectsSettings, VERSION_HEARD_WITHIN,
+};
 use atoll_overlay::AuthorKey;
 use atoll_placement::{Layout, LayoutSettings, PlanSettings, SlotsOf, Warning};
 use atoll_records::{Observer, Procedures, Records, RecordsParts, ReplicaAddress, ReplicaStatus, Role};
@@ -479,6 +481,7 @@ impl Node {
 /// How often a node asks for the cluster's version while that is lower than its program's:
 /// an upgrade takes minutes.
 const VERSION_ASKED_EVERY: Duration = Duration::from_secs(5);
+const _: () = assert!(VERSION_ASKED_EVERY.as_millis() < VERSION_HEARD_WITHIN.as_millis());
 
 /// Tells the cluster's version to those who write what older programs do not know, until it
 /// is the program's own; and ends a node whose program is older: it was set back after the

@@ -12,7 +12,7 @@ use crate::{
     ingest::{BODY_BYTES_MAX, Ingested, IngestedContent},
     manifest::Manifest,
     names::ObjectKey,
-    object::ETag,
+    object::{ETag, ObjectInfo},
     objects::Objects,
     put::{NewObject, etag_md5},
     request::{Copied, CopyObject, GetObject, PutBody},
@@ -41,11 +41,11 @@ impl Objects {
             .await
             .map_err(|error| CopyObjectError::Destination(error.into()))?
             .ok_or_else(no_such)?;
-        let shard = destination.shard_of(key.as_bytes());
-        let sealing = self
-            .sealing(&destination, &key, encryption.as_ref(), deadline)
+        let (destination, sealing) = self
+            .sealing(destination, &key, encryption.as_ref(), deadline)
             .await
             .map_err(|error| CopyObjectError::Destination(error.into()))?;
+        let shard = destination.shard_of(key.as_bytes());
         // Before the source is read, so that a sweep in between is noticed at the commit.
         let epoch =
             self.recent_epoch(shard).await.map_err(|error| CopyObjectError::Destination(error.into()))?;
@@ -63,8 +63,7 @@ impl Objects {
         crate::get::check_conditions(&get, &opened.info).map_err(CopyObjectError::Source)?;
         let source_version = opened.info.version;
         if opened.key.is_some() || sealing.is_some() {
-            let source = opened.info.clone();
-            let ingested = self.take_in_again(shard, opened, &get.key, sealing.as_ref()).await?;
+            let (source, ingested) = self.take_in_again(shard, opened, &get.key, sealing.as_ref()).await?;
             let is_customers = |kind: Option<EncryptionKind>| kind == Some(EncryptionKind::Customer);
             let kind = sealing.as_ref().map(|sealing| sealing.seal.kind());
             // The source's own, as in a copy in the clear, unless a customer's key hides it.
@@ -111,22 +110,24 @@ impl Objects {
         Ok(Copied { put, source_version })
     }
 
-    /// The source's bytes, read and stored anew.
+    /// The source's bytes, read and stored anew; and what it was.
     async fn take_in_again(
         &self,
         shard: ShardId,
         opened: Opened,
         source: &ObjectKey,
         sealing: Option<&Sealing>,
-    ) -> Result<Ingested, CopyObjectError> {
-        let size = opened.info.size;
+    ) -> Result<(ObjectInfo, Ingested), CopyObjectError> {
+        let Opened { bucket, got, info, key } = opened;
+        let size = info.size;
         if size > BODY_BYTES_MAX {
             return Err(CopyObjectError::Destination(PutObjectError::EntityTooLarge { max: BODY_BYTES_MAX }));
         }
-        let stream = self.body_of(opened, source, 0..size).map_err(CopyObjectError::Source)?;
+        let stream = self.body_of(&bucket, got, key, source, 0..size).map_err(CopyObjectError::Source)?;
         let mut body = PutBody::new(stream.map(|piece| piece.map_err(Into::into)).boxed());
         body.length = Some(size);
         let key = sealing.map(|sealing| sealing.key.object_stream());
-        self.ingest(shard, body, true, key).await.map_err(CopyObjectError::Destination)
+        let ingested = self.ingest(shard, body, true, key).await.map_err(CopyObjectError::Destination)?;
+        Ok((info, ingested))
     }
 }

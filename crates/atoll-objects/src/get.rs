@@ -35,19 +35,20 @@ impl Objects {
         let opened = self.open_object(looked_up, &request)?;
         check_conditions(&request, &opened.info)?;
         let range = resolve_range(&request, &opened.info)?;
-        let info = opened.info.clone();
-        let body = self.body_of(opened, &request.key, range.clone())?;
+        let Opened { bucket, got, info, key } = opened;
+        let body = self.body_of(&bucket, got, key, &request.key, range.clone())?;
         Ok(GotObject { info, range, body })
     }
 
     /// The bytes of `range`, in the clear.
     pub(crate) fn body_of(
         &self,
-        opened: Opened,
+        bucket: &BucketInfo,
+        Got { version, inline, .. }: Got,
+        key: Option<DataKey>,
         object_key: &ObjectKey,
         range: Range<u64>,
     ) -> Result<BodyOut, GetObjectError> {
-        let Opened { bucket, got: Got { version, inline, .. }, info, key } = opened;
         Ok(match (version.content.manifest, inline) {
             (Manifest::Inline, Some(bytes)) => {
                 let bytes = match key {
@@ -63,7 +64,7 @@ impl Objects {
             (Manifest::Inline, None) => return Err(Unavailable::Vanished.into()),
             (manifest, _) => {
                 let shard = bucket.shard_of(object_key.as_bytes());
-                let manifest = ReadManifest { bucket: bucket.id, shard, manifest, size: info.size, key };
+                let manifest = ReadManifest { bucket: bucket.id, shard, manifest, size: version.size, key };
                 self.read_chunks(manifest, range)
             }
         })
@@ -185,7 +186,7 @@ impl Objects {
         let customer = request.customer_key.as_ref();
         let key = self.open_seal(got.version.content.seal.as_ref(), customer, &request.key)?;
         if let (Some(key), Some(sealed)) = (&key, &got.version.checksum) {
-            info.checksum = Some(key.open_checksum(sealed).ok_or_else(GetObjectError::altered)?);
+            info.checksum = Some(key.open_checksum(sealed).ok_or(EncryptionError::Altered)?);
         }
         Ok(Opened { bucket, got, info, key })
     }

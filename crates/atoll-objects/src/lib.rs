@@ -63,7 +63,7 @@ pub use objects::{Objects, ObjectsParts, ObjectsSettings};
 pub use probe::HeldChunk;
 pub use request::*;
 pub use restore::Restoring;
-pub use sealing::ENCRYPTION_SINCE;
+pub use sealing::{ENCRYPTION_SINCE, VERSION_HEARD_WITHIN};
 pub use shard::register_procedures;
 pub use snapshot::{
     KeptSnapshot, SNAPSHOTS_SINCE, SnapshotSettings,

@@ -80,6 +80,8 @@ pub(crate) struct Inner {
     pub root_key: Option<RootKey>,
     /// Which one the cluster has. Set by the first who asks, and never changed.
     pub cluster_root_key: OnceLock<RootKeyId>,
+    /// When this node first knew that there may be encryption.
+    pub encryption_heard: OnceLock<Instant>,
     /// Which buckets take nothing in the clear, and when they were asked.
     encrypted_buckets: Mutex<BTreeMap<BucketId, (bool, Instant)>>,
     /// Where buckets were when somebody last asked. It may be old: the shard that is
@@ -122,6 +124,7 @@ impl Objects {
             cluster_version,
             root_key,
             cluster_root_key: OnceLock::new(),
+            encryption_heard: OnceLock::new(),
             encrypted_buckets: Mutex::default(),
             buckets: Mutex::default(),
             epochs: Mutex::default(),
@@ -264,6 +267,72 @@ impl Objects {
             }
             other => Err(unexpected(other.clone())),
         }
+    }
+
+    /// Asks the bucket's first range, wherever that is by now. `None` if there is no such bucket.
+    pub(crate) async fn ask_bucket<I, O>(
+        &self,
+        bucket: &BucketName,
+        query: &QueryName<I, O>,
+        question: impl Fn(BucketId) -> I,
+        deadline: Instant,
+    ) -> Result<Option<O>, Unavailable>
+    where
+        I: Serialize + DeserializeOwned,
+        O: Serialize + DeserializeOwned,
+    {
+        let Some(info) = self.bucket(bucket, deadline).await? else { return Ok(None) };
+        let asked = self.ask_known_bucket(info, query, question, deadline).await?;
+        Ok(asked.map(|(_, answer)| answer))
+    }
+
+    /// The same of a bucket that an operation goes on with; gives where it is by now, too.
+    pub(crate) async fn ask_known_bucket<I, O>(
+        &self,
+        mut info: Arc<BucketInfo>,
+        query: &QueryName<I, O>,
+        question: impl Fn(BucketId) -> I,
+        deadline: Instant,
+    ) -> Result<Option<(Arc<BucketInfo>, O)>, Unavailable>
+    where
+        I: Serialize + DeserializeOwned,
+        O: Serialize + DeserializeOwned,
+    {
+        for _ in 0..BUCKET_ATTEMPTS {
+            let refused = match self.query(info.shard_of(&[]), query, question(info.id), deadline).await? {
+                Ok(answer) => return Ok(Some((info, answer))),
+                Err(refused) => refused,
+            };
+            let Some(current) = self.follow_bucket(&info, &refused, deadline).await? else { return Ok(None) };
+            info = current;
+        }
+        Err(Unavailable::Unsettled)
+    }
+
+    /// Runs a command in every range of the bucket. `None` if there is no such bucket.
+    pub(crate) async fn tell_bucket<I>(
+        &self,
+        bucket: &BucketName,
+        command: &CommandName<I, ()>,
+        order: impl Fn(BucketId) -> I,
+        deadline: Instant,
+    ) -> Result<Option<()>, Unavailable>
+    where
+        I: Serialize + DeserializeOwned,
+    {
+        let Some(mut info) = self.bucket(bucket, deadline).await? else { return Ok(None) };
+        for _ in 0..BUCKET_ATTEMPTS {
+            let mut refused: Option<Refused> = None;
+            for range in &info.ranges {
+                let id = self.inner.runtime.transaction_id();
+                let done = self.execute(range.shard, id, command, order(info.id), deadline).await?;
+                refused = refused.or(done.err());
+            }
+            let Some(refused) = refused else { return Ok(Some(())) };
+            let Some(current) = self.follow_bucket(&info, &refused, deadline).await? else { return Ok(None) };
+            info = current;
+        }
+        Err(Unavailable::Unsettled)
     }
 
     /// The second step of a bucket's creation; anyone may do it, any number of times.

@@ -80,7 +80,7 @@ impl Objects {
         let no_such = || PutObjectError::NoSuchBucket(bucket.clone());
         let deadline = self.deadline();
         let info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;
-        let sealing = self.sealing(&info, &key, encryption.as_ref(), deadline).await?;
+        let (info, sealing) = self.sealing(info, &key, encryption.as_ref(), deadline).await?;
         let stream = sealing.as_ref().map(|sealing| sealing.key.object_stream());
         let ingested = self.ingest(info.shard_of(key.as_bytes()), body, true, stream).await?;
         let etag = ETag { md5: etag_md5(sealing.as_ref(), ingested.md5), parts: 0 };
@@ -143,8 +143,12 @@ impl Objects {
                 Refused::StaleEpoch { .. } | Refused::NoSuchManifest => {
                     self.stamp_again(info.shard_of(key.as_bytes()), &mut ingested.content).await?;
                 }
-                // The bucket's encryption was turned on since: the next attempt seals.
-                Refused::MustBeSealed => return Err(Unavailable::Unsettled.into()),
+                // The bucket's encryption was turned on since: the client's next attempt seals.
+                // To that one the answer to this is remembered under its first id.
+                Refused::MustBeSealed if sealing.is_none() => {
+                    return Err(self.must_be_sealed(&info).into());
+                }
+                Refused::MustBeSealed => {}
                 refused => {
                     let next = self.follow_bucket(&info, &refused, deadline).await?;
                     info = next.ok_or_else(|| PutObjectError::NoSuchBucket(name.clone()))?;

@@ -1,7 +1,7 @@
 //! What of buckets and objects is encrypted, and with which key: the way from a request to
 //! a [`Sealing`], and back from a record's seal to its data key.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use atoll_types::{Instant, ShardId};
 
@@ -10,31 +10,33 @@ use crate::{
         self, CustomerKey, Encryption, EncryptionError, EncryptionKind, RootKey, RootKeyId, Sealing,
         seal::{DataKey, Seal, SealedBy},
     },
-    error::{
-        CreateUploadError, GetObjectError, HeadBucketError, PutObjectError, SetEncryptionError, Unavailable,
-    },
+    error::{CreateUploadError, HeadBucketError, PutObjectError, SetEncryptionError, Unavailable},
     names::{BucketName, ObjectKey},
     object::Checksum,
-    objects::{BUCKET_ATTEMPTS, Objects, unexpected},
+    objects::{Objects, unexpected},
     request::BucketInfo,
-    shard::{Refused, bucket, root_key},
+    shard::{bucket, root_key},
 };
 
 /// From this cluster version on there is encryption (rule 18).
 pub const ENCRYPTION_SINCE: u32 = 4;
 
-/// How long a node goes by what a bucket once said of its encryption: a question a second
-/// for each bucket that is written to.
+/// How long a node goes by what a bucket once said of its encryption: a question a second, or
+/// one for each write to a bucket that is written to less often.
 const KNOWN_FOR: Duration = Duration::from_secs(1);
 /// How long who changes a bucket's encryption waits until it says so: longer than any node
-/// goes by what was before, so that nothing that is put after the answer ever lies on a disk
-/// in the clear. A fourth more, for clocks that do not run alike.
+/// goes by what was before, so that nothing whose put begins after the answer ever lies on a
+/// disk in the clear. A fourth more, for clocks that do not run alike.
 const SETTLING: Duration = Duration::from_millis(1250);
+/// Nodes hear within this time of each other that the cluster's version was raised; one that
+/// has not heard would take what is in the clear.
+pub const VERSION_HEARD_WITHIN: Duration = Duration::from_secs(6);
 
 const _: () = assert!(SETTLING.as_millis() > KNOWN_FOR.as_millis());
 
 /// Why there is no data key for a write.
 pub(crate) enum SealError {
+    NoSuchBucket(BucketName),
     Encryption(EncryptionError),
     Unavailable(Unavailable),
 }
@@ -56,6 +58,7 @@ macro_rules! seal_error_into {
         $(impl From<SealError> for $error {
             fn from(error: SealError) -> Self {
                 match error {
+                    SealError::NoSuchBucket(name) => $error::NoSuchBucket(name),
                     SealError::Encryption(error) => $error::Encryption(error),
                     SealError::Unavailable(error) => $error::Unavailable(error),
                 }
@@ -87,18 +90,21 @@ impl DataKey {
 }
 
 impl Objects {
-    /// How what is to be written at `key` is sealed: as asked, or as the bucket has it.
+    /// How what is to be written at `key` is sealed: as asked, or as the bucket has it. Gives
+    /// where the bucket is, which may not be where it was.
     pub(crate) async fn sealing(
         &self,
-        info: &BucketInfo,
+        info: Arc<BucketInfo>,
         key: &ObjectKey,
         asked: Option<&Encryption>,
         deadline: Instant,
-    ) -> Result<Option<Sealing>, SealError> {
-        let encryption = match asked {
-            Some(asked) => asked.clone(),
-            None if self.encrypts(info, deadline).await? => Encryption::Managed,
-            None => return Ok(None),
+    ) -> Result<(Arc<BucketInfo>, Option<Sealing>), SealError> {
+        let (info, encryption) = match asked {
+            Some(asked) => (info, asked.clone()),
+            None => match self.encrypts(info, deadline).await? {
+                (info, true) => (info, Encryption::Managed),
+                (info, false) => return Ok((info, None)),
+            },
         };
         let root = match encryption.kind() {
             EncryptionKind::Managed => Some(self.root_key(deadline).await?),
@@ -106,7 +112,7 @@ impl Objects {
         };
         self.needs_version(ENCRYPTION_SINCE, deadline).await?;
         let mut rng = self.inner.runtime.rng();
-        Ok(Some(Sealing::begin(&mut rng, &encryption, root, key.as_bytes())?))
+        Ok((info, Some(Sealing::begin(&mut rng, &encryption, root, key.as_bytes())?)))
     }
 
     /// The data key of what lies at `key`; `None` if it is not encrypted.
@@ -150,26 +156,43 @@ impl Objects {
     }
 
     /// Whether the bucket takes nothing in the clear, as of a moment ago; its shard refuses
-    /// what a longer wait lets through.
-    async fn encrypts(&self, info: &BucketInfo, deadline: Instant) -> Result<bool, Unavailable> {
-        if !self.has_version(ENCRYPTION_SINCE, deadline).await? {
-            return Ok(false);
+    /// what a longer wait lets through. Gives where the bucket is, which is asked for it: what
+    /// was deleted and made again may encrypt by now.
+    async fn encrypts(
+        &self,
+        info: Arc<BucketInfo>,
+        deadline: Instant,
+    ) -> Result<(Arc<BucketInfo>, bool), SealError> {
+        if !self.has_encryption(deadline).await? {
+            return Ok((info, false));
         }
         let now = self.inner.runtime.now();
         let known = self.encrypted_buckets().get(&info.id).copied();
         if let Some((encrypted, _)) = known.filter(|(_, asked)| now.saturating_since(*asked) < KNOWN_FOR) {
-            return Ok(encrypted);
+            return Ok((info, encrypted));
         }
-        match self.query(info.shard_of(&[]), &bucket::ENCRYPTED, info.id, deadline).await? {
-            Ok(encrypted) => {
-                let mut buckets = self.encrypted_buckets();
-                buckets.retain(|_, (_, asked)| now.saturating_since(*asked) < KNOWN_FOR);
-                buckets.insert(info.id, (encrypted, now));
-                Ok(encrypted)
-            }
-            // The bucket is elsewhere or gone: the write itself finds out.
-            Err(_) => Ok(false),
+        let name = info.name.clone();
+        let asked = self.ask_known_bucket(info, &bucket::ENCRYPTED, |bucket| bucket, deadline).await?;
+        let (info, encrypted) = asked.ok_or(SealError::NoSuchBucket(name))?;
+        let mut buckets = self.encrypted_buckets();
+        buckets.retain(|_, (_, asked)| now.saturating_since(*asked) < KNOWN_FOR);
+        buckets.insert(info.id, (encrypted, now));
+        drop(buckets);
+        Ok((info, encrypted))
+    }
+
+    /// The bucket refused what is in the clear: it is asked anew.
+    pub(crate) fn must_be_sealed(&self, info: &BucketInfo) -> Unavailable {
+        self.encrypted_buckets().remove(&info.id);
+        Unavailable::Unsettled
+    }
+
+    async fn has_encryption(&self, deadline: Instant) -> Result<bool, Unavailable> {
+        let has = self.has_version(ENCRYPTION_SINCE, deadline).await?;
+        if has {
+            self.inner.encryption_heard.get_or_init(|| self.inner.runtime.now());
         }
+        Ok(has)
     }
 
     pub async fn bucket_encryption(&self, bucket: &BucketName) -> Result<bool, HeadBucketError> {
@@ -179,20 +202,12 @@ impl Objects {
             self.head_bucket(bucket).await?;
             return Ok(false);
         }
-        let mut info = self.bucket(bucket, deadline).await?.ok_or_else(no_such)?;
-        for _ in 0..BUCKET_ATTEMPTS {
-            match self.query(info.shard_of(&[]), &bucket::ENCRYPTED, info.id, deadline).await? {
-                Ok(encrypted) => return Ok(encrypted),
-                Err(refused) => {
-                    info = self.follow_bucket(&info, &refused, deadline).await?.ok_or_else(no_such)?;
-                }
-            }
-        }
-        Err(Unavailable::Unsettled.into())
+        self.ask_bucket(bucket, &bucket::ENCRYPTED, |bucket| bucket, deadline).await?.ok_or_else(no_such)
     }
 
-    /// Whether everything that is put into the bucket from now on is encrypted by the root
-    /// key, unless it brings its own. What is in it stays as it is. Takes [`SETTLING`].
+    /// Whether every put and upload that begins in the bucket from now on is encrypted by the
+    /// root key, unless it brings its own. What is in it stays as it is. Takes [`SETTLING`], and
+    /// longer while others may not have heard that there is encryption.
     pub async fn set_bucket_encryption(
         &self,
         bucket: &BucketName,
@@ -204,31 +219,12 @@ impl Objects {
             self.root_key(deadline).await?;
         }
         self.needs_version(ENCRYPTION_SINCE, deadline).await?;
-        let mut info = self.bucket(bucket, deadline).await?.ok_or_else(no_such)?;
-        for _ in 0..BUCKET_ATTEMPTS {
-            let mut refused: Option<Refused> = None;
-            for range in &info.ranges {
-                let set = bucket::SetEncrypted { bucket: info.id, encrypted };
-                let id = self.inner.runtime.transaction_id();
-                let done = self.execute(range.shard, id, &bucket::SET_ENCRYPTED, set, deadline).await?;
-                refused = refused.or(done.err());
-            }
-            match refused {
-                None => {
-                    self.encrypted_buckets().remove(&info.id);
-                    self.inner.runtime.sleep(SETTLING).await;
-                    return Ok(());
-                }
-                Some(no) => info = self.follow_bucket(&info, &no, deadline).await?.ok_or_else(no_such)?,
-            }
-        }
-        Err(Unavailable::Unsettled.into())
-    }
-}
-
-impl GetObjectError {
-    /// What the checksum of an object does not open to was altered.
-    pub(crate) fn altered() -> Self {
-        GetObjectError::Encryption(EncryptionError::Altered)
+        let set = |bucket| bucket::SetEncrypted { bucket, encrypted };
+        self.tell_bucket(bucket, &bucket::SET_ENCRYPTED, set, deadline).await?.ok_or_else(no_such)?;
+        let now = self.inner.runtime.now();
+        let heard = *self.inner.encryption_heard.get_or_init(|| now);
+        let all_heard = (heard + VERSION_HEARD_WITHIN).saturating_since(now);
+        self.inner.runtime.sleep(SETTLING.max(all_heard)).await;
+        Ok(())
     }
 }

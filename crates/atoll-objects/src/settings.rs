@@ -26,17 +26,8 @@ impl Objects {
             self.head_bucket(bucket).await?;
             return Ok(None);
         }
-        let mut info = self.bucket(bucket, deadline).await?.ok_or_else(no_such)?;
-        for _ in 0..BUCKET_ATTEMPTS {
-            let get = setting::Get { bucket: info.id, kind };
-            match self.query(info.shard_of(&[]), &setting::GET, get, deadline).await? {
-                Ok(setting) => return Ok(setting),
-                Err(refused) => {
-                    info = self.follow_bucket(&info, &refused, deadline).await?.ok_or_else(no_such)?;
-                }
-            }
-        }
-        Err(Unavailable::Unsettled.into())
+        let get = |bucket| setting::Get { bucket, kind };
+        self.ask_bucket(bucket, &setting::GET, get, deadline).await?.ok_or_else(no_such)
     }
 
     /// Sets it, or takes it away. It lies in the bucket's first range.

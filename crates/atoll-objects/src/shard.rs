@@ -307,16 +307,22 @@ fn open_bucket(view: &(impl ReadView + ?Sized), bucket: BucketId, key: &[u8]) ->
         let (versioning, encrypted) = (Versioning::Unset, false);
         return Ok(OpenBucket { versioning, encrypted, revision: view.revision() });
     }
-    let descriptor = live_bucket(view, bucket)?;
-    if descriptor.state == BucketState::Sealed {
-        return Err(Refused::SealedBucket.into());
-    }
+    let descriptor = open_descriptor(view, bucket)?;
     if !descriptor.owns(key) {
         return Err(Refused::WrongShard.into());
     }
     let BucketDescriptor { versioning, encrypted, restored, .. } = descriptor;
     let revision = Revision(view.revision().0 + restored.0);
     Ok(OpenBucket { versioning, encrypted, revision })
+}
+
+/// The bucket's descriptor, if it is open.
+fn open_descriptor(view: &(impl ReadView + ?Sized), bucket: BucketId) -> Result<BucketDescriptor, Fault> {
+    let descriptor = live_bucket(view, bucket)?;
+    match descriptor.state {
+        BucketState::Sealed => Err(Refused::SealedBucket.into()),
+        _ => Ok(descriptor),
+    }
 }
 
 /// The bucket's descriptor, open or sealed.

@@ -2,8 +2,8 @@
 //! with all that they refer to, so that what was deleted or replaced since can be restored, and
 //! a backup has something to copy that does not change under it.
 //!
-//! Each shard's is a state of its own at one point of its log; a round has them all, taken
-//! within moments of each other. What a round is and how reclaim honours it is in
+//! Each shard's is a state of its own at one point of its log; a round has them all, which each
+//! node takes one after the other of those that it leads. What a round is and how reclaim honours it is in
 //! `shard/snapshot.rs`; what the chunks hold, in `snapshot/format.rs`.
 
 pub(crate) mod format;
@@ -242,7 +242,7 @@ fn local(error: atoll_disk::StoreError) -> Unavailable {
 }
 
 impl Objects {
-    /// Begins a round of snapshots now. Each shard's leader then takes one, within moments.
+    /// Begins a round of snapshots now. Each shard's leader then takes one.
     pub async fn begin_snapshots(&self) -> Result<u64, Unavailable> {
         self.needs_version(SNAPSHOTS_SINCE, self.deadline()).await?;
         let round = self.claim_round(None).await?;

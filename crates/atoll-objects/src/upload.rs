@@ -49,8 +49,8 @@ impl Objects {
         let CreateUpload { bucket, key, headers, checksum, encryption } = request;
         let no_such = || CreateUploadError::NoSuchBucket(bucket.clone());
         let deadline = self.deadline();
-        let mut info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;
-        let sealing = self.sealing(&info, &key, encryption.as_ref(), deadline).await?;
+        let info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;
+        let (mut info, sealing) = self.sealing(info, &key, encryption.as_ref(), deadline).await?;
         let seal = sealing.map(|sealing| sealing.seal);
         let id = UploadId(self.inner.runtime.transaction_id());
         for _ in 0..BUCKET_ATTEMPTS {
@@ -72,8 +72,8 @@ impl Objects {
                 Ok(()) => {
                     return Ok(CreatedUpload { upload: id, encryption: seal.as_ref().map(Seal::kind) });
                 }
-                // The bucket's encryption was turned on since: the next attempt seals.
-                Err(Refused::MustBeSealed) => return Err(Unavailable::Unsettled.into()),
+                // The bucket's encryption was turned on since: the client's next attempt seals.
+                Err(Refused::MustBeSealed) => return Err(self.must_be_sealed(&info).into()),
                 Err(refused) => {
                     info = self.follow_bucket(&info, &refused, deadline).await?.ok_or_else(no_such)?;
                 }
@@ -302,7 +302,8 @@ impl Objects {
         Err(Unavailable::Unsettled.into())
     }
 
-    /// Makes the parts one object. Asked again for the same upload, it answers the same.
+    /// Makes the parts one object. Asked again for the same upload, it answers the same, but
+    /// for what is sealed with the upload: the checksum, and how it is encrypted.
     pub async fn complete_upload(&self, request: CompleteUpload) -> Result<PutResult, CompleteUploadError> {
         let CompleteUpload { bucket, key, upload, parts, conditions, checksum, customer_key } = request;
         if parts.is_empty() || parts.len() > usize::from(PARTS_MAX) {
@@ -358,7 +359,7 @@ impl Objects {
     }
 
     /// The checksum of the whole as it is to lie in the record, and how the object is
-    /// encrypted. Without a customer's key, what is encrypted with it has none.
+    /// encrypted.
     async fn whole_checksum(
         &self,
         bucket: &BucketName,

@@ -8,7 +8,7 @@ use crate::{
     names::{BucketName, VersionId},
     objects::{BUCKET_ATTEMPTS, Objects},
     request::{ListVersions, VersionPage, Versioning},
-    shard::{Refused, bucket, list, version},
+    shard::{bucket, list, version},
 };
 
 /// From this cluster version on there are versions, and settings of buckets: a shard may be asked for what replicas
@@ -65,16 +65,8 @@ impl Objects {
             self.head_bucket(bucket).await?;
             return Ok(Versioning::Unset);
         }
-        let mut info = self.bucket(bucket, deadline).await?.ok_or_else(no_such)?;
-        for _ in 0..BUCKET_ATTEMPTS {
-            match self.query(info.shard_of(&[]), &bucket::VERSIONING, info.id, deadline).await? {
-                Ok(versioning) => return Ok(versioning),
-                Err(refused) => {
-                    info = self.follow_bucket(&info, &refused, deadline).await?.ok_or_else(no_such)?;
-                }
-            }
-        }
-        Err(Unavailable::Unsettled.into())
+        let versioning = self.ask_bucket(bucket, &bucket::VERSIONING, |bucket| bucket, deadline).await?;
+        versioning.ok_or_else(no_such)
     }
 
     /// Holds for every write that is committed after it. `Unset` can't be set.
@@ -86,21 +78,9 @@ impl Objects {
         let no_such = || HeadBucketError::NoSuchBucket(bucket.clone());
         let deadline = self.deadline();
         self.needs_version(VERSIONS_SINCE, deadline).await?;
-        let mut info = self.bucket(bucket, deadline).await?.ok_or_else(no_such)?;
-        for _ in 0..BUCKET_ATTEMPTS {
-            let mut refused: Option<Refused> = None;
-            for range in &info.ranges {
-                let set = bucket::SetVersioning { bucket: info.id, versioning };
-                let id = self.inner.runtime.transaction_id();
-                let done = self.execute(range.shard, id, &bucket::SET_VERSIONING, set, deadline).await?;
-                refused = refused.or(done.err());
-            }
-            match refused {
-                None => return Ok(()),
-                Some(no) => info = self.follow_bucket(&info, &no, deadline).await?.ok_or_else(no_such)?,
-            }
-        }
-        Err(Unavailable::Unsettled.into())
+        let set = |bucket| bucket::SetVersioning { bucket, versioning };
+        let done = self.tell_bucket(bucket, &bucket::SET_VERSIONING, set, deadline).await?;
+        done.ok_or_else(no_such)
     }
 
     /// One page, read at one moment.

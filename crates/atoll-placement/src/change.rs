@@ -228,7 +228,7 @@ impl Layout {
         }
         let mut next = self.successor();
         for shard in reached {
-            let Some(placement) = next.shards.get_mut(&shard) else { continue };
+            let placement = next.shards.get_mut(&shard).expect("it was found above");
             placement.current = placement.target.take().unwrap_or_default();
             placement.leaving.clear();
             placement.changed = next.version;

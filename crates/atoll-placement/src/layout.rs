@@ -20,8 +20,8 @@ pub struct LayoutSettings {
     pub copies: u8,
     /// Shards for users' records, numbered from 1. Fixed when the cluster is created.
     pub data_shards: u32,
-    /// How nodes find each other and content. `None`: nobody has chosen, and the program's
-    /// default holds.
+    /// How nodes find each other and content. `None`: the cluster was founded before its founder
+    /// wrote one, and nobody has chosen since.
     pub overlay: Option<OverlayKind>,
 }
 
@@ -159,7 +159,7 @@ impl TryFrom<LayoutWire> for Layout {
     }
 }
 
-/// Version 1 had no overlay. A layout in which nobody has chosen one is still written so: nothing
+/// Version 1 had no overlay. A layout that names none is still written so: nothing
 /// newer is written before every member knows it (rule 18).
 impl Format for Layout {
     const NAME: &'static str = "layout";

@@ -63,40 +63,27 @@ impl ReadView for StateView<'_> {
     }
 
     fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
-        range_of(self.snapshot, self.place, start, end)
+        range_of(self.place, start, end, |start, end| self.snapshot.range(Table::Records, start, end))
     }
 
     fn range_backwards(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
-        range_backwards_of(self.snapshot, self.place, start, end)
+        range_of(self.place, start, end, |start, end| {
+            self.snapshot.range_backwards(Table::Records, start, end)
+        })
     }
 }
 
 fn range_of<'a>(
-    snapshot: &'a dyn Snapshot,
     place: Place,
     start: Bound<&[u8]>,
     end: Bound<&[u8]>,
+    read: impl FnOnce(Bound<&[u8]>, Bound<&[u8]>) -> Pairs<'a>,
 ) -> Pairs<'a> {
     match bounds(place, start, end) {
         None => Box::new(std::iter::empty()),
         Some(range) => {
             let (start, end) = as_slices(&range);
-            without_prefix(snapshot.range(Table::Records, start, end))
-        }
-    }
-}
-
-fn range_backwards_of<'a>(
-    snapshot: &'a dyn Snapshot,
-    place: Place,
-    start: Bound<&[u8]>,
-    end: Bound<&[u8]>,
-) -> Pairs<'a> {
-    match bounds(place, start, end) {
-        None => Box::new(std::iter::empty()),
-        Some(range) => {
-            let (start, end) = as_slices(&range);
-            without_prefix(snapshot.range_backwards(Table::Records, start, end))
+            without_prefix(read(start, end))
         }
     }
 }
@@ -119,11 +106,13 @@ impl ReadView for ShardView {
     }
 
     fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
-        range_of(&*self.snapshot, self.place, start, end)
+        range_of(self.place, start, end, |start, end| self.snapshot.range(Table::Records, start, end))
     }
 
     fn range_backwards(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Pairs<'_> {
-        range_backwards_of(&*self.snapshot, self.place, start, end)
+        range_of(self.place, start, end, |start, end| {
+            self.snapshot.range_backwards(Table::Records, start, end)
+        })
     }
 }
 

@@ -105,8 +105,8 @@ cases! {
     a_stamp_that_is_not_raised_is_found: StampNotRaised, chunks, "chunks";
     a_removal_that_does_not_look_again_is_found: RemoveUnseen, chunks, "chunks";
     a_commit_that_does_not_look_at_its_stamps_is_found: EpochUnchecked, clusters::sweeps, "references";
-    a_sweep_that_does_not_see_uploads_is_found: PartsUnreferenced, clusters::sweeps, "references";
     a_sweep_that_takes_too_much_is_found: ReclaimEarly, clusters::sweeps, "references";
+    a_sweep_that_does_not_see_uploads_is_found: PartsUnreferenced, clusters::sweeps, "references";
     a_sweep_that_takes_nothing_is_found: GarbageKept, clusters::sweeps, "garbage";
     a_put_content_with_one_holder_is_found: OneHolder, clusters::full_disks, "references";
     a_move_that_copies_nothing_is_found: MoveWithoutCopy, clusters::relocation, "references";

@@ -127,6 +127,7 @@ fn story(seed: u64, links: LinkProfile) -> TraceHash {
         OverlayKind::Flood,
         OverlayKind::Directory,
         OverlayKind::Kademlia,
+        OverlayKind::Hybrid,
         OverlayKind::Pastry,
         OverlayKind::Hybrid,
     ];
@@ -175,6 +176,9 @@ fn check_super_peers_that_fail(overlay: &mut Overlay) {
 fn check_a_centre_that_fails(overlay: &mut Overlay) {
     overlay.0.choose(OverlayKind::Directory);
     overlay.settle();
+    for index in 0..overlay.0.members.len() {
+        assert_eq!(overlay.fetch(index, "kept"), [b"kept"], "node {index}, from the hybrid");
+    }
     let by = overlay.store(1, "to see who keeps it");
     assert_eq!(by.len(), 3);
     let place = |node: &NodeId| overlay.0.members.iter().position(|member| member.id == *node);

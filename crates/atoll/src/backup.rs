@@ -37,7 +37,7 @@ use crate::{
 /// in it are the secrets of access keys (make new ones for the restored users with `atoll key
 /// create`), admin tokens, tickets, uploads that are not complete, locks, and the audit trail
 /// (`atoll audit export`). Each bucket, and all keys and values together, are as they were at
-/// one moment; the moments of different buckets may lie some seconds apart.
+/// one moment; those of different buckets may lie minutes apart, as long as the snapshot takes.
 #[derive(Debug, clap::Args)]
 pub struct Backup {
     /// Where to: s3://BUCKET/PREFIX. The bucket must be there.

@@ -121,7 +121,8 @@ impl OtherStore {
     pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Failure> {
         let key = self.key(name);
         let url = PutObject::new(&self.bucket, Some(&self.credentials), &key).sign(SIGNED_FOR);
-        self.send(Method::PUT, url.as_str(), bytes, name).await?;
+        // A 404 is no "stored".
+        self.send(Method::PUT, url.as_str(), bytes, name).await?.ok_or_else(|| self.no_such_bucket())?;
         Ok(())
     }
 

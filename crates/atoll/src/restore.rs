@@ -39,7 +39,8 @@ use source::Source;
 /// and policies, which speak of the old names, do not come along.
 ///
 /// Nothing is ever written over. All chunks are verified by their hashes. If one is missing or
-/// damaged it is named, and nothing is restored. Interrupted, run it again: it goes on.
+/// damaged it is named, and nothing is restored. Interrupted, run it again: it goes
+/// on, from the same backup (--backup, if there is a newer one) or snapshot (--at as a time).
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("source").required(true).args(["from", "at"]))]
 pub struct Restore {

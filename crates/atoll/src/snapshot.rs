@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Method;
 
 use crate::{
-    client::{AdminClient, query},
+    client::AdminClient,
     failure::{Failure, Fault, Outcome},
     output::{Output, age, table},
 };
@@ -34,7 +34,7 @@ impl SnapshotCommand {
     pub async fn run(self, client: &AdminClient) -> Outcome {
         match self {
             SnapshotCommand::List { output } => {
-                let list = client.snapshots(None).await?;
+                let list = client.snapshots().await?;
                 output.show(&list, |list| print(&list.rounds));
             }
             SnapshotCommand::Take { wait, output } => {
@@ -66,31 +66,34 @@ pub fn time(millis: u64) -> String {
 }
 
 /// Between two looks whether all shards have their snapshots.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 impl AdminClient {
-    pub async fn snapshots(&self, round: Option<u64>) -> Result<SnapshotList, Failure> {
-        match round {
-            Some(round) => self.get(&query("/v1/snapshots", &[("round", &round.to_string())])).await,
-            None => self.get("/v1/snapshots").await,
-        }
+    pub async fn snapshots(&self) -> Result<SnapshotList, Failure> {
+        self.get("/v1/snapshots").await
     }
 
+    /// Takes one more, and waits for it. Nodes turn to the newest round, so if another is begun
+    /// meanwhile that one may be complete and this one never: it does as well, being later.
     pub async fn take_snapshot(&self, wait: Duration) -> Result<SnapshotRound, Failure> {
         let SnapshotBegun { round } = self.post("/v1/snapshots", &()).await?;
         let until = Instant::now() + wait;
         loop {
-            let list = self.snapshots(Some(round)).await?;
-            let found = list.rounds.into_iter().find(|found| found.round == round);
-            match found {
-                Some(found) if found.complete => return Ok(found),
-                _ if Instant::now() >= until => {
-                    let shards = found.map_or(0, |found| found.shards.len());
+            let list = self.snapshots().await?;
+            let (complete, begun): (Vec<_>, Vec<_>) = list
+                .rounds
+                .into_iter()
+                .filter(|found| found.round >= round)
+                .partition(|found| found.complete);
+            match complete.into_iter().next() {
+                Some(found) => return Ok(found),
+                None if Instant::now() >= until => {
+                    let shards = begun.iter().map(|found| found.shards.len()).max().unwrap_or(0);
                     let message = format!("only {shards} shards have their snapshot after {wait:?}");
                     return Err(Failure::new(Fault::Unavailable, message)
                         .hint("does every shard have a leader? atoll status; else give it longer: --wait"));
                 }
-                _ => tokio::time::sleep(LOOK_EVERY).await,
+                None => tokio::time::sleep(LOOK_EVERY).await,
             }
         }
     }

@@ -188,10 +188,9 @@ fn unknown_algorithm(algorithm: &str) -> S3Error {
 impl IntoS3 for EncryptionError {
     fn into_s3(self) -> S3Error {
         match self {
-            EncryptionError::NoRootKey => s3_error!(
-                NotImplemented,
-                "This node was started without --key-file, and keeps nothing encrypted"
-            ),
+            EncryptionError::NoRootKey => {
+                s3_error!(NotImplemented, "This node was started without --key-file, and has no root key")
+            }
             EncryptionError::OtherRootKey { has, needs } => s3_error!(
                 NotImplemented,
                 "This node's --key-file has the root key {has}, and this is encrypted with {needs}"

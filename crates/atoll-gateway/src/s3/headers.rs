@@ -223,11 +223,20 @@ pub(crate) fn idempotency(
     for header in CONTENT_HEADERS {
         add(headers.get(header).map(HeaderValue::as_bytes).unwrap_or_default());
     }
+    // Only where they are: an id that was made before there was encryption stays what it was.
+    for header in ENCRYPTION_HEADERS {
+        if let Some(value) = headers.get(header) {
+            add(header.as_bytes());
+            add(value.as_bytes());
+        }
+    }
     let mut id = [0; 16];
     hasher.finalize_xof().fill(&mut id);
     Some(TransactionId(id))
 }
 
+const ENCRYPTION_HEADERS: [&str; 2] =
+    ["x-amz-server-side-encryption", "x-amz-server-side-encryption-customer-key-md5"];
 const CONTENT_HEADERS: [&str; 8] = [
     "content-length",
     "content-md5",

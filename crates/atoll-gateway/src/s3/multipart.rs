@@ -335,7 +335,7 @@ impl S3Operations {
     }
 
     /// What was uploaded so far. `None` if the upload is gone: then it was completed before,
-    /// and the answer is what it was.
+    /// and the answer is what it was, without what was sealed with the upload.
     async fn stored_parts(
         &self,
         bucket: &BucketName,

@@ -2,7 +2,9 @@
 //! composed (a hash of hashes) or, for CRCs, combined to what one pass over the object would
 //! have given.
 
-use atoll_objects::{Checksum, ChecksumAlgorithm, CompleteUploadError, EncryptionKind, PartInfo};
+use atoll_objects::{
+    Checksum, ChecksumAlgorithm, CompleteUploadError, EncryptionError, EncryptionKind, PartInfo,
+};
 use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use s3s::{
@@ -13,6 +15,7 @@ use s3s::{
 
 use super::{
     checksum::{self, ChecksumFields},
+    encryption,
     error::IntoS3,
 };
 
@@ -72,6 +75,9 @@ pub(crate) fn whole_checksum(
     named: &[CompletedPart],
     kind: Option<&ChecksumType>,
 ) -> S3Result<Option<(Option<Checksum>, u64)>> {
+    if stored.checksums_sealed && stored.algorithm.is_some() {
+        return Err(encryption::of_upload(EncryptionError::CustomerKeyMissing));
+    }
     let mut parts = Vec::with_capacity(named.len());
     for named in named {
         let number = named.part_number.unwrap_or_default();

@@ -4,7 +4,7 @@ use atoll_records::{ReadView, WriteView};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommandName, Fault, QueryName, Refused, keys, live_bucket, read,
+    CommandName, Fault, QueryName, Refused, keys, live_bucket, open_descriptor, read,
     records::{BucketDescriptor, BucketState, OwnedRange},
     scan, write,
 };
@@ -89,10 +89,7 @@ pub struct SetVersioning {
 /// Holds from this entry on: what was written before keeps its place. There is no way back
 /// to a bucket without versioning, whose writers would not look for versions.
 fn set_versioning(view: &mut dyn WriteView, input: SetVersioning) -> Result<(), Fault> {
-    let mut descriptor = live_bucket(view, input.bucket)?;
-    if descriptor.state == BucketState::Sealed {
-        return Err(Refused::SealedBucket.into());
-    }
+    let mut descriptor = open_descriptor(view, input.bucket)?;
     if input.versioning == Versioning::Unset {
         return Err(Refused::Malformed.into());
     }
@@ -114,10 +111,7 @@ pub struct SetEncrypted {
 /// From this entry on, what is to be written in the clear is refused. What was written
 /// before stays as it is.
 fn set_encrypted(view: &mut dyn WriteView, input: SetEncrypted) -> Result<(), Fault> {
-    let mut descriptor = live_bucket(view, input.bucket)?;
-    if descriptor.state == BucketState::Sealed {
-        return Err(Refused::SealedBucket.into());
-    }
+    let mut descriptor = open_descriptor(view, input.bucket)?;
     descriptor.encrypted = input.encrypted;
     write(view, &keys::of_bucket(keys::BUCKET, input.bucket), &descriptor);
     Ok(())

@@ -7,8 +7,8 @@ use atoll_types::WallTime;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CommandName, Fault, QueryName, Refused, keys, live_bucket, open_bucket, read,
-    records::{BucketState, CurrentRecord, VersionRecord},
+    CommandName, Fault, QueryName, Refused, keys, live_bucket, open_bucket, open_descriptor, read,
+    records::{CurrentRecord, VersionRecord},
     version::{find, newest},
     write,
 };
@@ -30,9 +30,7 @@ pub struct Set {
 }
 
 fn set(view: &mut dyn WriteView, input: Set) -> Result<(), Fault> {
-    if live_bucket(view, input.bucket)?.state == BucketState::Sealed {
-        return Err(Refused::SealedBucket.into());
-    }
+    open_descriptor(view, input.bucket)?;
     let key = keys::setting(input.bucket, input.kind);
     match input.setting {
         None => view.delete(&key),

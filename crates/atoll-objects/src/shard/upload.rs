@@ -256,8 +256,13 @@ pub struct PartList {
     pub limit: u32,
 }
 
+/// Whoever asks this has not heard yet that there are seals, and must not take sealed checksums
+/// for checksums.
 fn list_parts(view: &dyn ReadView, input: PartList) -> Result<PartPage, Fault> {
-    list_sealed_parts(view, input).map(|(page, _)| page)
+    match list_sealed_parts(view, input)? {
+        (_, Some(_)) => Err(Refused::MustBeSealed.into()),
+        (page, None) => Ok(page),
+    }
 }
 
 /// Checksums as they lie there: sealed, if the upload is.

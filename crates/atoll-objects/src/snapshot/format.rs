@@ -77,7 +77,7 @@ impl Format for References {
 
 /// About 16 KiB of small records, and as much as that changes with one of them.
 const ENTRIES_PER_CHUNK: u64 = 64;
-/// A chunk ends with the entry that makes it this long: with the largest, a segment of 144 KiB,
+/// A chunk ends with the entry that makes it this long: with the largest, a value of 512 KiB,
 /// far below the longest chunk.
 pub(super) const ENTRIES_BYTES_MAX: usize = 256 << 10;
 /// About 36 KiB.

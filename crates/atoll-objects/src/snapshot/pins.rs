@@ -16,7 +16,15 @@ use crate::{
 /// What was read of snapshots in one walk. They share most of their chunks, so each is read once.
 #[derive(Default)]
 pub(crate) struct Pins {
-    read: BTreeSet<ChunkHash>,
+    /// All chunks of each: long roots that differ at their end begin with the same.
+    roots: BTreeSet<Vec<ChunkHash>>,
+    lists: BTreeSet<ChunkHash>,
+}
+
+impl Pins {
+    fn is_new(&mut self, root: &[ChunkRef]) -> bool {
+        !root.is_empty() && self.roots.insert(root.iter().map(|chunk| chunk.hash).collect())
+    }
 }
 
 /// What one snapshot refers to.
@@ -51,8 +59,7 @@ impl Objects {
         root_chunks: &[ChunkRef],
         pins: &mut Pins,
     ) -> Result<Pinned, Unavailable> {
-        let key = root_chunks.first().map(|chunk| chunk.hash);
-        if key.is_none_or(|key| !pins.read.insert(key)) {
+        if !pins.is_new(root_chunks) {
             return Ok(Pinned::default());
         }
         let root = self.snapshot_root(root_chunks).await?;
@@ -60,7 +67,7 @@ impl Objects {
         pinned.own.extend(&root.entries);
         for list in root.references {
             pinned.own.push(list);
-            if pins.read.insert(list.hash) {
+            if pins.lists.insert(list.hash) {
                 let bytes = self.chunk(list.hash).await?;
                 pinned.objects.extend(References::decode(&bytes)?.0);
             }
@@ -74,5 +81,21 @@ impl Objects {
             bytes.extend_from_slice(&self.chunk(chunk.hash).await?);
         }
         Ok(Root::decode(&bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_that_begin_alike_are_two() {
+        let chunk = |text: &str| ChunkRef { hash: ChunkHash::of(text.as_bytes()), bytes: 1 };
+        let mut pins = Pins::default();
+        assert!(!pins.is_new(&[]));
+        assert!(pins.is_new(&[chunk("the same"), chunk("an end")]));
+        assert!(!pins.is_new(&[chunk("the same"), chunk("an end")]));
+        assert!(pins.is_new(&[chunk("the same"), chunk("another end")]));
+        assert!(pins.is_new(&[chunk("another beginning"), chunk("an end")]));
     }
 }

@@ -153,12 +153,7 @@ impl<O: Overlay> Dht<O> {
         parts: Vec<(Id, Job)>,
         out: &mut DhtOut<O>,
     ) -> Result<OperationId, ContentError> {
-        if !self.is_member {
-            return Err(ContentError::NotLocated(LocateError::NotJoined));
-        }
-        if self.operations.len() >= OPERATIONS_MAX {
-            return Err(ContentError::TooMany { limit: OPERATIONS_MAX });
-        }
+        self.may_begin()?;
         let number = self.number();
         let (parts_left, found, by) = (parts.len(), Vec::new(), Vec::new());
         self.operations.push(Operation { number, what, parts_left, found, by, error: None });
@@ -166,6 +161,16 @@ impl<O: Overlay> Dht<O> {
             self.start_part(now, rng, Some(number), key, job, out);
         }
         Ok(OperationId(number))
+    }
+
+    pub(super) fn may_begin(&self) -> Result<(), ContentError> {
+        if !self.is_member {
+            return Err(ContentError::NotLocated(LocateError::NotJoined));
+        }
+        if self.operations.len() >= OPERATIONS_MAX {
+            return Err(ContentError::TooMany { limit: OPERATIONS_MAX });
+        }
+        Ok(())
     }
 
     pub(super) fn start_part(

@@ -160,12 +160,12 @@ impl<O: Overlay> Content for Dht<O> {
         if is_new && self.published.values.len() >= PUBLISHED_MAX {
             return Err(ContentError::TooMany { limit: PUBLISHED_MAX });
         }
+        self.may_begin()?;
         let entry = self.sign(now, key, lifetime, Body::Value(value));
-        let operation =
-            self.begin(now, rng, What::Store, vec![(key, Job::Store(vec![entry.clone()]))], out)?;
         let again_at = now + self.config.republish_every;
-        self.published.values.insert(key, Value { entry, again_at });
-        Ok(operation)
+        // Before it begins, which may end it: what fails at once is to be stored again soon.
+        self.published.values.insert(key, Value { entry: entry.clone(), again_at });
+        self.begin(now, rng, What::Store, vec![(key, Job::Store(vec![entry]))], out)
     }
 
     fn fetch(
@@ -193,12 +193,13 @@ impl<O: Overlay> Content for Dht<O> {
         if is_new && self.published.provided.len() >= PUBLISHED_MAX {
             return Err(ContentError::TooMany { limit: PUBLISHED_MAX });
         }
+        self.may_begin()?;
         let entries = self.claims(now, content, &name);
         let parts = entries.into_iter().map(|entry| (entry.key, Job::Store(vec![entry]))).collect();
-        let operation = self.begin(now, rng, What::Store, parts, out)?;
         let again_at = now + self.config.provide_for / 2;
+        // As in `store`.
         self.published.provided.insert(content, Provided { name, again_at });
-        Ok(operation)
+        self.begin(now, rng, What::Store, parts, out)
     }
 
     fn stop_providing(&mut self, content: Id) -> bool {

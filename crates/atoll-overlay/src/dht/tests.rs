@@ -1,4 +1,5 @@
-//! Content on a network so small that one sees what is right, over Chord, Kademlia and Pastry.
+//! Content on a network so small that one sees what is right, over Chord, Kademlia, Pastry and the
+//! hybrid.
 
 mod hybrid;
 

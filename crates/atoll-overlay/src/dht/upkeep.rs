@@ -15,7 +15,8 @@ use crate::{Id, Overlay};
 
 /// Keys looked at in one go: a few milliseconds.
 const KEYS_AT_ONCE: usize = 1024;
-/// Lookups of upkeep under way, after which no other begins; those of one thing begin together.
+/// Lookups of upkeep under way, after which no other begins. Those of one thing begin together,
+/// nine at most: its content and eight words; so there are never more than 24.
 const BACKGROUND_MAX: usize = 16;
 /// Nodes that are offered something at the same time.
 const OFFERS_MAX: usize = 32;

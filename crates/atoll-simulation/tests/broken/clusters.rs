@@ -54,7 +54,7 @@ pub fn sweeps(seed: Seed) -> Judgement {
     let think = Duration::ZERO..=seconds(3);
     world.clients(2, Load { uploads: 30, slow_uploads: 100, upload_pause, think, ..many() });
     let mut rng = seed.stream("slow puts");
-    // Sweeps are 15 s apart: half of them see one of those pass, or two, half see more.
+    // Sweeps are 15 s apart: half of them see none pass, one or two, half see one to five.
     for (number, pauses) in [4..24, 20..70].into_iter().cycle().take(6).enumerate() {
         let (runtime, node) = view.node(0).expect("the node runs");
         let pause = seconds(rng.random_range(pauses));

@@ -1,6 +1,6 @@
 //! Where a restore reads from: a backup in another store, or this cluster's own snapshots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_gateway::admin::api::{ShardSnapshot, SnapshotRound};
 use atoll_objects::{ChunkRef, Entries, Entry};
@@ -61,7 +61,7 @@ impl<'a> Source<'a> {
 
     /// The newest that was taken by then.
     pub async fn snapshot(client: &'a AdminClient, at_millis: u64) -> Result<Self, Failure> {
-        let rounds = client.snapshots(None).await?.rounds;
+        let rounds = client.snapshots().await?.rounds;
         let complete = || rounds.iter().filter(|round| round.complete);
         let found =
             complete().filter(|round| round.taken_millis <= at_millis).max_by_key(|round| round.round);
@@ -114,9 +114,8 @@ impl<'a> Source<'a> {
                 let bytes = bytes.ok_or_else(|| missing(&[hash]))?;
                 if ChunkHash::of(&bytes) != hash {
                     let message = format!("the chunk {hash} of the backup is damaged");
-                    return Err(Failure::new(Fault::Request, message).hint(
-                        "an intact copy under its name in the backup's chunks/ mends it, or a backup of other data: --backup",
-                    ));
+                    return Err(Failure::new(Fault::Request, message)
+                        .hint("an intact copy under its name in the backup's chunks/ mends it"));
                 }
                 Ok(bytes)
             }
@@ -161,8 +160,9 @@ impl<'a> Source<'a> {
 
     /// Reads every chunk that is to be restored.
     pub async fn verify(&self, plan: &Plan) -> Result<(), Failure> {
+        let mut verified = BTreeSet::new();
         for (shard, chunk) in self.entries(plan) {
-            let mut hashes = Vec::new();
+            let mut hashes = BTreeSet::new();
             for entry in self.decoded(shard, chunk).await?.0 {
                 if let Entry::Record { bucket, record } = entry
                     && plan.buckets.contains_key(&bucket)
@@ -170,6 +170,7 @@ impl<'a> Source<'a> {
                     hashes.extend(record.references().unwrap_or_default().iter().map(|chunk| chunk.hash));
                 }
             }
+            hashes.retain(|hash| verified.insert(*hash));
             stream::iter(hashes.into_iter().map(|hash| async move { self.chunk(hash).await.map(drop) }))
                 .buffer_unordered(AT_ONCE)
                 .try_collect::<Vec<()>>()
