@@ -4,7 +4,10 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::{ACCESS_KEY, Cluster, NodeProcess, SECRET_KEY, boto3, boto3_command};
+use crate::{
+    encryption::{found_under, key_file},
+    harness::{ACCESS_KEY, Cluster, NodeProcess, SECRET_KEY, boto3, boto3_command},
+};
 
 const FILL: &str = r#"
 import hashlib
@@ -275,4 +278,147 @@ for page in s3.get_paginator('list_object_versions').paginate(Bucket='photos'):
     assert!(rounds["rounds"].as_array().unwrap().iter().any(|round| round["complete"] == true));
     let too_early = new.atoll(&["restore", "--at", "2020-01-01T00:00:00Z"]);
     assert!(refusal(too_early).contains("no snapshot was taken by 2020"));
+}
+
+/// Fills two buckets, one of which encrypts, and prints what is in them.
+const FILL_SEALED: &str = r#"
+secret, customer, plain = [marker.encode() for marker in sys.argv[1:4]]
+own = {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': b'k' * 32}
+for bucket in 'sealed', 'open':
+    s3.create_bucket(Bucket=bucket)
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={'Status': 'Enabled'})
+rules = {'Rules': [{'ApplyServerSideEncryptionByDefault': {'SSEAlgorithm': 'AES256'}}]}
+s3.put_bucket_encryption(Bucket='sealed', ServerSideEncryptionConfiguration=rules)
+large = lambda marker: os.urandom(40_000) + marker + os.urandom(2_500_000) + marker
+written = []
+def note(kind, bucket, key, body, answer):
+    written.append([kind, bucket, key, answer['VersionId'], hashlib.sha256(body).hexdigest(), answer['ETag']])
+def put(kind, bucket, key, body, **how):
+    note(kind, bucket, key, body, s3.put_object(Bucket=bucket, Key=key, Body=body, Metadata={'of': key}, **how))
+def multipart(kind, bucket, marker, **how):
+    upload = {'Bucket': bucket, 'Key': f'{kind}-parts', 'UploadId': s3.create_multipart_upload(
+        Bucket=bucket, Key=f'{kind}-parts', **({'Metadata': {'of': f'{kind}-parts'}} | how))['UploadId']}
+    key = {name: value for name, value in how.items() if name.startswith('SSECustomer')}
+    pieces = [marker + os.urandom(5 << 20), os.urandom(300_000) + marker]
+    parts = [{'PartNumber': n, 'ETag': s3.upload_part(PartNumber=n, Body=piece, **upload, **key)['ETag']}
+             for n, piece in enumerate(pieces, 1)]
+    note(kind, bucket, upload['Key'], b''.join(pieces), s3.complete_multipart_upload(MultipartUpload={'Parts': parts}, **upload))
+for kind, bucket, marker, how in [
+        ('sealed', 'sealed', secret, {}), ('sealed', 'open', secret, {'ServerSideEncryption': 'AES256'}),
+        ('own', 'sealed', customer, own), ('own', 'open', customer, own), ('plain', 'open', plain, {})]:
+    for key, body in ('inline', b'first ' + marker), ('inline', b'second ' + marker), ('large', large(marker)), ('empty', b''):
+        put(kind, bucket, f'{kind}-{key}', body, **how)
+    multipart(kind, bucket, marker, **how)
+print(json.dumps(written))
+"#;
+
+/// Reads what was written, as a node with the root key or without; gives what refused says.
+const READ_SEALED: &str = r#"
+written, has_root_key = json.loads(sys.argv[1]), sys.argv[2] == 'True'
+own = {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': b'k' * 32}
+messages = set()
+for kind, bucket, key, version, digest, etag in written:
+    named = {'Bucket': bucket, 'Key': key, 'VersionId': version, **(own if kind == 'own' else {})}
+    if kind == 'sealed' and not has_root_key:
+        try:
+            s3.get_object(**named); assert False, named
+        except ClientError as error:
+            assert error.response['Error']['Code'] == 'NotImplemented', error
+            messages.add(error.response['Error']['Message'])
+        continue
+    got = s3.get_object(ChecksumMode='ENABLED', **named)
+    body = got['Body'].read()
+    assert hashlib.sha256(body).hexdigest() == digest and got['ETag'] == etag and got['Metadata'] == {'of': key}, named
+    assert got.get('ServerSideEncryption') == ('AES256' if kind == 'sealed' else None), named
+    assert got.get('SSECustomerAlgorithm') == ('AES256' if kind == 'own' else None), named
+    if len(body) > 3_000_000:
+        ranged = s3.get_object(Range='bytes=1234567-2999999', **named)['Body'].read()
+        assert ranged == body[1234567:3_000_000], named
+    if kind == 'own':
+        del named['SSECustomerKey'], named['SSECustomerAlgorithm']
+        assert code_of(lambda: s3.get_object(**named)) == 'InvalidRequest'
+# The bucket encrypts as it did.
+rules = s3.get_bucket_encryption(Bucket='sealed')['ServerSideEncryptionConfiguration']['Rules']
+assert rules[0]['ApplyServerSideEncryptionByDefault']['SSEAlgorithm'] == 'AES256'
+put = lambda: s3.put_object(Bucket='sealed', Key='new', Body=b'new')
+if has_root_key:
+    assert put()['ServerSideEncryption'] == 'AES256'
+else:
+    assert code_of(put) == 'NotImplemented'
+s3.put_object(Bucket='open', Key='new', Body=b'new')
+s3.put_object(Bucket='sealed', Key='new', Body=b'new', **own)
+print(sorted(messages))
+"#;
+
+#[test]
+fn what_is_encrypted_is_encrypted_in_a_backup_and_read_by_who_has_its_key() {
+    const PLACE: &str = "s3://backups/sealed";
+    let folder = tempfile::tempdir().unwrap();
+    let [key, other] = ["root.key", "other.key"].map(|name| key_file(&folder.path().join(name)));
+    let with_key = |key: &str| vec!["--key-file".to_owned(), key.to_owned()];
+    let mut lost = Cluster::with_flags(1, |_| with_key(&key));
+    let keeper = Cluster::start(1);
+    let store = &keeper.nodes[0];
+    let id = lost.nodes[0].status()["root_key"].as_str().expect("it has a key file").to_owned();
+    let markers @ [secret, customer, plain] =
+        ["kQz7vR2mXw9LbT4cYh", "dJ8nFs3GpUe6HaZyW1", "tB5rMq0KxVoC7iNgSl"];
+    let written = boto3(&lost.nodes[0].s3, FILL_SEALED, &markers);
+    let read = |node: &NodeProcess, root_key: &str| boto3(&node.s3, READ_SEALED, &[&written, root_key]);
+    boto3(&store.s3, "s3.create_bucket(Bucket='backups')", &[]);
+    json(with_store(&lost.nodes[0], store, &["backup", "--to", PLACE, "-o", "json"]));
+    read(&lost.nodes[0], "True");
+    lost.nodes[0].kill_9();
+    std::fs::remove_dir_all(&lost.nodes[0].data).expect("the folder is deleted");
+
+    // Who has the other store has nothing of what is encrypted, and all that is not.
+    let found = found_under(&store.data, &markers);
+    assert!(!found.contains(&secret) && !found.contains(&customer), "{found:?}");
+    assert!(found.contains(&plain), "the marker would not be found");
+    let plain_is_there = r#"
+pages = s3.get_paginator('list_objects_v2').paginate(Bucket='backups')
+chunks = [s3.get_object(Bucket='backups', Key=item['Key'])['Body'].read() for page in pages for item in page['Contents']]
+print([sum(marker.encode() in chunk for chunk in chunks) > 1 for marker in sys.argv[1:]])
+"#;
+    let found = boto3(&store.s3, plain_is_there, &markers);
+    assert_eq!(found.trim(), "[False, False, True]");
+
+    // With the key, and a second node that has another: it is the first's that is the cluster's.
+    let rebuilt = Cluster::with_flags(2, |number| with_key([&key, &other][number]));
+    let [new, mistaken] = [0, 1].map(|number| &rebuilt.nodes[number]);
+    let restore = |node: &NodeProcess, more: &[&str]| {
+        json(with_store(node, store, &[&["restore", "--from", PLACE, "-o", "json"], more].concat()))
+    };
+    let missing = |restored: &Value| {
+        let mut of: Vec<(String, Value)> = restored["buckets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|bucket| (bucket["name"].as_str().unwrap().into(), bucket["root_keys_missing"].clone()))
+            .collect();
+        of.sort_by(|one, other| one.0.cmp(&other.0));
+        of
+    };
+    let none = serde_json::json!([]);
+    let here = serde_json::json!([id]);
+    let of = |keys: &Value| vec![("open".to_owned(), keys.clone()), ("sealed".to_owned(), keys.clone())];
+    assert_eq!(missing(&restore(mistaken, &["--dry-run"])), of(&here));
+    assert_eq!(missing(&restore(new, &["--dry-run"])), of(&none));
+    assert_eq!(missing(&restore(new, &[])), of(&none));
+    let refused = read(mistaken, "False");
+    assert!(refused.contains(&id), "{refused}");
+    assert_eq!(read(new, "True").trim(), "[]");
+
+    // Without it what needs it is refused, and the rest is there; and all of it once it is found.
+    let mut keyless = Cluster::start(1);
+    let node = &mut keyless.nodes[0];
+    let said = with_store(node, store, &["restore", "--from", PLACE]);
+    assert!(said.status.success());
+    let said = String::from_utf8_lossy(&said.stderr);
+    assert!(said.contains(&format!("What is encrypted in sealed, open needs the root key {id}")), "{said}");
+    let refused = read(node, "False");
+    assert!(refused.contains("--key-file"), "{refused}");
+    assert_eq!(node.stop(), Some(0));
+    let flags = with_key(&key);
+    *node = NodeProcess::start(&node.data.clone(), &flags.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(read(node, "True").trim(), "[]");
 }

@@ -4,15 +4,16 @@ use std::path::Path;
 
 use crate::harness::{Cluster, atoll, aws, aws_output, boto3};
 
-fn key_file(folder: &Path) -> String {
-    let path = folder.join("root.key").display().to_string();
+/// A new root key in a file.
+pub fn key_file(path: &Path) -> String {
+    let path = path.display().to_string();
     let made = atoll().args(["key-file", "create", &path]).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     path
 }
 
 /// Which of these lie as they are in any file under `folder`.
-fn found_under<'a>(folder: &Path, markers: &[&'a str]) -> Vec<&'a str> {
+pub fn found_under<'a>(folder: &Path, markers: &[&'a str]) -> Vec<&'a str> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -29,7 +30,7 @@ fn found_under<'a>(folder: &Path, markers: &[&'a str]) -> Vec<&'a str> {
 #[test]
 fn nothing_of_an_encrypted_object_lies_on_any_disk_and_a_node_without_the_key_refuses_it() {
     let keys = tempfile::tempdir().unwrap();
-    let key_file = key_file(keys.path());
+    let key_file = key_file(&keys.path().join("root.key"));
     let mut cluster = Cluster::with_flags(3, |number| match number {
         2 => vec![],
         _ => vec!["--key-file".into(), key_file.clone()],
@@ -101,7 +102,7 @@ for key in 'inline', 'large', 'multi', 'copy':
 #[test]
 fn boto3_and_aws_encrypt_with_the_root_key_and_with_their_own() {
     let keys = tempfile::tempdir().unwrap();
-    let key_file = key_file(keys.path());
+    let key_file = key_file(&keys.path().join("root.key"));
     let cluster = Cluster::with_flags(1, |_| vec!["--key-file".into(), key_file.clone()]);
     let endpoint = &cluster.nodes[0].s3;
     boto3(

@@ -265,6 +265,7 @@ impl Admin for NodeAdmin {
             seen_by: inner.me.to_string(),
             layout_version: layout.version(),
             cluster_version: info.map_or(0, |info| info.version),
+            root_key: self.node.objects().root_key_id().map(|id| id.to_string()),
             health: health.into(),
             notes,
             nodes,

@@ -17,6 +17,7 @@ use crate::{
     names::BucketName,
     objects::{Objects, unexpected},
     request::BucketInfo,
+    sealing::SealError,
     shard::{
         Refused,
         restore::{self, Begin, BucketRecord, Import, Open},
@@ -99,6 +100,7 @@ impl Objects {
             hashes.extend(references.iter().map(|reference| reference.hash));
         }
         let hashes: Vec<ChunkHash> = hashes.into_iter().collect();
+        self.take_root_key_of(&records).await?;
         for _ in 0..STAMP_ATTEMPTS {
             let epoch = self.reclaim_epoch(shard).await?;
             let missing = self.inner.holders.stamp_what_is_there(&hashes, epoch, self.deadline()).await?;
@@ -125,6 +127,20 @@ impl Objects {
             }
         }
         Err(Unavailable::Unsettled.into())
+    }
+
+    /// The root key that what comes in is encrypted with becomes the cluster's, if this node has
+    /// it: no other that is used first gets between. A cluster that has one keeps it; reading
+    /// goes by what each node has.
+    async fn take_root_key_of(&self, records: &[BucketRecord]) -> Result<(), Unavailable> {
+        let Some(mine) = self.root_key_id() else { return Ok(()) };
+        if !records.iter().any(|record| record.needs_root_key() == Some(mine)) {
+            return Ok(());
+        }
+        match self.root_key(self.deadline()).await {
+            Err(SealError::Unavailable(error)) => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The bucket under its new id, to which rules may be given before anybody sees it.

@@ -127,7 +127,7 @@ impl Objects {
 
     /// This node's root key, if it is the cluster's. The first that is used becomes that:
     /// what one node wrote under another, the others could not read.
-    async fn root_key(&self, deadline: Instant) -> Result<&RootKey, SealError> {
+    pub(crate) async fn root_key(&self, deadline: Instant) -> Result<&RootKey, SealError> {
         let mine = self.inner.root_key.as_ref().ok_or(EncryptionError::NoRootKey)?;
         self.needs_version(ENCRYPTION_SINCE, deadline).await?;
         let needs = match self.inner.cluster_root_key.get() {
@@ -144,6 +144,11 @@ impl Objects {
         } else {
             Err(EncryptionError::OtherRootKey { has: mine.id(), needs }.into())
         }
+    }
+
+    /// Which root key this node was given.
+    pub fn root_key_id(&self) -> Option<RootKeyId> {
+        self.inner.root_key.as_ref().map(RootKey::id)
     }
 
     /// Which root key the cluster has, if any was ever used.

@@ -8,6 +8,8 @@
 mod plan;
 mod source;
 
+use std::collections::BTreeMap;
+
 use atoll_gateway::admin::api::{
     Done, FinishRestoreRequest, Imported, KvPutRequest, KvRecord, KvWritten, RestoreBucketAnswer,
     RestoreBucketRequest, RestoreUserRequest, UserList,
@@ -98,6 +100,8 @@ struct RestoredBucket {
     name: String,
     was: String,
     versions: u64,
+    /// Root keys that what is encrypted in it needs, and the node that was asked has not.
+    root_keys_missing: Vec<String>,
 }
 
 impl Restore {
@@ -109,6 +113,7 @@ impl Restore {
         };
         let prefix = self.prefix.clone().unwrap_or_else(|| source.default_prefix().into());
         let users: UserList = client.get("/v1/users").await?;
+        let root_key = client.status().await?.root_key;
         let plan = Plan::make(&source, &prefix, &self.buckets, &users.users).await?;
         let mut restored = Restored {
             restored: !self.dry_run,
@@ -121,6 +126,12 @@ impl Restore {
                     name: bucket.name.clone(),
                     was: bucket.was.clone(),
                     versions: bucket.versions,
+                    root_keys_missing: bucket
+                        .root_keys
+                        .iter()
+                        .filter(|needed| root_key.as_ref() != Some(needed))
+                        .cloned()
+                        .collect(),
                 })
                 .collect(),
             users: plan.users.len(),
@@ -151,6 +162,19 @@ fn print(restored: &Restored) {
         restored.from,
         time(restored.taken_millis),
     );
+    let mut needed_in: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for bucket in &restored.buckets {
+        for root_key in &bucket.root_keys_missing {
+            needed_in.entry(root_key).or_default().push(&bucket.name);
+        }
+    }
+    for (root_key, buckets) in needed_in {
+        eprintln!(
+            "What is encrypted in {} needs the root key {root_key}, which this node does not have: it is refused \
+             until nodes are started with `--key-file` and that key. All else is served.",
+            buckets.join(", "),
+        );
+    }
     if restored.restored && restored.users > 0 {
         eprintln!("A backup has no secrets: make new access keys with `atoll key create --user NAME`.");
     }

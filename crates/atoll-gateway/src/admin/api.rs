@@ -39,6 +39,9 @@ pub struct Status {
     pub seen_by: String,
     pub layout_version: u64,
     pub cluster_version: u32,
+    /// Which root key that node has, by its key file.
+    #[serde(default)]
+    pub root_key: Option<String>,
     /// `healthy`, `moving` (copies or replicas are on their way), `degraded` (fewer copies
     /// or voters than wanted), `unavailable` (a shard has no leader).
     pub health: String,

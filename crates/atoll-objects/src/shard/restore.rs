@@ -24,6 +24,7 @@ use super::{
     write,
 };
 use crate::{
+    encryption::{RootKeyId, seal::SealedBy},
     manifest::{ChunkRef, Manifest},
     names::{BucketId, BucketName},
     request::{BucketInfo, BucketSetting, KeyRange, Versioning},
@@ -118,6 +119,17 @@ impl BucketRecord {
             Manifest::Parts { upload, .. } => Some(upload.0),
             Manifest::Segments { manifest, .. } => Some(manifest.0),
             Manifest::Inline | Manifest::Chunks(_) => None,
+        }
+    }
+
+    /// The root key without which this version can't be read, if it needs one.
+    pub fn needs_root_key(&self) -> Option<RootKeyId> {
+        if self.tag != keys::VERSION {
+            return None;
+        }
+        match VersionRecord::decode(&self.value).ok()?.content.seal?.by {
+            SealedBy::Root(id) => Some(id),
+            SealedBy::Customer => None,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is to be restored, and under which names: read, and checked, before anything is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_access::{KeptRecord, ROOT_USER, UserRecord};
 use atoll_gateway::admin::api::User;
@@ -63,6 +63,8 @@ pub struct PlannedBucket {
     pub newest: Revision,
     pub encrypted: bool,
     pub versions: u64,
+    /// That versions in it are encrypted with.
+    pub root_keys: BTreeSet<String>,
     pub rules: Option<Vec<u8>>,
 }
 
@@ -72,6 +74,7 @@ struct Found {
     buckets: Vec<BucketInfo>,
     open: BTreeMap<BucketId, OpenedBucket>,
     versions: BTreeMap<BucketId, u64>,
+    root_keys: BTreeMap<BucketId, BTreeSet<String>>,
     users: Vec<(UserRecord, Vec<u8>)>,
     rules: BTreeMap<BucketId, Vec<u8>>,
     kv: BTreeMap<String, Vec<u8>>,
@@ -131,6 +134,9 @@ impl Found {
             Entry::Record { bucket, record } => {
                 if record.version_of().is_some() {
                     *self.versions.entry(bucket).or_default() += 1;
+                }
+                if let Some(root_key) = record.needs_root_key() {
+                    self.root_keys.entry(bucket).or_default().insert(root_key.to_string());
                 }
                 self.names.note(&record);
                 let references = record.references().unwrap_or_default();
@@ -218,6 +224,7 @@ impl Found {
                 newest: open.newest,
                 encrypted: open.encrypted,
                 versions: self.versions.get(&info.id).copied().unwrap_or_default(),
+                root_keys: self.root_keys.get(&info.id).cloned().unwrap_or_default(),
                 rules: self.rules.get(&info.id).filter(|_| whole).cloned(),
             };
             buckets.insert(info.id, bucket);
