@@ -233,6 +233,45 @@ assert [item['Key'] for item in s3.list_objects_v2(Bucket='bucket')['Contents']]
 }
 
 #[test]
+fn a_form_names_its_object_and_more_by_its_file() {
+    let cluster = Cluster::start(1);
+    let file = cluster.path("café; 1.txt");
+    std::fs::write(&file, "the file").unwrap();
+    boto3(
+        &cluster.nodes[0].s3,
+        r#"
+import subprocess
+s3 = client(endpoint, signature_version='s3v4')
+s3.create_bucket(Bucket='bucket')
+def send(form, named=''):
+    fields = [argument for field in form['fields'].items() for argument in ('--form-string', '%s=%s' % field)]
+    answer = subprocess.run(['curl', '--silent', '--write-out', '\n%{http_code} %{redirect_url}', *fields,
+        '--form', f'file=@"{sys.argv[1]}"{named}', form['url']], capture_output=True, check=True)
+    return answer.stdout.decode().rsplit('\n', 1)
+for named, name in [('', 'café; 1.txt'), (';filename=plain.txt', 'plain.txt'), (r';filename="C:\\dir\\a b.txt"', 'a b.txt'),
+                    (';filename="x/../y/${filename}"', '${filename}')]:
+    body, said = send(s3.generate_presigned_post('bucket', 'up/${filename}'), named)
+    assert said == '204 ', (named, body, said)
+    assert [item['Key'] for item in s3.list_objects_v2(Bucket='bucket')['Contents']] == ['up/' + name]
+    assert s3.get_object(Bucket='bucket', Key='up/' + name)['Body'].read() == b'the file'
+    s3.delete_object(Bucket='bucket', Key='up/' + name)
+# In every field, and before the policy looks at them.
+form = s3.generate_presigned_post('bucket', 'f.txt/copy', Conditions=[
+    ['eq', '$x-amz-meta-of', 'f.txt-f.txt'], ['starts-with', '$success_action_redirect', endpoint]])
+form['fields'] |= {'key': '${filename}/copy', 'x-amz-meta-of': '${filename}-${filename}',
+    'success_action_redirect': endpoint + '/done?of=${filename}'}
+body, said = send(form, ';filename=other.txt')
+assert '<Code>InvalidPolicyDocument</Code>' in body, (body, said)
+body, said = send(form, ';filename=f.txt')
+assert said.startswith(f'303 {endpoint}/done?of=f.txt&'), (body, said)
+assert s3.head_object(Bucket='bucket', Key='f.txt/copy')['Metadata'] == {'of': 'f.txt-f.txt'}
+assert s3.list_objects_v2(Bucket='bucket')['KeyCount'] == 1
+"#,
+        &[file.to_str().unwrap()],
+    );
+}
+
+#[test]
 fn acls_say_private_and_nothing_else_can_be_said() {
     let cluster = Cluster::start(1);
     let endpoint = &cluster.nodes[0].s3;

@@ -142,10 +142,11 @@ fn binary(profile: &str) -> PathBuf {
 
 /// What other people wrote for S3 and the integration tests drive, each with how to ask
 /// whether it is there.
-const TOOLS: [(&str, &str); 3] = [("rclone", "version"), ("s3cmd", "--version"), ("restic", "version")];
+const TOOLS: [(&str, &str); 4] =
+    [("rclone", "version"), ("s3cmd", "--version"), ("restic", "version"), ("curl", "--version")];
 
-/// A folder of Python's with `aws` and boto3, made once; and the other tools, installed
-/// where that can be done.
+/// A folder of Python's with `aws`, boto3 and MinIO's SDK, made once; and the other tools,
+/// installed where that can be done.
 fn clients() -> Result<PathBuf, String> {
     let missing = || TOOLS.iter().filter(|(tool, ask)| !works(tool, &[ask])).map(|(tool, _)| *tool);
     if missing().next().is_some() {
@@ -161,15 +162,20 @@ fn clients() -> Result<PathBuf, String> {
             ));
         }
     }
+    // Mounts are tested where there can be any.
+    if !works("fusermount3", &["-V"]) && !works("fusermount", &["-V"]) {
+        let _ = run(Command::new("apt-get").args(["install", "--yes", "fuse3"]));
+    }
     let folder = root().join("target/test-clients");
     let python = folder.join("bin/python3");
-    if works(&python, &["-c", "import boto3, awscli"]) {
+    if works(&python, &["-c", "import boto3, awscli, minio"]) {
         return Ok(folder);
     }
     run(Command::new("python3").arg("-m").arg("venv").arg(&folder)).map_err(|error| {
         format!("{error}\nthe tests need Python 3 with venv: install it (apt install python3-venv)")
     })?;
-    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "boto3", "awscli"]))?;
+    let packages = ["boto3", "awscli", "minio"];
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet"]).args(packages))?;
     Ok(folder)
 }
 

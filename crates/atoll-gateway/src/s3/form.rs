@@ -135,9 +135,6 @@ fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
     if input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD") {
         return Err(not_implemented("A storage class other than STANDARD"));
     }
-    if input.key.contains("${filename}") {
-        return Err(not_implemented("A key with ${filename}"));
-    }
     Ok(())
 }
 
