@@ -433,3 +433,47 @@ except (urllib.error.URLError, OSError, http.client.HTTPException):
     let said = String::from_utf8_lossy(&wrong.stderr);
     assert!(!wrong.status.success() && said.contains("hint: name a certificate chain"), "{said}");
 }
+
+#[test]
+fn clients_speak_http2_or_http1_over_tls_as_they_agree_and_either_without() {
+    let secure = Cluster::with_flags(1, |_| vec!["--s3-https".into()]);
+    let plain = Cluster::start(1);
+    let script = r#"
+import subprocess
+cert, body = sys.argv[1], os.urandom(3_000_000)
+s3 = boto3.client('s3', endpoint_url=endpoint, verify=cert or None, config=Config(signature_version='s3v4'))
+s3.create_bucket(Bucket='bucket')
+def url(operation, key):
+    return s3.generate_presigned_url(operation, Params={'Bucket': 'bucket', 'Key': key})
+def curl(*arguments, body=b''):
+    trust = ['--cacert', cert] if cert else []
+    answer = subprocess.run(['curl', '--silent', '--show-error', '--fail', *trust, *arguments], input=body, capture_output=True)
+    assert answer.returncode == 0, (arguments, answer.stderr)
+    return answer.stdout
+two = '--http2' if cert else '--http2-prior-knowledge'
+for flag, version in ('--http1.1', b'1.1'), (two, b'2'):
+    put = curl(flag, '--upload-file', '-', '--write-out', '%{http_version}', url('put_object', version.decode()), body=body)
+    assert put == version, put
+    out = f'{sys.argv[2]}/whole'
+    assert curl(flag, '--output', out, '--write-out', '%{http_version}', url('get_object', version.decode())) == version
+    assert open(out, 'rb').read() == body
+    assert curl(flag, '--range', '1000-1999999', url('get_object', version.decode())) == body[1000:2_000_000]
+    head = curl(flag, '--head', url('head_object', version.decode())).decode().lower()
+    assert head.startswith('http/%s 200' % version.decode()) and 'content-length: 3000000' in head, head
+if not cert:
+    # curl 7.88 uses no connection twice that it began with the preface.
+    sys.exit()
+# Many at once on one connection, which only HTTP/2 can.
+for number in range(20):
+    s3.put_object(Bucket='bucket', Key=f'{number}', Body=body[number * 100_000:][:100_000])
+several = [argument for number in range(20) for argument in ('--output', f'{sys.argv[2]}/{number}', url('get_object', f'{number}'))]
+connects = curl(two, '--parallel', '--write-out', '%{num_connects}\n', *several).split()
+assert len(connects) == 20 and sum(map(int, connects)) == 1, connects
+for number in range(20):
+    assert open(f'{sys.argv[2]}/{number}', 'rb').read() == body[number * 100_000:][:100_000]
+"#;
+    for (cluster, cert) in [(&secure, secure.nodes[0].data.join("s3-cert.pem")), (&plain, "".into())] {
+        let folder = tempfile::tempdir().unwrap();
+        boto3(&cluster.nodes[0].s3, script, &[cert.to_str().unwrap(), folder.path().to_str().unwrap()]);
+    }
+}
