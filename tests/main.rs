@@ -1,4 +1,4 @@
-//! The built binary, real processes, real clients: `aws`, boto3, rclone, s3cmd and restic.
+//! The built binary, real processes, real clients: `aws`, boto3, rclone, restic and others.
 //!
 //! What belongs here: what a user sees, across processes and through clients that other
 //! people wrote. What does not: anything that a test inside a crate can show, and faults
@@ -23,6 +23,7 @@ mod failure;
 mod lab;
 mod location;
 mod migration;
+mod object_store;
 mod operations;
 mod overlay;
 mod parallelism;
