@@ -23,6 +23,7 @@ mod failure;
 mod lab;
 mod location;
 mod migration;
+mod minio;
 mod object_store;
 mod operations;
 mod overlay;
