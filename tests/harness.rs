@@ -339,6 +339,13 @@ pub fn aws_output(endpoint: &str, arguments: &[&str]) -> Output {
 
 /// Runs `rclone` with a remote named `atoll`, which must succeed.
 pub fn rclone(endpoint: &str, arguments: &[&str]) -> String {
+    let output = rclone_command(endpoint, arguments).output();
+    let output = output.expect("rclone runs: `cargo xtask test` asks for it");
+    assert!(output.status.success(), "rclone {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn rclone_command(endpoint: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("rclone");
     command
         .args(arguments)
@@ -351,9 +358,7 @@ pub fn rclone(endpoint: &str, arguments: &[&str]) -> String {
         .env("RCLONE_CONFIG", "/dev/null")
         // A folder of certificates for other places keeps rclone from starting.
         .env_remove("AWS_CA_BUNDLE");
-    let output = command.output().expect("rclone runs: `cargo xtask test` asks for it");
-    assert!(output.status.success(), "rclone {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    command
 }
 
 fn credentials(command: &mut Command) {

@@ -24,6 +24,7 @@ mod lab;
 mod location;
 mod migration;
 mod minio;
+mod mount;
 mod object_store;
 mod operations;
 mod overlay;
