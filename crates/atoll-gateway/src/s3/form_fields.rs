@@ -1,10 +1,14 @@
 //! The fields of a POST form, read before `s3s` reads them: it hands on only those that it
 //! has words for, and what it drops would be accepted and ignored. `${filename}` is filled in
 //! here, since a form's policy is about what its fields say then.
+//!
+//! Two readers of one text must not read two forms: a policy's conditions are checked against
+//! what `s3s` reads. So it gets the fields written anew, from what was read here; the fuzz
+//! target `form` holds the two against each other.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, BodyStream, StreamBody};
@@ -20,18 +24,19 @@ pub(crate) type FormFields = BTreeMap<String, String>;
 /// body back with `${filename}` filled in. Of one that is no form nothing is noted.
 pub(crate) async fn peek(mut body: s3s::Body, headers: &HeaderMap, context: &RequestContext) -> s3s::Body {
     let mut came = BytesMut::new();
-    let mut head = None;
     if let Some(boundary) = boundary(headers) {
-        let delimiter = format!("--{boundary}").into_bytes();
+        let mut reader = Reader::new(boundary);
         // A body that breaks off says so again when it is read on.
         while let Some(Ok(frame)) = body.frame().await {
             if let Ok(data) = frame.into_data() {
                 came.extend_from_slice(&data);
             }
-            match read(&came, &delimiter) {
-                Head::Whole { fields, bytes } => {
+            match reader.read(&came) {
+                Head::Whole { fields, end } => {
+                    let mut head = BytesMut::from(&written(boundary, &fields)[..]);
+                    head.extend_from_slice(&came[end..]);
+                    came = head;
                     context.set_form(fields);
-                    head = Some(bytes);
                     break;
                 }
                 Head::More if came.len() <= FORM_FIELDS_BYTES_MAX => {}
@@ -39,24 +44,34 @@ pub(crate) async fn peek(mut body: s3s::Body, headers: &HeaderMap, context: &Req
             }
         }
     }
-    let head = Frame::data(head.unwrap_or_else(|| came.freeze()));
+    let head = Frame::data(came.freeze());
     let whole = stream::once(std::future::ready(Ok(head))).chain(BodyStream::new(body));
     s3s::Body::http_body_unsync(StreamBody::new(whole))
 }
 
-fn boundary(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn boundary(headers: &HeaderMap) -> Option<&str> {
     let kind = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
     let boundary = kind.split(';').find_map(|part| part.trim().strip_prefix("boundary="))?;
     Some(boundary.trim_matches('"')).filter(|boundary| !boundary.is_empty())
 }
 
+/// A form up to its file's bytes. Without the file's headers: its name is used up, and `s3s`
+/// takes neither all names that are allowed nor more than two headers.
+pub(super) fn written(boundary: &str, fields: &FormFields) -> String {
+    let mut head = String::new();
+    for (name, value) in fields {
+        let disposition = format!("Content-Disposition: form-data; name=\"{name}\"");
+        head.push_str(&format!("--{boundary}\r\n{disposition}\r\n\r\n{value}\r\n"));
+    }
+    head + &format!("--{boundary}\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n")
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Head {
-    /// All that comes before the file.
+    /// All that comes before the file, whose bytes begin at `end`.
     Whole {
         fields: FormFields,
-        /// What came, as it is handed on.
-        bytes: Bytes,
+        end: usize,
     },
     More,
     Malformed,
@@ -66,68 +81,144 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-/// RFC 7578.
-fn read(came: &[u8], delimiter: &[u8]) -> Head {
-    let Some(at) = find(came, delimiter) else { return Head::More };
-    let mut rest = &came[at + delimiter.len()..];
-    let mut parts: Vec<(&[u8], String, &[u8])> = Vec::new();
-    let (file_headers, file_name) = loop {
-        if rest.starts_with(b"--") {
-            return Head::Malformed;
-        }
-        let Some(end) = find(rest, b"\r\n\r\n") else { return Head::More };
-        let headers = &rest[..end];
-        rest = &rest[end + 4..];
-        let Some(Disposition { name, file_name }) = Disposition::of(headers) else { return Head::Malformed };
-        if name == "file" {
-            break (headers, file_name);
-        }
-        let ended = [b"\r\n", delimiter].concat();
-        let Some(end) = find(rest, &ended) else { return Head::More };
-        parts.push((headers, name, &rest[..end]));
-        rest = &rest[end + ended.len()..];
-    };
-    let mut fields = FormFields::new();
-    let mut bytes = BytesMut::from(&came[..at]);
-    for (headers, name, value) in parts {
-        let room = FORM_FIELDS_BYTES_MAX.saturating_sub(bytes.len());
-        let Some(value) = filled_in(value, &file_name, room) else { return Head::Malformed };
-        for piece in [delimiter, headers, b"\r\n\r\n", &value, b"\r\n"] {
-            bytes.extend_from_slice(piece);
-        }
-        fields.insert(name, String::from_utf8_lossy(&value).into_owned());
-    }
-    // Without the file's name, which is used up: `s3s` does not take all that are allowed.
-    bytes.extend_from_slice(delimiter);
-    for (number, line) in file_headers.split(|byte| *byte == b'\n').enumerate() {
-        let line = line.trim_ascii_end();
-        let line = if is_disposition(line) { b"Content-Disposition: form-data; name=\"file\"" } else { line };
-        bytes.extend_from_slice(if number > 0 { b"\r\n" } else { b"" });
-        bytes.extend_from_slice(line);
-    }
-    bytes.extend_from_slice(b"\r\n\r\n");
-    bytes.extend_from_slice(rest);
-    Head::Whole { fields, bytes: bytes.freeze() }
+const LINE_END: &[u8] = b"\r\n";
+const HEADERS_END: &[u8] = b"\r\n\r\n";
+
+/// RFC 7578, of a head that grows: what was read once is not read again, or a client that sends
+/// it byte by byte would keep a thread busy with it.
+struct Reader {
+    /// A line's end, and the line that begins with the boundary.
+    delimiter: Vec<u8>,
+    /// As they came.
+    fields: Vec<(String, String)>,
+    within: Within,
+    /// Where what is being read begins.
+    at: usize,
+    /// What it ends with does not begin before this.
+    searched: usize,
 }
 
-const FILE_NAME: &[u8] = b"${filename}";
+#[derive(Debug, PartialEq, Eq)]
+enum Within {
+    Nothing,
+    Headers,
+    Value { name: String },
+}
+
+impl Reader {
+    fn new(boundary: &str) -> Self {
+        let delimiter = [LINE_END, b"--", boundary.as_bytes()].concat();
+        Self { delimiter, fields: Vec::new(), within: Within::Nothing, at: 0, searched: 0 }
+    }
+
+    /// Goes on; `head` is what it was, and more.
+    fn read(&mut self, head: &[u8]) -> Head {
+        loop {
+            let step = match &self.within {
+                Within::Nothing => self.first_line(head),
+                Within::Headers => self.headers(head),
+                Within::Value { .. } => self.value(head),
+            };
+            if let Err(end) = step {
+                return end;
+            }
+        }
+    }
+
+    fn go_on(&mut self, within: Within, at: usize) {
+        (self.within, self.at, self.searched) = (within, at, at);
+    }
+
+    /// Where `what` begins, from where the last search for it ended.
+    fn find(&mut self, head: &[u8], what: &[u8]) -> Result<usize, Head> {
+        match find(&head[self.searched..], what) {
+            Some(at) => Ok(self.searched + at),
+            None => {
+                self.searched = self.searched.max((head.len() + 1).saturating_sub(what.len()));
+                Err(Head::More)
+            }
+        }
+    }
+
+    /// The boundary, behind an empty line at most.
+    fn first_line(&mut self, head: &[u8]) -> Result<(), Head> {
+        let line = [&self.delimiter, LINE_END].concat();
+        let skipped = if head.starts_with(&LINE_END[..head.len().min(1)]) { 0 } else { LINE_END.len() };
+        let line = &line[skipped..];
+        if head.len() < line.len() {
+            return Err(if line.starts_with(head) { Head::More } else { Head::Malformed });
+        }
+        if !head.starts_with(line) {
+            return Err(Head::Malformed);
+        }
+        self.go_on(Within::Headers, line.len());
+        Ok(())
+    }
+
+    fn headers(&mut self, head: &[u8]) -> Result<(), Head> {
+        let end = self.find(head, HEADERS_END)?;
+        let Disposition { name, file_name } = Disposition::of(&head[self.at..end]).ok_or(Head::Malformed)?;
+        let end = end + HEADERS_END.len();
+        if name == "file" {
+            let fields = self.filled_in(&file_name).ok_or(Head::Malformed)?;
+            return Err(Head::Whole { fields, end });
+        }
+        if name.is_empty() || name.contains(|c: char| c == '"' || c.is_control()) {
+            return Err(Head::Malformed);
+        }
+        self.go_on(Within::Value { name }, end);
+        // An empty value's line may be the end of the headers' too.
+        self.searched -= LINE_END.len();
+        Ok(())
+    }
+
+    fn value(&mut self, head: &[u8]) -> Result<(), Head> {
+        let delimiter = self.delimiter.clone();
+        let end = self.find(head, &delimiter)?;
+        let next = end + delimiter.len();
+        match head.get(next..next + LINE_END.len()) {
+            None => return Err(Head::More),
+            Some(LINE_END) => {}
+            // The form's end, without a file; or a line that only begins as the boundary does.
+            Some(_) => return Err(Head::Malformed),
+        }
+        let value = head[self.at..end.max(self.at)].to_vec();
+        let value = String::from_utf8(value).map_err(|_| Head::Malformed)?;
+        if let Within::Value { name } = std::mem::replace(&mut self.within, Within::Headers) {
+            self.fields.push((name, value));
+        }
+        self.go_on(Within::Headers, next + LINE_END.len());
+        Ok(())
+    }
+
+    /// The last of a name counts. `None` if they get too long, or a value would end where the
+    /// file's name has a line of its own.
+    fn filled_in(&mut self, file_name: &str) -> Option<FormFields> {
+        let delimiter = std::str::from_utf8(&self.delimiter[LINE_END.len()..]).expect("made of a text");
+        let (mut fields, mut bytes) = (FormFields::new(), 0);
+        for (name, value) in std::mem::take(&mut self.fields) {
+            let value =
+                filled_in(&value, file_name, FORM_FIELDS_BYTES_MAX.saturating_sub(bytes))?.into_owned();
+            if value.split("\r\n").any(|line| line.starts_with(delimiter)) {
+                return None;
+            }
+            bytes += value.len();
+            fields.insert(name, value);
+        }
+        Some(fields)
+    }
+}
+
+const FILE_NAME: &str = "${filename}";
 
 /// A field's value with the file's name in it; `None` if it gets longer than `room`.
-fn filled_in<'a>(value: &'a [u8], file_name: &str, room: usize) -> Option<Cow<'a, [u8]>> {
-    let (mut whole, mut rest) = (Vec::new(), value);
-    while let Some(at) = find(rest, FILE_NAME) {
-        whole.extend_from_slice(&rest[..at]);
-        whole.extend_from_slice(file_name.as_bytes());
-        if whole.len() > room {
-            return None;
-        }
-        rest = &rest[at + FILE_NAME.len()..];
-    }
-    if rest.len() == value.len() {
+fn filled_in<'a>(value: &'a str, file_name: &str, room: usize) -> Option<Cow<'a, str>> {
+    let names = value.matches(FILE_NAME).count();
+    if names == 0 {
         return Some(Cow::Borrowed(value));
     }
-    whole.extend_from_slice(rest);
-    Some(Cow::Owned(whole))
+    let bytes = names.saturating_mul(file_name.len()).saturating_add(value.len());
+    (bytes <= room).then(|| Cow::Owned(value.replace(FILE_NAME, file_name)))
 }
 
 fn is_disposition(line: &[u8]) -> bool {
@@ -183,6 +274,8 @@ fn parameters(line: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     fn part(name: &str, value: &str) -> String {
@@ -193,24 +286,69 @@ mod tests {
         fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
+    fn read(head: &[u8]) -> Head {
+        Reader::new("x").read(head)
+    }
+
     #[test]
     fn fields_are_read_up_to_the_file_however_they_arrive() {
         let form = part("key", "a/b") + &part("ACL", "public-read") + &part("file", "--x is not the end");
         let want = fields(&[("key", "a/b"), ("acl", "public-read")]);
         let begins = form.find("--x is not").unwrap();
+        let mut slowly = Reader::new("x");
         for cut in 0..form.len() {
-            let (fields, bytes) = (want.clone(), Bytes::from(form[..cut].to_owned()));
-            let expected = if cut < begins { Head::More } else { Head::Whole { fields, bytes } };
-            assert_eq!(read(&form.as_bytes()[..cut], b"--x"), expected, "{cut}");
+            let fields = want.clone();
+            let expected = if cut < begins { Head::More } else { Head::Whole { fields, end: begins } };
+            assert_eq!(read(&form.as_bytes()[..cut]), expected, "{cut}");
+            if cut <= begins {
+                assert_eq!(slowly.read(&form.as_bytes()[..cut]), expected, "{cut}");
+            }
         }
     }
 
     #[test]
     fn what_is_no_form_has_no_fields() {
-        assert_eq!(read(b"--x--", b"--x"), Head::Malformed);
-        assert_eq!(read(b"--x\r\nA: b\r\n\r\nvalue", b"--x"), Head::Malformed);
-        assert_eq!(read((part("key", "k") + "--x--").as_bytes(), b"--x"), Head::Malformed);
-        assert_eq!(read(b"hello", b"--x"), Head::More);
+        assert_eq!(read(b"--x--"), Head::Malformed);
+        assert_eq!(read(b"--x\r\nA: b\r\n\r\nvalue"), Head::Malformed);
+        assert_eq!(read((part("key", "k") + "--x--").as_bytes()), Head::Malformed);
+        assert_eq!(read(b"hello"), Head::Malformed);
+        let no_text = [part("key", "k").as_bytes(), b"\xff\r\n--x\r\n"].concat();
+        assert_eq!(read(&no_text), Head::Malformed);
+    }
+
+    /// `s3s` takes a line that is the boundary, and no other, for the end of a value. To one who
+    /// looks for the boundary alone, such a field had others in it, which no policy's condition
+    /// was ever held against.
+    #[test]
+    fn what_two_readers_would_read_as_two_forms_is_none() {
+        let hidden = "--xx\r\nContent-Disposition: form-data; name=\"tagging\"\r\n\r\n<Tagging/>";
+        let file = part("file", "bytes");
+        for form in [
+            part("x-amz-meta-a", &format!("v\r\n{hidden}")) + &file,
+            part("key", "a\r\n--x--") + &file,
+            "preamble\r\n".to_owned() + &part("key", "k") + &file,
+            part("a\n\nb", "value") + &file,
+            part("key", "${filename}")
+                + "--x\r\nContent-Disposition: form-data; name=file; filename*=UTF-8''%0D%0A--x%0D%0Aa\r\n\r\n",
+        ] {
+            assert_eq!(read(form.as_bytes()), Head::Malformed, "{form}");
+        }
+        let empty = "--x\r\nContent-Disposition: form-data; name=\"key\"\r\n\r\n--x\r\n";
+        let Head::Whole { fields: read, .. } = read((empty.to_owned() + &file[5..]).as_bytes()) else {
+            panic!("it is whole")
+        };
+        assert_eq!(read, fields(&[("key", "")]));
+    }
+
+    /// Each byte in a frame of its own: what was read before is not read again.
+    #[test]
+    fn a_form_that_comes_byte_by_byte_is_read_once() {
+        let form = part("key", &"\r\n--".repeat(FORM_FIELDS_BYTES_MAX / 4));
+        let mut reader = Reader::new("x");
+        for end in 0..form.len() {
+            assert_eq!(reader.read(&form.as_bytes()[..end]), Head::More);
+            assert!(end - reader.searched <= reader.delimiter.len().max(HEADERS_END.len()) + 2, "{end}");
+        }
     }
 
     #[test]
@@ -237,7 +375,7 @@ mod tests {
     fn a_form_does_not_grow_beyond_its_limit_by_its_files_name() {
         let form = |times: usize, name: &str| {
             let file = format!("--x\r\nContent-Disposition: form-data; name=file; filename={name}\r\n\r\n");
-            read((part("key", &"${filename}".repeat(times)) + &file).as_bytes(), b"--x")
+            read((part("key", &"${filename}".repeat(times)) + &file).as_bytes())
         };
         let Head::Whole { fields, .. } = form(2, "ab") else { panic!("it is whole") };
         assert_eq!(fields["key"], "abab");
@@ -246,18 +384,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_body_is_given_back_whole_with_the_files_name_filled_in() {
-        let file = |of: &str| {
-            let headers = format!("--x\r\nA: b\r\nContent-Disposition: form-data; name=\"file\"{of}\r\nC: d");
-            headers + "\r\n\r\nall of ${filename}\r\n--x--\r\n"
-        };
-        let form = part("key", "a/${filename}") + &part("x", "${filename}, $${filename}");
-        let form = form + &file(r#"; filename="d\f.txt""#);
+        let file = |headers: &str| format!("--x\r\n{headers}\r\n\r\nall of ${{filename}}\r\n--x--\r\n");
+        let form = part("KEY", "a/${filename}") + &part("x", "${filename}, $${filename}");
+        let headers = "A: b\r\nContent-Disposition: form-data; filename=\"d\\f.txt\"; name=\"file\"\r\nC: d";
+        let form = form + &file(headers);
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "multipart/form-data; boundary=\"x\"".parse().unwrap());
         let context = RequestContext::of(&http::Extensions::new());
         let body = peek(s3s::Body::from(Bytes::from(form)), &headers, &context).await;
         let given = BodyExt::collect(body).await.unwrap().to_bytes();
-        assert_eq!(given, part("key", "a/f.txt") + &part("x", "f.txt, $f.txt") + &file(""));
+        let file = file("Content-Disposition: form-data; name=\"file\"");
+        assert_eq!(given, part("key", "a/f.txt") + &part("x", "f.txt, $f.txt") + &file);
         assert_eq!(context.form(), Some(&fields(&[("key", "a/f.txt"), ("x", "f.txt, $f.txt")])));
     }
 }
