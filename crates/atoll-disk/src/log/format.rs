@@ -34,6 +34,11 @@ pub(super) const BATCH_HEADER: usize = 24;
 pub(super) const PART_HEADER: usize = 48;
 pub(super) const ENTRY_HEADER: usize = 16;
 
+/// Indexes and sequences end here: a million a second for a hundred thousand years. What says
+/// more is damage, whatever its checksum says, and nothing that is counted up from what was read
+/// can overflow.
+pub(super) const COUNT_MAX: u64 = 1 << 62;
+
 const MAGIC: &[u8; 8] = b"ATOLLLOG";
 const VERSION: u32 = 1;
 const SEGMENT_HEADER: usize = 36;
@@ -84,6 +89,7 @@ impl SegmentHeader {
             return Err(HeaderError::Damaged);
         }
         match u32_at(bytes, 8) {
+            VERSION if !(1..COUNT_MAX).contains(&u64_at(bytes, 24)) => Err(HeaderError::Damaged),
             VERSION => Ok(Self {
                 segment: u32_at(bytes, 12),
                 tag: u64_at(bytes, 16),
@@ -244,7 +250,9 @@ pub(super) fn batch_len(header: &[u8], tag: u64) -> Option<usize> {
 
 /// Sequence and parts of a whole batch, `None` if it is damaged in any way.
 pub(super) fn decode_batch(batch: &Bytes) -> Option<(u64, Vec<Part>)> {
-    if u32_at(batch, 8) != crc32c::crc32c(&batch[CRC_END..]) {
+    let sequence = u64_at(batch, 16);
+    let is_whole = u32_at(batch, 8) == crc32c::crc32c(&batch[CRC_END..]);
+    if !is_whole || !(1..COUNT_MAX).contains(&sequence) {
         return None;
     }
     let mut parts = Vec::new();
@@ -254,7 +262,7 @@ pub(super) fn decode_batch(batch: &Bytes) -> Option<(u64, Vec<Part>)> {
         parts.push(part);
         at = end;
     }
-    Some((u64_at(batch, 16), parts))
+    Some((sequence, parts))
 }
 
 fn decode_part(batch: &Bytes, at: usize) -> Option<(Part, usize)> {
@@ -272,6 +280,11 @@ fn decode_part(batch: &Bytes, at: usize) -> Option<(Part, usize)> {
         },
         restart: bytes[41] & FLAG_RESTART != 0,
     };
+    // Of a replica that is gone both are 0.
+    let indexes = if header.kind == PartKind::Remove { 0..COUNT_MAX } else { 1..COUNT_MAX };
+    if !indexes.contains(&header.first) || !indexes.contains(&header.index) {
+        return None;
+    }
     let state_len = u32_at(bytes, 32) as usize;
     let count = u32_at(bytes, 36) as usize;
     let mut end = at + PART_HEADER;
@@ -338,6 +351,33 @@ mod tests {
                 .filter(|&len| len <= flipped.len())
                 .and_then(|len| decode_batch(&Bytes::from(flipped).slice(..len)));
             assert_eq!(found, None, "bit {bit}");
+        }
+    }
+
+    /// What is counted up from such numbers overflowed: a panic in a debug build, and in a release
+    /// build a replica with 2^64 entries.
+    #[test]
+    fn numbers_that_no_log_gets_to_are_damage() {
+        let batch = |sequence, header| {
+            let mut builder = BatchBuilder::new(77, sequence, 0);
+            builder.part(header, None, &[]);
+            let padded = builder.finish();
+            decode_batch(&padded.slice(..batch_len(&padded, 77).expect("a batch")))
+        };
+        let sound = header(PartKind::Append);
+        assert!(batch(COUNT_MAX - 1, sound).is_some());
+        for sequence in [0, COUNT_MAX, u64::MAX] {
+            assert_eq!(batch(sequence, sound), None, "{sequence}");
+        }
+        for index in [0, COUNT_MAX, u64::MAX] {
+            assert_eq!(batch(5, PartHeader { index, ..sound }), None, "{index}");
+            assert_eq!(batch(5, PartHeader { first: index, ..sound }), None, "{index}");
+        }
+        let gone = PartHeader { first: 0, index: 0, ..header(PartKind::Remove) };
+        assert!(batch(5, gone).is_some());
+        for first_sequence in [0, COUNT_MAX, u64::MAX] {
+            let header = SegmentHeader { segment: 3, tag: 0xabcd, first_sequence };
+            assert_eq!(SegmentHeader::decode(&header.encode()), Err(HeaderError::Damaged));
         }
     }
 

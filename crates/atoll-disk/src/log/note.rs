@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{FOLDER, format::SECTOR};
+use super::{
+    FOLDER,
+    format::{COUNT_MAX, SECTOR},
+};
 use crate::files::{DiskError, File, Files};
 
 const FILE: &str = "log/note";
@@ -33,7 +36,7 @@ pub(super) struct Note {
 impl Note {
     pub(super) const EMPTY: Note = Note { flushed: 0, oldest: 1, newest: 0 };
 
-    fn encode(&self, generation: u64) -> Bytes {
+    pub(super) fn encode(&self, generation: u64) -> Bytes {
         let mut bytes = Vec::with_capacity(SECTOR);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
@@ -56,7 +59,7 @@ impl Note {
         }
         let u32_at = |at: usize| u32::from_le_bytes(content[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(content[at..at + 8].try_into().expect("eight bytes"));
-        if u32_at(8) != VERSION {
+        if u32_at(8) != VERSION || u64_at(24) >= COUNT_MAX || u64_at(32) >= COUNT_MAX {
             return None;
         }
         Some((u64_at(32), Note { flushed: u64_at(24), oldest: u32_at(12), newest: u32_at(16) }))
@@ -98,5 +101,19 @@ impl NoteFile {
     pub(super) async fn write_both(&mut self, note: Note) -> Result<(), DiskError> {
         self.write(note).await?;
         self.write(note).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_of_what_no_log_gets_to_is_none() {
+        let note = Note { flushed: 7, oldest: 1, newest: 2 };
+        assert_eq!(Note::decode(&note.encode(9)), Some((9, note)));
+        // The next sequence and the next generation are counted up from these.
+        assert_eq!(Note::decode(&Note { flushed: u64::MAX, ..note }.encode(9)), None);
+        assert_eq!(Note::decode(&note.encode(u64::MAX)), None);
     }
 }
