@@ -61,6 +61,20 @@ pub enum Storage {
 }
 
 impl Manifest {
+    /// Whether what it says of sizes adds up to that of the object or part that it makes: of a
+    /// record that may come from anywhere.
+    pub fn is_of(&self, size: u64, sealed: bool) -> bool {
+        match self {
+            Manifest::Inline => true,
+            Manifest::Chunks(chunks) => add_up(chunks.iter().map(|chunk| chunk.content_bytes(sealed)), size),
+            Manifest::Segments { sizes, .. } => add_up(sizes.iter().copied(), size),
+            Manifest::Parts { parts, .. } => {
+                parts.is_sorted_by(|(one, _), (next, _)| one < next)
+                    && add_up(parts.iter().map(|(_, bytes)| *bytes), size)
+            }
+        }
+    }
+
     pub fn storage(&self) -> Storage {
         match self {
             Manifest::Inline => Storage::Inline,
@@ -69,6 +83,10 @@ impl Manifest {
             Manifest::Parts { .. } => Storage::Parts,
         }
     }
+}
+
+fn add_up(mut sizes: impl Iterator<Item = u64>, size: u64) -> bool {
+    sizes.try_fold(0_u64, |sum, bytes| sum.checked_add(bytes)) == Some(size)
 }
 
 /// A manifest, and how what it names is encrypted, if it is: encoded as a plain manifest is
@@ -126,6 +144,31 @@ mod tests {
     use atoll_types::TransactionId;
 
     use super::*;
+
+    /// In a backup that somebody made up: a reader that adds such sizes up comes out before where
+    /// it began.
+    #[test]
+    fn sizes_that_do_not_add_up_make_no_object() {
+        let id = TransactionId([7; 16]);
+        let chunk = |bytes| ChunkRef { hash: ChunkHash::of(b"a"), bytes };
+        let segments = |sizes| Manifest::Segments { manifest: ManifestId(id), sizes };
+        let parts = |parts| Manifest::Parts { upload: UploadId(id), parts };
+        for (fits, size, manifest) in [
+            (true, 3, Manifest::Inline),
+            (true, 3, Manifest::Chunks(vec![chunk(1), chunk(2)])),
+            (false, 4, Manifest::Chunks(vec![chunk(1), chunk(2)])),
+            (true, 301, segments(vec![1, 300])),
+            (false, 300, segments(vec![1, 300])),
+            (false, 1, segments(vec![u64::MAX, 2])),
+            (true, 301, parts(vec![(1, 1), (3, 300)])),
+            (false, 301, parts(vec![(3, 1), (1, 300)])),
+            (false, 1, parts(vec![(1, u64::MAX), (3, 2)])),
+        ] {
+            assert_eq!(manifest.is_of(size, false), fits, "{manifest:?}");
+        }
+        let sealed = Manifest::Chunks(vec![chunk(1 + TAG_BYTES as u32)]);
+        assert!(sealed.is_of(1, true) && !sealed.is_of(1, false));
+    }
 
     #[test]
     fn what_is_not_sealed_is_encoded_as_it_always_was() {

@@ -201,7 +201,7 @@ impl ManifestReader {
                     }
                 }
                 Some(Step::Segment { bytes, .. } | Step::Part { bytes, .. })
-                    if self.offset + bytes <= self.range.start =>
+                    if self.offset.saturating_add(bytes) <= self.range.start =>
                 {
                     self.offset += bytes;
                 }
@@ -243,7 +243,7 @@ impl ManifestReader {
                         (None, Some(_)) | (Some(_), None) => return Err(Unavailable::Tampered),
                     };
                     looked_up.extend(steps_of(record.content.manifest, stream));
-                    start += size;
+                    start = start.saturating_add(size);
                 }
                 _ => break,
             }

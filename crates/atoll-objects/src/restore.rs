@@ -97,6 +97,9 @@ impl Objects {
         let mut hashes = BTreeSet::new();
         for record in &records {
             let references = record.references().map_err(|_| RestoreError::Malformed)?;
+            if !record.is_sound() {
+                return Err(RestoreError::Malformed);
+            }
             hashes.extend(references.iter().map(|reference| reference.hash));
         }
         let hashes: Vec<ChunkHash> = hashes.into_iter().collect();

@@ -133,6 +133,23 @@ impl BucketRecord {
         }
     }
 
+    /// Whether its manifest, if it has one, adds up: asked before a command takes it.
+    pub fn is_sound(&self) -> bool {
+        match self.tag {
+            keys::VERSION => {
+                VersionRecord::decode(&self.value).is_ok_and(|VersionRecord { size, content, .. }| {
+                    content.manifest.is_of(size, content.seal.is_some())
+                })
+            }
+            keys::PART => {
+                PartRecord::decode(&self.value).is_ok_and(|PartRecord { size, content, .. }| {
+                    content.manifest.is_of(size, content.seal.is_some())
+                })
+            }
+            _ => true,
+        }
+    }
+
     /// What the record refers to. An error for what is no record of a bucket: it may come from
     /// anywhere.
     pub fn references(&self) -> Result<Vec<ChunkRef>, Refused> {
