@@ -188,7 +188,7 @@ fn cargo(arguments: &[&str]) -> Result<(), String> {
     run(Command::new(env!("CARGO")).args(arguments))
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
+pub(crate) fn run(command: &mut Command) -> Result<(), String> {
     let shown = format!("{:?}", command.get_program());
     let shown = command.get_args().fold(shown, |shown, argument| format!("{shown} {}", argument.display()));
     eprintln!("{shown}");

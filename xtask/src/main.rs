@@ -1,9 +1,10 @@
 //! The workspace's own chores, as `cargo xtask <chore>`: `tidy`, `test`, `simulate`,
-//! `traces`, `ci`.
+//! `traces`, `fuzz`, `ci`.
 //!
 //! Nothing here is part of the product, and nothing of the product is needed to run it.
 
 mod chores;
+mod fuzz;
 mod tidy;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ usage: cargo xtask <chore>
   test      all tests, and what they need (what the README names)
   simulate  the seeds that ever found something, and some that nobody ever ran
   traces    one seed in a debug and in a release build: the same run, to the byte
+  fuzz      the decoders of what others send, under libFuzzer
   ci        what CI runs: format, lints, tests, simulations";
 
 fn main() -> ExitCode {
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         ["test", ref rest @ ..] => chores::test(rest),
         ["simulate"] => chores::simulate(),
         ["traces"] => chores::traces(),
+        ["fuzz", ref rest @ ..] => fuzz::fuzz(rest),
         ["ci"] => chores::ci(),
         _ => Err(USAGE.into()),
     };

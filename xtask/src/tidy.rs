@@ -49,7 +49,7 @@ impl House {
             }
         }
         let tests = root.join("tests");
-        for folder in [root.join("xtask"), tests] {
+        for folder in [root.join("fuzz"), root.join("xtask"), tests] {
             if folder.join("Cargo.toml").exists() {
                 crates.push(Crate::load(root, &folder)?);
             }

@@ -17,6 +17,8 @@ mod administration;
 pub mod audit;
 mod content;
 mod decision;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod guard;
 mod limit;
 mod noted;

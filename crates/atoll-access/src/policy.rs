@@ -15,6 +15,8 @@ mod condition;
 mod date;
 mod document;
 mod evaluate;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod json;
 mod pattern;
 

@@ -7,6 +7,8 @@
 
 mod chunks;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod log;
 mod store;
 mod whole;

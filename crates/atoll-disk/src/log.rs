@@ -43,6 +43,8 @@
 mod cache;
 mod collector;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod note;
 mod recovery;
 mod replica;

@@ -5,5 +5,7 @@
 //! answers for the whole cluster.
 
 pub mod admin;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod s3;
 mod serve;

@@ -28,6 +28,8 @@ mod error;
 mod facts;
 mod form;
 mod form_fields;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod gateway;
 mod get;
 mod headers;
@@ -93,16 +95,20 @@ impl S3Gateway {
         builder.set_host(domains.clone());
         builder.set_auth(auth::Doorkeeper::new(access.clone(), objects.clone()));
         builder.set_access(auth::Doorkeeper::new(access.clone(), objects.clone()));
-        let mut config = S3Config::default();
-        config.xml_max_body_size = XML_BYTES_MAX;
-        config.post_object_max_file_size = form::FORM_FILE_BYTES_MAX;
-        config.form_max_fields_size = form::FORM_FIELDS_BYTES_MAX;
-        config.form_max_field_size = form::FORM_FIELDS_BYTES_MAX;
-        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+        builder.set_config(config());
         let first_id = runtime.rng().random();
         let front = gateway::Front { runtime, access, objects, domains, metrics };
         Self::of(front, builder.build(), first_id)
     }
+}
+
+fn config() -> Arc<StaticConfigProvider> {
+    let mut config = S3Config::default();
+    config.xml_max_body_size = XML_BYTES_MAX;
+    config.post_object_max_file_size = form::FORM_FILE_BYTES_MAX;
+    config.form_max_fields_size = form::FORM_FIELDS_BYTES_MAX;
+    config.form_max_field_size = form::FORM_FIELDS_BYTES_MAX;
+    Arc::new(StaticConfigProvider::new(Arc::new(config)))
 }
 
 /// Whether an event may be logged at all: `s3s` logs computed signatures at debug and

@@ -23,6 +23,8 @@
 //! Tests, over the in-memory transport: `tests/gossip.rs`.
 
 mod driver;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod health;
 mod identity;
 mod info;

@@ -10,6 +10,8 @@ mod admin;
 mod controller;
 mod editor;
 mod follower;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gossip;
 mod https;
 mod identity;

@@ -47,6 +47,12 @@ pub use self::{
     contact::NodeContact,
     driver::{Operation, Shown},
 };
+/// What fuzz targets see of it.
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz {
+    pub(crate) use super::frame::Frame as Overlay;
+}
+
 use self::{
     driver::{Command, Driver, Ended, Estate, Surroundings},
     frame::{FRAME_BYTES_MAX, FrameError},

@@ -81,7 +81,7 @@ impl Ticket {
     const TEXT_BYTES_MAX: usize = 16 << 10;
 }
 
-fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
     let hash = blake3::hash(bytes);
     hash.as_bytes()[..CHECKSUM_BYTES].try_into().expect("a hash is longer than a checksum")
 }

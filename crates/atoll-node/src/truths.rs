@@ -85,7 +85,7 @@ struct ReplaceLayout {
 
 /// A layout as shard 0 keeps it: its version outside, to be compared without decoding.
 #[derive(Serialize, Deserialize)]
-struct StoredLayout {
+pub(crate) struct StoredLayout {
     version: u64,
     layout: Bytes,
 }

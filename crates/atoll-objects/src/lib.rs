@@ -11,6 +11,8 @@ mod copy;
 mod delete;
 mod encryption;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod get;
 mod holder;
 mod holders;

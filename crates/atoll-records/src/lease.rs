@@ -67,7 +67,7 @@ impl fmt::Display for LeaseId {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
+pub(crate) struct Stored {
     ttl_millis: u64,
     holder: Bytes,
     lock: Option<Bytes>,
@@ -83,7 +83,7 @@ impl Format for Stored {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Lock {
+pub(crate) struct Lock {
     /// Raised by each grant, and never lowered.
     epoch: u64,
     lease: Option<LeaseId>,
@@ -96,7 +96,7 @@ impl Format for Lock {
 
 /// What is asked of the shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Grant {
+pub(crate) struct Grant {
     ttl_millis: u64,
     holder: Bytes,
     lock: Option<Bytes>,
@@ -108,7 +108,7 @@ impl Format for Grant {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Named {
+pub(crate) struct Named {
     lease: LeaseId,
     /// In an expiry: the keep-alive that was waited for in vain.
     refreshed: Revision,
@@ -120,7 +120,7 @@ impl Format for Named {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Output {
+pub(crate) enum Output {
     Granted(Granted),
     Held(Held),
     /// Kept, released or expired.
@@ -321,7 +321,7 @@ pub struct LockStatus {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Locks(Vec<LockStatus>);
+pub(crate) struct Locks(Vec<LockStatus>);
 
 impl Format for Locks {
     const NAME: &'static str = "locks";

@@ -17,6 +17,8 @@ mod check;
 mod client;
 mod dedup;
 mod driver;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod group;
 mod group_log;
 mod lease;

@@ -38,7 +38,7 @@ pub const READ_RECORDS_MAX: usize = 10_000;
 
 /// A record as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
+pub(crate) struct Stored {
     /// The transaction that wrote it last, and the one that made it.
     revision: Revision,
     created: Revision,
@@ -157,7 +157,7 @@ pub enum TransactionError {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-enum Output {
+pub(crate) enum Output {
     Done { succeeded: bool, results: Vec<Done> },
     Refused(TransactionRefused),
 }

@@ -51,7 +51,7 @@ pub struct Change {
 
 /// A change as it is kept; its revision is in its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
+pub(crate) struct Stored {
     key: Bytes,
     value: Option<Bytes>,
 }

@@ -22,6 +22,8 @@ mod connection;
 mod counters;
 mod dial;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod identity;
 mod outbox;
 mod peers;
@@ -165,19 +167,7 @@ impl TlsTransport {
         let error = |source| BindError { address: listen.to_owned(), source };
         let listener = TcpListener::bind(listen).await.map_err(error)?;
         let local_addr = listener.local_addr().map_err(error)?;
-        let identity = Identity::new(key);
-        let node = Arc::new(Node {
-            id: key.node_id(),
-            settings,
-            registry: Registry::default(),
-            counters: Counters::default(),
-            server_config: Arc::new(identity.server_config()),
-            identity,
-            cluster: Mutex::new(cluster),
-            peers: Peers::new(runtime.rng()),
-            accepted: Mutex::new(Vec::new()),
-            runtime: runtime.clone(),
-        });
+        let node = Arc::new(Node::new(key, cluster, runtime.clone(), settings));
         let accepting = runtime.spawn_owned("accept", node.clone().accept(listener));
         Ok(Arc::new(Self { node, local_addr, listener: Mutex::new(Some(accepting)) }))
     }
@@ -378,6 +368,22 @@ impl Transport for TlsTransport {
 }
 
 impl Node {
+    fn new(key: &NodeKey, cluster: Option<ClusterId>, runtime: Runtime, settings: TlsSettings) -> Self {
+        let identity = Identity::new(key);
+        Self {
+            id: key.node_id(),
+            settings,
+            registry: Registry::default(),
+            counters: Counters::default(),
+            server_config: Arc::new(identity.server_config()),
+            identity,
+            cluster: Mutex::new(cluster),
+            peers: Peers::new(runtime.rng()),
+            accepted: Mutex::new(Vec::new()),
+            runtime,
+        }
+    }
+
     fn cluster(&self) -> Option<ClusterId> {
         *self.cluster.lock().expect("no holder panics")
     }

@@ -5,6 +5,7 @@
 //! second crate might want differently, no I/O, no clock, no randomness.
 
 mod format;
+pub mod fuzzing;
 mod hash;
 mod ids;
 mod overlay;

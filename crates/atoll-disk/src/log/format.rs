@@ -239,6 +239,14 @@ impl BatchBuilder {
     }
 }
 
+/// A batch with any body.
+#[cfg(any(test, fuzzing))]
+pub(super) fn batch_of(tag: u64, sequence: u64, body: &[u8]) -> Bytes {
+    let mut builder = BatchBuilder::new(tag, sequence, body.len());
+    builder.bytes.extend_from_slice(body);
+    builder.finish()
+}
+
 /// How long the batch is that seems to begin here, its padding left out; `None` if it
 /// does not look like a batch of the segment with this tag.
 pub(super) fn batch_len(header: &[u8], tag: u64) -> Option<usize> {

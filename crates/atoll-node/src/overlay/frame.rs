@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// A version byte, the kind's number, and the core's message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Frame<M> {
+pub(crate) struct Frame<M> {
     kind: u8,
     message: M,
 }

@@ -28,7 +28,7 @@ use super::{
     counters::Meter,
     frame::{FrameError, Kind, PIECE_BYTES_MAX, PREFIX_BYTES, Prefix, reason_bytes},
     outbox::{BULK_TURNS, Closed, Outbox, Outgoing},
-    stream::{Reader, Writer},
+    stream::{Reader, Source, Writer},
 };
 use crate::{Caller, Handler, Message, Protocol, Refusal, registry::answer};
 
@@ -282,6 +282,36 @@ impl Connection {
         }
     }
 
+    /// A connection that a target reads frames into, with a writer that throws away what it
+    /// sends, and calls of its own under the ids below `calls`.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn begin_fuzzing(
+        self: &Arc<Self>,
+        calls: u64,
+    ) -> Vec<oneshot::Receiver<Result<Message, CallEnd>>> {
+        let this = self.clone();
+        drop(
+            self.node
+                .runtime
+                .spawn("throw away", async move { while this.outbox.next_batch().await.is_ok() {} }),
+        );
+        let begin = |id| {
+            let (tx, reply) = oneshot::channel();
+            self.calls().as_mut().expect("it is open").insert(id, tx);
+            reply
+        };
+        (0..calls).map(begin).collect()
+    }
+
+    /// Nothing is being served, and all room for that is free again.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.served().is_empty()
+            && self.served_room.available_permits() == SERVED_MAX
+            && self.served_bytes_room.available_permits() == SERVED_BYTES_MAX
+            && self.joins_room.available_permits() == JOINS_MAX
+    }
+
     // --- Reading.
 
     async fn read_frames(self: Arc<Self>, mut reader: Reader) -> End {
@@ -291,7 +321,10 @@ impl Connection {
         }
     }
 
-    async fn try_read_frames(self: &Arc<Self>, reader: &mut Reader) -> Result<std::convert::Infallible, End> {
+    pub(super) async fn try_read_frames(
+        self: &Arc<Self>,
+        reader: &mut impl Source,
+    ) -> Result<std::convert::Infallible, End> {
         let mut unfinished: BTreeMap<(Kind, u64), Incoming> = BTreeMap::new();
         let mut bytes = BytesMut::with_capacity(PREFIX_BYTES);
         loop {
@@ -346,7 +379,7 @@ impl Connection {
     }
 
     /// Reads the rest of a body's first frame, if somebody wants it.
-    async fn read_first(&self, reader: &mut Reader, prefix: Prefix) -> Result<Incoming, End> {
+    async fn read_first(&self, reader: &mut impl Source, prefix: Prefix) -> Result<Incoming, End> {
         let Prefix { header_len, body_len, piece_len, .. } = prefix;
         let purpose = self.purpose_of(&prefix)?;
         let mut incoming =

@@ -15,7 +15,7 @@ use super::{
     counters::Meter,
     frame::{FrameError, Hello, HelloError, Kind, PREFIX_BYTES, Prefix},
     identity::{Proven, server_name},
-    stream::{self, Reader, Writer},
+    stream::{self, Reader, Source, Writer},
 };
 use crate::Caller;
 

@@ -71,17 +71,26 @@ pub(super) fn split(socket: TcpStream, mut connection: Connection, meter: Arc<Me
     (reader, Writer { session, socket: write_half, meter })
 }
 
-impl Reader {
+/// Where frames come from.
+pub(super) trait Source {
     /// Reads until `dest` is `len` bytes long, and not a byte more.
-    pub(super) async fn read_to(&mut self, dest: &mut BytesMut, len: usize) -> io::Result<()> {
+    async fn read_to(&mut self, dest: &mut BytesMut, len: usize) -> io::Result<()>;
+
+    /// Reads `len` bytes and forgets them.
+    async fn skip(&mut self, len: usize) -> io::Result<()>;
+}
+
+impl Source for Reader {
+    async fn read_to(&mut self, dest: &mut BytesMut, len: usize) -> io::Result<()> {
         self.read(len.saturating_sub(dest.len()), |chunk| dest.extend_from_slice(chunk)).await
     }
 
-    /// Reads `len` bytes and forgets them.
-    pub(super) async fn skip(&mut self, len: usize) -> io::Result<()> {
+    async fn skip(&mut self, len: usize) -> io::Result<()> {
         self.read(len, |_| {}).await
     }
+}
 
+impl Reader {
     async fn read(&mut self, mut wanted: usize, mut sink: impl FnMut(&[u8])) -> io::Result<()> {
         loop {
             wanted -= self.decrypt(wanted, &mut sink)?;

@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     connection::SERVED_MAX,
     frame::{Hello, Kind, PIECE_BYTES_MAX, PREFIX_BYTES, Prefix},
-    stream::{Reader, Writer},
+    stream::{Reader, Source, Writer},
     *,
 };
 use crate::Refusal;
