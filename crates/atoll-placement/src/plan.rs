@@ -157,21 +157,11 @@ pub fn plan(
     };
     planner.take_in_members();
     planner.declare_dead(settings.replace_after);
-    let candidates = planner.candidates();
-    if candidates.is_empty() {
-        planner.warnings.push(Warning::NowhereToPlace);
-    } else {
-        planner.place_slots();
-        let lost =
-            planner.observed.values().flat_map(|member| member.lost_replicas.iter().copied()).collect();
-        planner.next.place_shards(planner.voter_candidates(), &lost);
-        planner.warn_of_lost_quorums(&lost);
-    }
-    planner.warn_of_lost_data();
-    planner.next.finish_step();
+    planner.place();
     planner.finish(slot_bytes)
 }
 
+#[derive(Clone)]
 struct Planner<'a> {
     before: &'a Layout,
     next: Layout,
@@ -230,53 +220,77 @@ impl Planner<'_> {
     /// not while over a third is out of reach, one zone at a time, and never so many that
     /// fewer reachable ones are left than copies wanted.
     fn declare_dead(&mut self, replace_after: Duration) {
-        // The dead who hold nothing any more are history: they count in neither number.
-        let counts = |node: &NodeId, properties: &LayoutNode| match properties.state {
-            NodeState::Active | NodeState::Draining => properties.stores(),
-            NodeState::Dead { .. } => !self.next.is_empty(node),
-            NodeState::Removing => false,
-        };
-        let storage: Vec<NodeId> = {
-            let nodes = self.next.nodes.iter().filter(|(node, properties)| counts(node, properties));
-            nodes.map(|(node, _)| *node).collect()
-        };
-        let unreachable = storage.iter().filter(|node| !self.is_reachable(node)).count();
-        let mut overdue: Vec<(Duration, NodeId)> = storage
-            .iter()
-            .filter(|node| self.next.nodes[*node].state.serves())
-            .filter_map(|node| Some((self.observed.get(node)?.unreachable_for?, *node)))
-            .filter(|(since, _)| *since >= replace_after)
-            .collect();
-        if overdue.is_empty() {
-            return;
-        }
-        if unreachable * 3 > storage.len() {
-            let storage_nodes = storage.len();
-            self.warnings.push(Warning::TooManyUnreachable { unreachable, storage_nodes });
-            return;
-        }
-        overdue.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        let is_dead = |node: &&NodeId| matches!(self.next.nodes[*node].state, NodeState::Dead { .. });
-        let mut zone = storage.iter().find(is_dead).map(|node| self.next.nodes[node].zone.clone());
-        let copies = usize::from(self.next.settings.copies);
-        for (unreachable_for, node) in overdue {
-            let its_zone = &self.next.nodes[&node].zone;
-            if zone.as_ref().is_some_and(|zone| zone != its_zone) {
-                self.warnings.push(Warning::OneZoneAtATime { node });
-                continue;
-            }
-            let left =
-                self.next.storage_nodes().filter(|(other, _)| **other != node && self.is_reachable(other));
-            if left.count() < copies {
-                self.warnings.push(Warning::TooFewLeft { node });
-                continue;
-            }
-            zone = Some(its_zone.clone());
+        while let Some((unreachable_for, node)) = self.next_dead(replace_after) {
             if let Some(properties) = self.next.nodes.get_mut(&node) {
                 properties.state = NodeState::Dead { draining: properties.state == NodeState::Draining };
                 self.reasons.push(Reason::DeclaredDead { node, unreachable_for });
             }
         }
+    }
+
+    /// The one that is given up next; if none is, warns of those that the guards hold back.
+    fn next_dead(&mut self, replace_after: Duration) -> Option<(Duration, NodeId)> {
+        let serving =
+            self.next.nodes.iter().filter(|(_, properties)| properties.stores() && properties.state.serves());
+        let mut overdue: Vec<(Duration, NodeId)> = serving
+            .filter_map(|(node, _)| Some((self.observed.get(node)?.unreachable_for?, *node)))
+            .filter(|(since, _)| *since >= replace_after)
+            .collect();
+        if overdue.is_empty() {
+            return None;
+        }
+        // The dead who hold nothing any more are history, and stand in nobody's way: those, too, from
+        // whom this plan takes the last, or planning again would go on where it ended.
+        let mut placed = self.clone();
+        placed.place();
+        let counts = |node: &NodeId, properties: &LayoutNode| match properties.state {
+            NodeState::Active | NodeState::Draining => properties.stores(),
+            NodeState::Dead { .. } => !placed.next.is_empty(node),
+            NodeState::Removing => false,
+        };
+        let nodes = self.next.nodes.iter().filter(|(node, properties)| counts(node, properties));
+        let storage: Vec<(&NodeId, &LayoutNode)> = nodes.collect();
+        let unreachable = storage.iter().filter(|(node, _)| !self.is_reachable(node)).count();
+        if unreachable * 3 > storage.len() {
+            let storage_nodes = storage.len();
+            self.warnings.push(Warning::TooManyUnreachable { unreachable, storage_nodes });
+            return None;
+        }
+        overdue.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+        let dead = storage.iter().find(|(_, properties)| matches!(properties.state, NodeState::Dead { .. }));
+        let zone = dead.map(|(_, properties)| &properties.zone);
+        let copies = usize::from(self.next.settings.copies);
+        let mut held_back = Vec::new();
+        for (unreachable_for, node) in overdue {
+            if zone.is_some_and(|zone| *zone != self.next.nodes[&node].zone) {
+                held_back.push(Warning::OneZoneAtATime { node });
+                continue;
+            }
+            let left =
+                self.next.storage_nodes().filter(|(other, _)| **other != node && self.is_reachable(other));
+            if left.count() < copies {
+                held_back.push(Warning::TooFewLeft { node });
+                continue;
+            }
+            return Some((unreachable_for, node));
+        }
+        self.warnings.extend(held_back);
+        None
+    }
+
+    /// Puts everything where it belongs, and ends the steps that are done.
+    fn place(&mut self) {
+        if self.candidates().is_empty() {
+            self.warnings.push(Warning::NowhereToPlace);
+        } else {
+            self.place_slots();
+            let lost =
+                self.observed.values().flat_map(|member| member.lost_replicas.iter().copied()).collect();
+            self.next.place_shards(self.voter_candidates(), &lost);
+            self.warn_of_lost_quorums(&lost);
+        }
+        self.warn_of_lost_data();
+        self.next.finish_step();
     }
 
     fn candidates(&self) -> Vec<Candidate> {

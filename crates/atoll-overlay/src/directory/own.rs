@@ -48,6 +48,8 @@ impl Own {
     pub(super) fn set_value(&mut self, entry: Entry) -> Place {
         let key = entry.key;
         let place = self.add(entry);
+        // It may have kept it for itself, too; that is no reason to let it go.
+        self.handed.remove(&place);
         if let Some(former) = self.values.insert(key, place).filter(|former| *former != place) {
             self.entries.remove(&former);
         }
@@ -134,5 +136,24 @@ impl Own {
         let entries = self.entries.values().map(|entry| size_of::<(Place, Entry)>() + entry.bytes());
         let names = self.provided.values().map(|provided| size_of::<(Id, Provided)>() + provided.name.len());
         entries.chain(names).sum::<usize>() + self.values.len() * size_of::<(Id, Place)>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{AuthorKey, Body};
+
+    /// Under the kind before this one it was one of those that kept what it published.
+    #[test]
+    fn what_a_node_publishes_and_kept_itself_is_not_let_go() {
+        let (author, expires) = (AuthorKey::from_seed([1; 32]), WallTime::from_millis(60_000));
+        let mine = author.sign(Id::of(b"key"), 1, expires, Body::Value(b"value".to_vec()));
+        let mut own = Own::default();
+        own.hand(mine.clone());
+        let place = own.set_value(mine.clone());
+        own.was_handed(place);
+        assert_eq!(own.entry(&place), Some(&mine));
+        assert_eq!(own.take().0, [mine]);
     }
 }
