@@ -12,15 +12,15 @@ mod pastry;
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Content, Dht, DhtConfig, Id, Overlay};
+use atoll_overlay::{AuthorKey, Content, ContentMessage, Dht, DhtConfig, DhtMessage, Id, Overlay};
 use serde::Serialize;
 
 pub use self::architecture::Architecture;
-pub(crate) use self::{
-    architecture::{ContentRecipe, ContentTask, Family},
-    directory::DirectoryRecipe,
+pub(crate) use self::architecture::{ContentRecipe, ContentTask, Family};
+use self::{
+    chord::ChordRecipe, directory::DirectoryRecipe, hybrid::HybridRecipe, kademlia::KademliaRecipe,
+    pastry::PastryRecipe,
 };
-use self::{chord::ChordRecipe, hybrid::HybridRecipe, kademlia::KademliaRecipe, pastry::PastryRecipe};
 use crate::{
     parameters::{Within, parameters, words},
     world::SimulatedContact,
@@ -119,6 +119,10 @@ pub(crate) trait Recipe {
     /// those who lie together with it; none where it does as all do. `liars` are sorted by id.
     fn lie(&self, question: &MessageOf<Self>, liars: &[(Id, SimulatedContact)]) -> Option<MessageOf<Self>>;
 
+    /// What a node answers that hides what it should keep: "I have that", and later "there is
+    /// nothing"; none where it does as all do.
+    fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>>;
+
     /// How long a network that grew needs to come to rest.
     fn rest(&self) -> Duration;
 
@@ -135,6 +139,7 @@ pub(crate) trait Recipe {
 }
 
 pub(crate) type MessageOf<R> = <<R as Recipe>::Core as Overlay>::Message;
+pub(crate) type ContentMessageOf<R> = <<R as Recipe>::WithContent as Overlay>::Message;
 
 /// What is done with one network of any kind.
 pub(crate) trait Task {
@@ -163,4 +168,21 @@ pub(crate) fn dht<O: Overlay>(core: O, author: AuthorKey) -> Dht<O> {
 /// The same outside of any overlay.
 fn newcomer<O: Overlay>(core: O, author: AuthorKey) -> Dht<O> {
     Dht::new(core, author, Arc::new(DhtConfig::default()))
+}
+
+/// [`Recipe::hide`] for kinds whose content is a [`Dht`]'s.
+pub(crate) fn hide_in_dht<C, M>(question: &DhtMessage<C, M>) -> Option<DhtMessage<C, M>> {
+    let DhtMessage::Content(question) = question else { return None };
+    let answer = match question {
+        ContentMessage::Keep { request, entries, .. } => {
+            let outcomes = entries.iter().map(|_| Ok(())).collect();
+            ContentMessage::Kept { request: *request, outcomes }
+        }
+        ContentMessage::Get { request, .. } => {
+            let (entries, replicas) = (Vec::new(), Vec::new());
+            ContentMessage::Got { request: *request, entries, replicas }
+        }
+        _ => return None,
+    };
+    Some(DhtMessage::Content(answer))
 }

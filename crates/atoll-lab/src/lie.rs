@@ -5,8 +5,8 @@
 //! liars, who say the same, and what it answers for never belongs to anybody else. In a network
 //! without structure it says to have whatever anybody searches, and passes nothing on.
 //!
-//! In a directory only those in the middle have a say, and a key is whose they are told by others
-//! than peers; so there it is index nodes that lie, about what they keep.
+//! Other liars hide what they should keep. In a directory only those in the middle have a say, and
+//! a key is whose they are told by others than peers; so there it is index nodes that lie.
 
 mod hide;
 mod liar;
@@ -16,7 +16,7 @@ use crate::{
     columns::{Column, Row},
     experiment::{Progress, Report, Setup, grow_network, measure_among, network},
     kinds::{Kind, Recipe, Settings, Task},
-    page::Plot,
+    page::{Plot, Theory},
     parameters::{NodeCount, Share, Within, parameters},
     plot::Scale,
     search::SearchMethod,
@@ -24,8 +24,8 @@ use crate::{
 };
 
 use self::{
-    hide::hide,
-    liar::{Liars, WithLiars},
+    hide::{Hide, Hiding},
+    liar::WithLiars,
 };
 
 parameters! {
@@ -73,6 +73,18 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LookupsFailedShare, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
+    },
+    Plot {
+        title: "Values that liars hide",
+        x: (Column::LyingShare, Scale::Linear),
+        y: (Column::ValuesMissedShare, Scale::Linear),
+        by: &[Column::Overlay, Column::Nodes],
+        theory: &[Theory {
+            label: "p³: all three that should keep it",
+            when: (Column::Overlay, "chord"),
+            of: |share| share.powi(3),
+        }],
         model: None,
     },
     Plot {
@@ -127,7 +139,8 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
         })
         .collect();
     let sizes: usize = nodes.iter().map(|nodes| nodes.0).sum();
-    let rows_of_share = runs.len() * known.len() + parameters.methods.len();
+    let keepers: Vec<Kind> = overlays.iter().copied().filter(|kind| *kind != Kind::Directory).collect();
+    let rows_of_share = runs.len() * known.len() + keepers.len() + parameters.methods.len();
     let mut progress = Progress::new(tell, (sizes * lying_shares.len() * rows_of_share + 1) as f64);
     let mut rows = Vec::new();
     for &NodeCount(nodes) in nodes {
@@ -146,6 +159,16 @@ pub fn lie(seed: u64, parameters: LieParameters, tell: &mut dyn FnMut(f64)) -> R
                 let lookups = parameters.lookups;
                 let task = Lie { seed, nodes, lookups, lying_share, joined_through, row };
                 rows.push(overlay.run(&settings, task));
+                progress.add(nodes as f64);
+            }
+            for overlay in &keepers {
+                let row = Row::default()
+                    .with(Column::Overlay, overlay.name())
+                    .with(Column::Nodes, nodes)
+                    .with(Column::LyingShare, lying_share);
+                let (values, hiding) = (parameters.values.0, Hiding::Share(lying_share));
+                let task = Hide { seed, nodes, values, hiding, row };
+                rows.push(overlay.run(&parameters.settings, task));
                 progress.add(nodes as f64);
             }
             for &method in &parameters.methods {
@@ -172,7 +195,8 @@ fn hidden(seed: u64, nodes: usize, parameters: &LieParameters) -> Vec<Row> {
                 .with(Column::LyingIndexes, lying)
                 .with(Column::Reads, reads.0);
             let settings = Settings { directory_reads: reads, ..parameters.settings.clone() };
-            rows.push(hide(seed, nodes, parameters.values.0, lying, &settings, row));
+            let (values, hiding) = (parameters.values.0, Hiding::FirstAppointed(lying));
+            rows.push(Kind::Directory.run(&settings, Hide { seed, nodes, values, hiding, row }));
         }
     }
     rows
@@ -192,7 +216,7 @@ impl Task for Lie {
     type Output = Row;
 
     fn run<R: Recipe>(self, recipe: &R) -> Row {
-        let recipe = WithLiars::new(recipe, Liars::Share(self.lying_share));
+        let recipe = WithLiars::new(recipe, self.lying_share);
         let mut world = match self.joined_through {
             None => network(&recipe, self.nodes, self.seed, Setup::Converged),
             Some(members) => {
@@ -257,6 +281,29 @@ mod tests {
             assert!(is_right, "{missed} instead of {expected}");
         }
         assert_eq!(missed.len(), 9);
+    }
+
+    /// A value is missed if all three that should keep it hide it; in Pastry, where the first says who
+    /// the others are, if that one does.
+    #[test]
+    fn a_value_is_hidden_by_three_only() {
+        let parameters = LieParameters {
+            overlays: vec![Kind::Chord, Kind::Kademlia, Kind::Pastry],
+            nodes: vec![NodeCount(2_000)],
+            lying_shares: vec![Share(0.0), Share(0.5)],
+            paths: Vec::new(),
+            lookups: 1,
+            methods: Vec::new(),
+            ..LieParameters::default()
+        };
+        let rows = lie(1, parameters, &mut |_| ()).rows;
+        let missed: Vec<f64> = rows.iter().filter_map(|row| row.number(Column::ValuesMissedShare)).collect();
+        assert_eq!(missed.len(), 6);
+        assert_eq!(missed[..3], [0.0; 3]);
+        for (missed, expected) in missed[3..].iter().zip([0.125, 0.125, 0.5]) {
+            // σ is 0.03 at most.
+            assert!((missed - expected).abs() < 0.09, "{missed} instead of {expected}");
+        }
     }
 
     /// Six have it, and thirty say so. A hit is believed for its

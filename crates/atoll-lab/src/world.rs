@@ -483,6 +483,32 @@ impl<K: Core> World<K> {
         self.plan_timeout(index);
     }
 
+    /// Sets a network of `count` nodes up as if it had come to rest: `make` gives each from its
+    /// contact, the ring of all, sorted by id, and how long the way to another and back is.
+    pub fn set_up(
+        &mut self,
+        count: usize,
+        make: impl Fn(SimulatedContact, &[(Id, SimulatedContact)], &dyn Fn(SimulatedContact) -> Duration) -> K,
+    ) {
+        assert!(self.nodes.is_empty(), "a network is set up in an empty world");
+        let contacts: Vec<SimulatedContact> =
+            (0..count).map(|index| self.contacts_from.plus(index)).collect();
+        let places: Vec<Place> = contacts.iter().map(|_| Place::drawn(&mut self.places_rng)).collect();
+        let ring = ring(contacts.iter().copied());
+        let first = self.contacts_from;
+        places.iter().for_each(|place| self.add_at(*place, None));
+        // In the ring's order: whom a node knows is near whom the one before it knows, so what it
+        // looks at is in the cache. In the order of contacts a million nodes of Chord took seven times
+        // as long.
+        for (_, contact) in &ring {
+            let index = contact.minus(first);
+            let place = &places[index];
+            let round_trip = |other: SimulatedContact| 2 * place.latency(&places[other.minus(first)]);
+            self.nodes[index].core = Some(make(*contact, &ring, &round_trip));
+        }
+        (0..count).for_each(|index| self.plan_timeout(index));
+    }
+
     /// When the last byte of a message is out, behind all that the node sent before.
     fn leaves_at(&mut self, index: usize, bytes: u64) -> Instant {
         match self.links.upload_bytes_per_s {
@@ -520,32 +546,6 @@ impl<K: Core> World<K> {
 
 /// Worlds of overlays.
 impl<O: Overlay<Contact = SimulatedContact, Message: Serialize>> World<O> {
-    /// Sets a network of `count` nodes up as if it had come to rest: `make` gives each from its
-    /// contact, the ring of all, sorted by id, and how long the way to another and back is.
-    pub fn set_up(
-        &mut self,
-        count: usize,
-        make: impl Fn(SimulatedContact, &[(Id, SimulatedContact)], &dyn Fn(SimulatedContact) -> Duration) -> O,
-    ) {
-        assert!(self.nodes.is_empty(), "a network is set up in an empty world");
-        let contacts: Vec<SimulatedContact> =
-            (0..count).map(|index| self.contacts_from.plus(index)).collect();
-        let places: Vec<Place> = contacts.iter().map(|_| Place::drawn(&mut self.places_rng)).collect();
-        let ring = ring(contacts.iter().copied());
-        let first = self.contacts_from;
-        places.iter().for_each(|place| self.add_at(*place, None));
-        // In the ring's order: whom a node knows is near whom the one before it knows, so what it
-        // looks at is in the cache. In the order of contacts a million nodes of Chord took seven times
-        // as long.
-        for (_, contact) in &ring {
-            let index = contact.minus(first);
-            let place = &places[index];
-            let round_trip = |other: SimulatedContact| 2 * place.latency(&places[other.minus(first)]);
-            self.nodes[index].core = Some(make(*contact, &ring, &round_trip));
-        }
-        (0..count).for_each(|index| self.plan_timeout(index));
-    }
-
     /// Adds a node that knows one living member, drawn; the first one founds the overlay.
     pub fn join(&mut self, make: impl Fn(SimulatedContact) -> O) -> SimulatedContact {
         self.join_through(1, make)

@@ -16,6 +16,8 @@ use crate::{Network, NodeIndex, RunError, Schedule, Seed, Simulation};
 /// Upkeep finds who is missing within some of its rounds of 2 to 5 s, even where datagrams are
 /// lost.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Who finds that nobody lets it in begins by itself.
+const FOUNDED: Duration = Duration::from_secs(15);
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -45,24 +47,30 @@ pub struct OverlayWorld {
     pub members: Vec<OverlayMember>,
 }
 
-/// A layout that names all of them, of no kind that anybody chose, with the voters that it should
-/// have.
-fn layout(ids: &[NodeId]) -> Layout {
-    let node = |number: usize| LayoutNode {
+fn layout_node(number: usize) -> LayoutNode {
+    LayoutNode {
         zone: Zone::default(),
         capacity: ByteSize(1 << 30),
         disk: DiskId(number as u64),
         roles: Roles::NONE.with(Role::Storage),
         state: NodeState::Active,
         addresses: Vec::new(),
-    };
+    }
+}
+
+/// The same with one more, which votes nowhere.
+fn admit(layout: Layout, id: NodeId) -> Layout {
+    let number = layout.nodes().len();
+    let admitted = layout.admit(id, layout_node(number));
+    admitted.expect("nobody was removed").expect("each id is there once")
+}
+
+/// A layout that names all of them, of no kind that anybody chose, with the voters that it should
+/// have.
+fn layout(ids: &[NodeId]) -> Layout {
     let settings = LayoutSettings { data_shards: 1, ..Default::default() };
-    let first = Layout::genesis(ids[0], node(0), settings);
-    let admit = |layout: Layout, number: usize| {
-        let admitted = layout.admit(ids[number], node(number));
-        admitted.expect("nobody was removed").expect("each id is there once")
-    };
-    let all = (1..ids.len()).fold(first, admit);
+    let first = Layout::genesis(ids[0], layout_node(0), settings);
+    let all = ids[1..].iter().copied().fold(first, admit);
     let observed = |(id, node): (&NodeId, &LayoutNode)| ObservedMember {
         node: *id,
         zone: node.zone.clone(),
@@ -97,12 +105,25 @@ impl OverlayWorld {
         let (layout, _) = watch::channel(Arc::new(layout(ids)));
         let (view, _) = watch::channel(Arc::new(view(ids, |_| true)));
         let mut world = Self { simulation, network, layout, view, author, members: Vec::new() };
-        for (number, id) in ids.iter().enumerate() {
-            let node = world.simulation.add_node(format!("node {number}"));
-            let member = world.start(number, *id, node);
-            world.members.push(member);
-        }
+        world.add(ids);
         world
+    }
+
+    fn add(&mut self, ids: &[NodeId]) {
+        for id in ids {
+            let number = self.members.len();
+            let node = self.simulation.add_node(format!("node {number}"));
+            let member = self.start(number, *id, node);
+            self.members.push(member);
+        }
+    }
+
+    /// More members, together, after those that there are. Who votes stays as it is.
+    pub fn admit(&mut self, ids: &[NodeId]) {
+        let with_all = ids.iter().copied().fold((**self.layout.borrow()).clone(), admit);
+        self.layout.send_replace(Arc::new(with_all));
+        self.add(ids);
+        self.tell_who_lives(|_| true);
     }
 
     fn start(&self, number: usize, id: NodeId, node: NodeIndex) -> OverlayMember {
@@ -118,6 +139,20 @@ impl OverlayWorld {
             settings: OverlaySettings::default(),
         }));
         OverlayMember { node, id, transport, overlays }
+    }
+
+    /// Each member founds an overlay of its own, as its only super-peer; then they may meet.
+    fn found_alone(&self) -> Result<(), RunError> {
+        let links = self.network.links();
+        let ids: Vec<NodeId> = self.members.iter().map(|member| member.id).collect();
+        (1..ids.len()).for_each(|number| links.cut(&ids[..number], &ids[number..=number]));
+        for founder in 0..ids.len() {
+            self.tell_who_lives(|number| number == founder);
+            self.simulation.run_for(FOUNDED)?;
+        }
+        links.heal_all();
+        self.tell_who_lives(|_| true);
+        Ok(())
     }
 
     /// Until all have found each other, and what they keep is where it belongs.
@@ -167,20 +202,33 @@ impl OverlayWorld {
 }
 
 /// The lookups that members with these ids make in a calm network of one room: (who asks, key),
-/// one after the other. `None`: the overlay did not take the question.
+/// one after the other. `centre` are those of them that a kind with a centre has in it; they are
+/// there before the others. `None`: the overlay did not take the question.
 pub fn overlay_lookups(
     seed: Seed,
     kind: OverlayKind,
     ids: &[NodeId],
+    centre: &[NodeId],
     asked: &[(usize, Id)],
 ) -> Result<Vec<Option<Located<NodeContact>>>, RunError> {
     let author = |_| AuthorKey::from_seed([1; 32]);
-    let world = OverlayWorld::new(seed, LinkProfile::local_network(), ids, author);
+    let (first, then): (Vec<NodeId>, Vec<NodeId>) =
+        ids.iter().partition(|id| centre.is_empty() || centre.contains(id));
+    let mut world = OverlayWorld::new(seed, LinkProfile::local_network(), &first, author);
     world.choose(kind);
+    if kind == OverlayKind::Hybrid && !centre.is_empty() {
+        world.found_alone()?;
+    }
     world.settle()?;
+    if !then.is_empty() {
+        world.admit(&then);
+        world.settle()?;
+    }
+    let member = |asker: usize| world.members.iter().position(|member| member.id == ids[asker]);
     let lookup = |(asker, key): &(usize, Id)| {
         let key = *key;
-        world.ask(*asker, |overlays| async move { overlays.locate(key).await.ok() })
+        let asker = member(*asker).expect("every id is a member's");
+        world.ask(asker, |overlays| async move { overlays.locate(key).await.ok() })
     };
     asked.iter().map(lookup).collect()
 }

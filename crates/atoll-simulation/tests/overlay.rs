@@ -267,13 +267,20 @@ fn lookups_of_a_calm_network_find_the_key_in_every_kind() {
     let ids: Vec<NodeId> = (0..16).map(id).collect();
     let asked: Vec<(usize, Id)> =
         (0..40_u8).map(|number| (number as usize % 16, Id::of(&[number]))).collect();
-    for kind in [OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry] {
-        let located = overlay_lookups(Seed(1), kind, &ids, &asked).unwrap_or_else(|error| panic!("{error}"));
-        for (located, (asker, _)) in located.iter().zip(&asked) {
+    for (kind, centre) in [
+        (OverlayKind::Chord, &[][..]),
+        (OverlayKind::Kademlia, &[]),
+        (OverlayKind::Pastry, &[]),
+        (OverlayKind::Directory, &ids[5..8]),
+        (OverlayKind::Hybrid, &ids[5..8]),
+    ] {
+        let located = overlay_lookups(Seed(1), kind, &ids, centre, &asked);
+        for (located, (asker, _)) in located.unwrap_or_else(|error| panic!("{error}")).iter().zip(&asked) {
             let located = located.as_ref().expect("it was asked");
             let first = located.outcome.as_ref().expect("it was found")[0].node;
             let expected = u32::from(first != ids[*asker]);
             assert_eq!((located.hops.min(1), located.timeouts), (expected, 0), "{kind}");
+            assert!(centre.is_empty() || centre.contains(&first), "{kind}: {first} is not in the centre");
         }
     }
 }

@@ -271,7 +271,10 @@ impl Run {
                         .trim()
                         .parse()
                         .map_err(|error: ParseOverlayKindError| wrong(error.to_string()))?;
-                    Ok(kind)
+                    match real::KINDS.contains(&kind) {
+                        true => Ok(kind),
+                        false => Err(wrong(format!("in {kind} keys are nobody's: nothing is looked up"))),
+                    }
                 });
                 kinds.collect::<Result<_, Failure>>()?
             }

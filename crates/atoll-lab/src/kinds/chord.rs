@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::{AuthorKey, Chord, ChordConfig, ChordMessage, Dht, Id, LookupStyle};
 
-use super::{Recipe, Settings, dht, newcomer};
+use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, newcomer};
 use crate::world::SimulatedContact;
 
 pub(super) struct ChordRecipe(Arc<ChordConfig>);
@@ -75,6 +75,10 @@ impl Recipe for ChordRecipe {
             }
             _ => None,
         }
+    }
+
+    fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
+        hide_in_dht(question)
     }
 
     /// One finger is looked up every 30 s, and there are about log₂N + 3: twice round at a

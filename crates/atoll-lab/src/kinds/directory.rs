@@ -86,13 +86,12 @@ impl Recipe for DirectoryRecipe {
         found.or_else(|| Directory::responsible_among(key, &indexes)).expect("the first node is one")
     }
 
-    /// "I have that", and later "there is nothing". About keys there is nothing to lie: who asks
-    /// an index node for one asks whether it is there.
-    fn lie(
-        &self,
-        question: &DirectoryMessage,
-        _liars: &[(Id, SimulatedContact)],
-    ) -> Option<DirectoryMessage> {
+    /// About keys there is nothing to lie: who asks an index node for one asks whether it is there.
+    fn lie(&self, _: &DirectoryMessage, _: &[(Id, SimulatedContact)]) -> Option<DirectoryMessage> {
+        None
+    }
+
+    fn hide(&self, question: &DirectoryMessage) -> Option<DirectoryMessage> {
         match question {
             DirectoryMessage::Keep { request, entries, .. } => {
                 let outcomes = entries.iter().map(|_| Ok(())).collect();

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use atoll_overlay::{AtRest, AuthorKey, Dht, Hybrid, HybridConfig, HybridMessage, Id};
 
-use super::{Recipe, Settings, dht, kademlia::nearest_by_xor, newcomer};
+use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, kademlia::nearest_by_xor, newcomer};
 use crate::world::SimulatedContact;
 
 /// A ring, told from others.
@@ -82,6 +82,10 @@ impl Recipe for HybridRecipe {
         let HybridMessage::Find { request, key, .. } = question else { return None };
         let nearest = vec![nearest_by_xor(*key, liars)];
         Some(HybridMessage::Found { request: *request, is_super: true, nearest })
+    }
+
+    fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
+        hide_in_dht(question)
     }
 
     /// Roles change for as long as there are too many leaves somewhere, which takes a few

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::{AuthorKey, Dht, Id, Kademlia, KademliaConfig, KademliaMessage};
 
-use super::{Recipe, Settings, dht, newcomer};
+use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, newcomer};
 use crate::world::SimulatedContact;
 
 pub(super) struct KademliaRecipe(Arc<KademliaConfig>);
@@ -66,6 +66,10 @@ impl Recipe for KademliaRecipe {
         }
         let contacts = nearest[..k].iter().map(|(_, contact)| *contact).collect();
         Some(KademliaMessage::Nodes { request: *request, contacts })
+    }
+
+    fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
+        hide_in_dht(question)
     }
 
     /// A node that joins refreshes all its buckets one after the other, some twenty lookups of

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::{AuthorKey, Dht, Id, Pastry, PastryConfig, PastryMessage};
 
-use super::{Recipe, Settings, dht, newcomer};
+use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, newcomer};
 use crate::world::SimulatedContact;
 
 pub(super) struct PastryRecipe(Arc<PastryConfig>);
@@ -62,6 +62,10 @@ impl Recipe for PastryRecipe {
         let PastryMessage::Relay { request, key, .. } = question else { return None };
         let owner = Some(self.responsible(*key, liars));
         Some(PastryMessage::Relayed { request: *request, owner, hops: 1, timeouts: 0 })
+    }
+
+    fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
+        hide_in_dht(question)
     }
 
     /// A row is compared with somebody's every 2 min, and there are six: twice each.

@@ -1,66 +1,128 @@
-//! A directory some of whose index nodes lie: they keep nothing of what they say they keep, and
-//! answer that there is nothing.
+//! Nodes that hide what they should keep: they say that they keep it, keep nothing, and answer that
+//! there is nothing. The way to a key they show as honest nodes do.
 
 use std::time::Duration;
 
-use atoll_overlay::{Answer, Content, Id, Notification};
+use atoll_overlay::{Answer, AuthorKey, Content, Id, Notification, Overlay};
+use atoll_types::Instant;
 use rand::{Rng, rngs::StdRng};
 
-use super::liar::{Liars, WithLiars};
+use super::liar::is_of_share;
 use crate::{
     columns::{Column, Row},
-    experiment::{Setup, network, share},
-    kinds::{DirectoryRecipe, Settings},
-    world::{SimulatedContact, stream},
+    experiment::share,
+    kinds::{ContentMessageOf, Recipe, Task},
+    search::WALL,
+    world::{Core, Links, OutOf, SimulatedContact, World, stream},
 };
 
-/// Longer than any read takes.
-const ENDS_WITHIN: Duration = Duration::from_secs(10);
 const LIFETIME: Duration = Duration::from_secs(3600);
 
+/// Who hides what it should keep.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Hiding {
+    /// Such a share of all nodes, drawn.
+    Share(f64),
+    /// So many of those in the middle, the first ones.
+    FirstAppointed(usize),
+}
+
 /// Stores values at honest nodes, and reads them at others.
-pub(super) fn hide(
-    seed: u64,
-    nodes: usize,
-    values: usize,
-    lying: usize,
-    settings: &Settings,
-    row: Row,
-) -> Row {
-    let honest = DirectoryRecipe::new(settings);
-    let recipe = WithLiars::new(&honest, Liars::FirstAppointed(lying));
-    let mut world = network(&recipe, nodes, seed, Setup::Converged);
-    world.freeze();
-    let all: Vec<SimulatedContact> =
-        world.living().map(|(contact, _)| contact).filter(|contact| !recipe.is_liar(*contact)).collect();
-    if all.is_empty() {
-        return row;
+pub(super) struct Hide {
+    pub(super) seed: u64,
+    pub(super) nodes: usize,
+    pub(super) values: usize,
+    pub(super) hiding: Hiding,
+    pub(super) row: Row,
+}
+
+struct Node<'a, R: Recipe> {
+    core: R::WithContent,
+    recipe: &'a R,
+    hides: bool,
+}
+
+impl<R: Recipe> Core for Node<'_, R> {
+    type Message = ContentMessageOf<R>;
+    type Notification = Notification<SimulatedContact>;
+
+    fn handle_message(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        from: SimulatedContact,
+        message: Self::Message,
+        out: &mut OutOf<Self>,
+    ) {
+        match self.hides.then(|| self.recipe.hide(&message)).flatten() {
+            Some(lie) => out.sends.push((from, lie)),
+            None => Overlay::handle_message(&mut self.core, now, rng, from, message, out),
+        }
     }
-    let mut rng = stream(seed, "values");
-    let draw = |rng: &mut StdRng| all[rng.random_range(0..all.len())];
-    let keys: Vec<Id> = (0..values).map(|_| Id::from_halves(rng.random(), rng.random())).collect();
-    for key in &keys {
-        let author = draw(&mut rng);
-        let stored = world.with(author, |node, now, rng, out| {
-            node.core_mut().store(now, rng, *key, b"value".to_vec(), LIFETIME, out)
+
+    fn handle_timeout(&mut self, now: Instant, rng: &mut StdRng, out: &mut OutOf<Self>) {
+        Overlay::handle_timeout(&mut self.core, now, rng, out);
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        Overlay::poll_timeout(&self.core)
+    }
+
+    fn state_bytes(&self) -> usize {
+        Overlay::state_bytes(&self.core)
+    }
+}
+
+impl Task for Hide {
+    type Output = Row;
+
+    fn run<R: Recipe>(self, recipe: &R) -> Row {
+        let Hide { seed, nodes, values, hiding, row } = self;
+        let hides = |contact| match hiding {
+            Hiding::Share(share) => is_of_share(contact, share),
+            Hiding::FirstAppointed(count) => recipe.appointed().iter().take(count).any(|one| *one == contact),
+        };
+        // One for all: who signs makes no difference to what is hidden, and keys are dear.
+        let author = AuthorKey::from_seed([1; 32]);
+        let mut world: World<Node<'_, R>> = World::new(seed, Links::default());
+        world.set_up(nodes, |contact, ring, round_trip| {
+            let core = recipe.converged(contact, ring, round_trip);
+            let mut core = recipe.with_content(core, author.clone());
+            core.set_clock(Instant::ORIGIN, WALL);
+            core.freeze();
+            Node { core, recipe, hides: hides(contact) }
         });
-        stored.expect("few are its own");
-        world.run(ENDS_WITHIN);
+        let honest: Vec<SimulatedContact> =
+            world.living().filter(|(_, node)| !node.hides).map(|(contact, _)| contact).collect();
+        if honest.is_empty() {
+            return row;
+        }
+        let mut rng = stream(seed, "values");
+        let draw = |rng: &mut StdRng| honest[rng.random_range(0..honest.len())];
+        let keys: Vec<Id> = (0..values).map(|_| Id::from_halves(rng.random(), rng.random())).collect();
+        for key in &keys {
+            let author = draw(&mut rng);
+            let stored = world.with(author, |node, now, rng, out| {
+                node.core.store(now, rng, *key, b"value".to_vec(), LIFETIME, out)
+            });
+            stored.expect("few are its own");
+            world.run_until_quiet();
+        }
+        world.take_reports();
+        let mut missed = 0;
+        for key in &keys {
+            let reader = draw(&mut rng);
+            let read = world.with(reader, |node, now, rng, out| node.core.fetch(now, rng, *key, out));
+            read.expect("it has one read at a time");
+            world.run_until_quiet();
+            let found = world.take_reports().into_iter().any(|reported| match reported.notification {
+                Notification::OperationFinished(finished) => {
+                    matches!(finished.outcome, Ok(Answer::Values(values)) if !values.is_empty())
+                }
+                _ => false,
+            });
+            missed += usize::from(!found);
+        }
+        row.with_some(Column::ValuesMissedShare, share(missed as f64, values))
     }
-    world.take_reports();
-    let mut missed = 0;
-    for key in &keys {
-        let reader = draw(&mut rng);
-        let read = world.with(reader, |node, now, rng, out| node.core_mut().fetch(now, rng, *key, out));
-        read.expect("it has one read at a time");
-        world.run(ENDS_WITHIN);
-        let found = world.take_reports().into_iter().any(|reported| match reported.notification {
-            Notification::OperationFinished(finished) => {
-                matches!(finished.outcome, Ok(Answer::Values(values)) if !values.is_empty())
-            }
-            _ => false,
-        });
-        missed += usize::from(!found);
-    }
-    row.with_some(Column::ValuesMissedShare, share(missed as f64, values))
 }

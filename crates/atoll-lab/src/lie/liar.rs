@@ -7,46 +7,35 @@ use atoll_types::Instant;
 use rand::RngCore;
 
 use crate::{
-    kinds::{MessageOf, Recipe, dht},
+    kinds::{ContentMessageOf, MessageOf, Recipe, dht},
     world::SimulatedContact,
 };
 
 /// Sorted by id.
 type Ring = Vec<(Id, SimulatedContact)>;
 
-/// Who lies.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Liars {
-    /// Such a share of all nodes, drawn.
-    Share(f64),
-    /// So many of those in the middle, the first ones.
-    FirstAppointed(usize),
+/// Whether a node is of such a share of all nodes, drawn: by the end of its identifier, of which
+/// its place does not depend.
+pub(super) fn is_of_share(contact: SimulatedContact, share: f64) -> bool {
+    let [.., a, b, c, d] = <[u8; 32]>::from(contact.id());
+    f64::from(u32::from_be_bytes([a, b, c, d])) < share * 2_f64.powi(32)
 }
 
 /// A kind whose nodes are honest or lie.
 pub(super) struct WithLiars<'a, R> {
     honest: &'a R,
-    who: Liars,
+    share: f64,
     /// They know each other, as if by another way than the overlay.
     liars: Rc<RefCell<Ring>>,
 }
 
 impl<'a, R: Recipe> WithLiars<'a, R> {
-    pub(super) fn new(honest: &'a R, who: Liars) -> Self {
-        Self { honest, who, liars: Rc::default() }
+    pub(super) fn new(honest: &'a R, share: f64) -> Self {
+        Self { honest, share, liars: Rc::default() }
     }
 
     pub(super) fn is_liar(&self, contact: SimulatedContact) -> bool {
-        match self.who {
-            // By the end of its identifier, of which its place does not depend.
-            Liars::Share(share) => {
-                let [.., a, b, c, d] = <[u8; 32]>::from(contact.id());
-                f64::from(u32::from_be_bytes([a, b, c, d])) < share * 2_f64.powi(32)
-            }
-            Liars::FirstAppointed(count) => {
-                self.honest.appointed().iter().take(count).any(|appointed| *appointed == contact)
-            }
-        }
+        is_of_share(contact, self.share)
     }
 
     fn node(&self, core: R::Core) -> Node<'a, R> {
@@ -94,6 +83,11 @@ impl<'a, R: Recipe> Recipe for WithLiars<'a, R> {
         self.honest.lie(question, liars)
     }
 
+    /// Those who lie show a wrong way, and keep what they are given.
+    fn hide(&self, _question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
+        None
+    }
+
     fn rest(&self) -> Duration {
         self.honest.rest()
     }
@@ -113,12 +107,6 @@ pub(super) struct Node<'a, R: Recipe> {
     recipe: &'a R,
     /// Of a liar.
     liars: Option<Rc<RefCell<Ring>>>,
-}
-
-impl<R: Recipe> Node<'_, R> {
-    pub(super) fn core_mut(&mut self) -> &mut R::Core {
-        &mut self.core
-    }
 }
 
 impl<R: Recipe> Clone for Node<'_, R> {

@@ -1,6 +1,7 @@
 //! Searches in a network without structure whose liars answer every query with something that
-//! they do not have, and let none pass. What they say they sign themselves, for nobody believes
-//! what is not signed; so a false hit is one whose content is not what was searched.
+//! they do not have, and let none pass. Where neighbours keep each other's indexes they put it
+//! there, too, so that honest neighbours say it for them. What they say they sign themselves, for
+//! nobody believes what is not signed; so a false hit is one whose content is not what was searched.
 
 use std::{sync::Arc, time::Duration};
 
@@ -50,11 +51,16 @@ impl Node {
             return None;
         }
         let name = words.join(" ");
-        let content = Id::of(&[b"false ", name.as_bytes()].concat());
+        let content = false_content(&name);
         let expires = WALL + Duration::from_secs(3600);
         let entry = author.sign(Id::of(name.as_bytes()), 1, expires, Body::Posting { content, name });
         Some(UnstructuredMessage::Hit { query, entries: vec![entry] })
     }
+}
+
+/// What liars say that something with this name is.
+fn false_content(name: &str) -> Id {
+    Id::of(&[b"false ", name.as_bytes()].concat())
 }
 
 impl Core for Node {
@@ -139,15 +145,17 @@ fn missing(
     let config =
         Arc::new(UnstructuredConfig { style, index_neighbours, enough, ..UnstructuredConfig::default() });
     let mut world: World<Node> = World::new(seed, Links::default());
-    let mut honest = Vec::new();
+    let (mut honest, mut poisoners) = (Vec::new(), Vec::new());
     for (neighbours, is_liar) in graph.iter().zip(is_liar) {
         let me = world.next_contact();
         let author = author_of(me);
         let mut core = Unstructured::linked(me, author.clone(), config.clone(), neighbours.clone());
         core.set_clock(Instant::ORIGIN, WALL);
         core.freeze();
-        if !is_liar {
-            honest.push(me);
+        match is_liar {
+            false => honest.push(me),
+            true if index_neighbours => poisoners.push(me),
+            true => {}
         }
         world.add(Node { core, liar: is_liar.then_some(author), lied_to: 0 });
     }
@@ -159,10 +167,15 @@ fn missing(
         let name = format!("thing{number} of{number}");
         let content = Id::of(name.as_bytes());
         let holders: Vec<SimulatedContact> = honest.choose_multiple(&mut rng, holders).copied().collect();
-        for holder in &holders {
-            let offered = Offered { content, name: name.clone() };
+        let (of_holders, of_poisoners) = (
+            holders.iter().map(|holder| (*holder, content)),
+            poisoners.iter().map(|liar| (*liar, false_content(&name))),
+        );
+        let provided: Vec<(SimulatedContact, Id)> = of_holders.chain(of_poisoners).collect();
+        for (provider, content) in &provided {
+            let offered = Offered { content: *content, name: name.clone() };
             world
-                .with(*holder, |node, now, rng, out| node.core.provide(now, rng, offered, out))
+                .with(*provider, |node, now, rng, out| node.core.provide(now, rng, offered, out))
                 .expect("one thing at a time");
         }
         world.run_until_quiet();
@@ -181,8 +194,8 @@ fn missing(
             _ => false,
         };
         missing += usize::from(!world.take_reports().iter().any(|report| is_true(&report.notification)));
-        for holder in holders {
-            world.with(holder, |node, _, _, _| node.core.stop_providing(content));
+        for (provider, content) in provided {
+            world.with(provider, |node, _, _, _| node.core.stop_providing(content));
         }
     }
     missing

@@ -195,12 +195,13 @@ impl<C: Contact> Chord<C> {
         out: &mut ChordOut<C>,
     ) {
         let Search { key, hops, timeouts, .. } = lookup.search;
+        let found = outcome.clone().map(|owner| lookup.search.with_those_behind(owner));
         let path = lookup.search.path();
         match (lookup.purpose, lookup.asker) {
             (Purpose::Caller, _) => out.notify(Notification::LookupFinished(Located {
                 lookup: LookupId(lookup.number),
                 key,
-                outcome: outcome.map(|owner| vec![owner]),
+                outcome: found,
                 hops,
                 timeouts,
                 path,

@@ -27,6 +27,8 @@ pub(super) struct Search<C> {
     asked: Vec<(C, bool)>,
     /// The owner that answered, while the nearer one that it named is asked.
     answered: Option<C>,
+    /// Those behind it, as whoever named it has them.
+    behind: Vec<C>,
     /// Whether this node itself may be the answer; not when it asks for its own place.
     may_be_me: bool,
     pub(super) hops: u32,
@@ -53,6 +55,7 @@ impl<C: Contact> Search<C> {
             owners,
             asked: Vec::new(),
             answered: None,
+            behind: Vec::new(),
             may_be_me,
             hops: 0,
             timeouts: 0,
@@ -75,7 +78,7 @@ impl<C: Contact> Search<C> {
                 match nearer.filter(|nearer| !self.was_asked(nearer)) {
                     None => return Step::Found(owner),
                     Some(nearer) => {
-                        self.owners.clear();
+                        self.behind = std::mem::take(&mut self.owners);
                         self.answered = Some(owner);
                         return self.ask(nearer, true);
                     }
@@ -142,7 +145,7 @@ impl<C: Contact> Search<C> {
     /// before it, of which those who named it have not heard.
     pub(super) fn add_owner(&mut self, from: C, nearer: Option<C>) {
         let beyond = from.id().clockwise_from(self.key);
-        self.owners.clear();
+        self.behind = std::mem::take(&mut self.owners);
         self.owners.extend(nearer.filter(|nearer| nearer.id().clockwise_from(self.key) < beyond));
         self.answered = Some(from);
     }
@@ -156,13 +159,25 @@ impl<C: Contact> Search<C> {
         }
     }
 
+    /// The owner that was found, and those behind it: as others than the owner say, so that it can't
+    /// keep them to itself.
+    pub(super) fn with_those_behind(&self, owner: C) -> Vec<C> {
+        let way = |contact: &C| contact.id().clockwise_from(self.key);
+        let (first, others) = (way(&owner), self.behind.iter().chain(&self.owners));
+        let mut behind: Vec<C> = others.filter(|other| way(other) > first).cloned().collect();
+        behind.sort_unstable_by_key(way);
+        behind.dedup();
+        behind.insert(0, owner);
+        behind
+    }
+
     /// Whom the search asked, in that order.
     pub(super) fn path(self) -> Vec<crate::Step<C>> {
         self.asked.into_iter().map(|(contact, answered)| crate::Step { contact, answered }).collect()
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
-        (self.preceding.capacity() + self.owners.capacity()) * size_of::<C>()
+        (self.preceding.capacity() + self.owners.capacity() + self.behind.capacity()) * size_of::<C>()
             + self.asked.capacity() * size_of::<(C, bool)>()
     }
 }

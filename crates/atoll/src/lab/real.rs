@@ -25,9 +25,19 @@ use crate::{
 pub const NODES_MAX: usize = 32;
 pub const NODES_DEFAULT: usize = 16;
 pub const LOOKUPS_DEFAULT: usize = 200;
-pub const KINDS: [OverlayKind; 3] = [OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry];
+/// Those in which keys belong to somebody.
+pub const KINDS: [OverlayKind; 5] = [
+    OverlayKind::Directory,
+    OverlayKind::Chord,
+    OverlayKind::Kademlia,
+    OverlayKind::Pastry,
+    OverlayKind::Hybrid,
+];
 /// A change of the kind reaches every node, and tables fill.
 const ACQUAINTED_WITHIN: Duration = Duration::from_secs(120);
+/// Index nodes there are in a network as small as these, super-peers at least, and those of them
+/// that a leaf is attached to.
+const CENTRE: usize = 3;
 
 /// A ring's fingers are looked up again one each two seconds, on average; a ring as small as
 /// these has three or four.
@@ -93,7 +103,7 @@ impl Real {
             eprintln!("{name}: looking {} keys up", self.lookups);
             let value = json!({ "value": name }).to_string().into_bytes();
             let Done {} = clients[0].ask(Method::PUT, "/v1/settings/overlay", Some(value)).await?;
-            let ids = acquainted(&clients, name).await?;
+            let nodes = acquainted(&clients, *kind).await?;
             if *kind == OverlayKind::Chord {
                 wait_for_fingers(&clients).await?;
             }
@@ -108,7 +118,7 @@ impl Real {
                 let responsible = trace.responsible.first().cloned();
                 real.push(Ended { responsible, hops: trace.hops, timeouts: trace.timeouts });
             }
-            let simulated = self.simulate(*kind, ids, &asked).await?;
+            let simulated = self.simulate(*kind, nodes, &asked).await?;
             rows.push(row(name, "processes", self.nodes, &real, &simulated));
             rows.push(row(name, "simulated", self.nodes, &simulated, &real));
         }
@@ -121,14 +131,15 @@ impl Real {
     async fn simulate(
         &self,
         kind: OverlayKind,
-        ids: Vec<NodeId>,
+        nodes: Nodes,
         asked: &[(usize, String)],
     ) -> Result<Vec<Ended>, Failure> {
         let asked: Vec<(usize, Id)> =
             asked.iter().map(|(asker, key)| (*asker, Id::of(key.as_bytes()))).collect();
         let seed = Seed(self.seed);
         // Not in a task of tokio's: its budget for one turn would stop the simulated tasks.
-        let located = Runtime::tokio().blocking(move || overlay_lookups(seed, kind, &ids, &asked)).await;
+        let simulate = move || overlay_lookups(seed, kind, &nodes.ids, &nodes.centre, &asked);
+        let located = Runtime::tokio().blocking(simulate).await;
         let located = located
             .map_err(|error| Failure::new(Fault::Internal, "the simulation stopped").caused_by(&error))?;
         let ended = located.into_iter().map(|located| match located {
@@ -142,27 +153,72 @@ impl Real {
     }
 }
 
-/// Waits until each node plays this kind and knows all others; their ids, in the nodes' order.
-async fn acquainted(clients: &[AdminClient], kind: &str) -> Result<Vec<NodeId>, Failure> {
-    let otherwise = "the nodes do not all know each other";
-    let mut ids = Vec::new();
-    for client in clients {
-        let knows_all = async || {
-            let view: Result<OverlayView, Failure> = client.get("/v1/overlay").await;
-            view.is_ok_and(|view| {
-                let rows = view.tables.iter().flat_map(|table| &table.rows);
-                let known: BTreeSet<&str> = rows.map(|row| row.node.as_str()).collect();
-                view.is_member && view.kind == kind && known.len() == clients.len() - 1
-            })
-        };
-        within(ACQUAINTED_WITHIN, otherwise, knows_all).await?;
-        let view: OverlayView = client.get("/v1/overlay").await?;
-        ids.push(view.seen_by.parse().map_err(|error: atoll_types::ParseIdError| {
+/// Of one network, in the nodes' order.
+struct Nodes {
+    ids: Vec<NodeId>,
+    /// A directory's index nodes, a hybrid's super-peers.
+    centre: Vec<NodeId>,
+}
+
+/// Waits until each node plays this kind and knows all others; where there is a centre, until it
+/// knows all, and all know it.
+async fn acquainted(clients: &[AdminClient], kind: OverlayKind) -> Result<Nodes, Failure> {
+    let views = async || {
+        let mut views = Vec::new();
+        for client in clients {
+            views.push(client.get::<OverlayView>("/v1/overlay").await?);
+        }
+        Ok::<_, Failure>(views)
+    };
+    let all_know = async || views().await.is_ok_and(|views| know_each_other(&views, kind));
+    within(ACQUAINTED_WITHIN, "the nodes do not all know each other", all_know).await?;
+    let views = views().await?;
+    let id = |view: &OverlayView| {
+        view.seen_by.parse().map_err(|error: atoll_types::ParseIdError| {
             Failure::new(Fault::Internal, "a node gave an answer this program does not know")
                 .caused_by(&error)
-        })?);
-    }
-    Ok(ids)
+        })
+    };
+    let ids = views.iter().map(id).collect::<Result<_, Failure>>()?;
+    let centre = views.iter().filter(|view| is_centre(view, kind)).map(id).collect::<Result<_, Failure>>()?;
+    Ok(Nodes { ids, centre })
+}
+
+fn is_centre(view: &OverlayView, kind: OverlayKind) -> bool {
+    let theirs = match kind {
+        OverlayKind::Directory => "clients",
+        OverlayKind::Hybrid => "leaves",
+        _ => return false,
+    };
+    view.tables.iter().any(|table| table.name == theirs)
+}
+
+fn know_each_other(views: &[OverlayView], kind: OverlayKind) -> bool {
+    let has_centre = matches!(kind, OverlayKind::Directory | OverlayKind::Hybrid);
+    let centre: BTreeSet<&str> =
+        views.iter().filter(|view| is_centre(view, kind)).map(|view| view.seen_by.as_str()).collect();
+    let knows = |view: &OverlayView| {
+        let rows = || view.tables.iter().flat_map(|table| &table.rows);
+        let known: BTreeSet<&str> = rows().map(|row| row.node.as_str()).collect();
+        let knows_enough = match (kind, is_centre(view, kind)) {
+            (OverlayKind::Directory, false) => known == centre && rows().all(|row| row.place == "registered"),
+            (OverlayKind::Hybrid, true) => {
+                known.is_superset(&centre.iter().copied().filter(|id| *id != view.seen_by).collect())
+            }
+            (OverlayKind::Hybrid, false) => known.is_superset(&nearest(view, &centre)),
+            _ => known.len() == views.len() - 1,
+        };
+        view.is_member && view.kind == kind.name() && knows_enough
+    };
+    (!has_centre || centre.len() >= CENTRE.min(views.len())) && views.iter().all(knows)
+}
+
+/// Those super-peers that a leaf is attached to once it has found its place.
+fn nearest<'a>(leaf: &OverlayView, centre: &BTreeSet<&'a str>) -> BTreeSet<&'a str> {
+    let id = |node: &str| node.parse().ok().map(|node: NodeId| Id::of(node.as_bytes()));
+    let mut sorted: Vec<&str> = centre.iter().copied().collect();
+    sorted.sort_by_key(|node| Some(id(node)?.xor(id(&leaf.seen_by)?)));
+    sorted.into_iter().take(CENTRE).collect()
 }
 
 /// Waits until no node's tables have changed for a while: knowing all others is not to have the
