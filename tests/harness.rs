@@ -271,6 +271,11 @@ pub fn pause() {
     std::thread::sleep(Duration::from_millis(50));
 }
 
+/// As Ctrl-C does.
+pub fn interrupt(child: &Child) {
+    signal(child, "INT");
+}
+
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
     assert!(status.expect("kill runs").success(), "SIG{name} could not be sent");

@@ -14,6 +14,7 @@ mod harness;
 mod access;
 mod audit;
 mod backup;
+mod bench;
 mod clients;
 mod command_line;
 mod concurrency;

@@ -7,7 +7,7 @@ use crate::failure::Outcome;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum BenchCommand {
-    S3(s3::BenchS3),
+    S3(Box<s3::BenchS3>),
     Transport(transport::BenchTransport),
 }
 

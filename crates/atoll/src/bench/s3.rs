@@ -1,7 +1,20 @@
-//! `atoll bench s3`: drives any S3 endpoint, ours or another's, with requests that are
-//! signed in the query (the payload is not), so that the client's hashing is not measured.
+//! `atoll bench s3`: drives any S3 store, ours or another's, and prints what it gives; two
+//! stores in turns, or this run beside an earlier one, with ratios.
+//!
+//! Every byte that is got is compared with what was put. A run keeps to a bucket of its own,
+//! or to a prefix in the user's, and takes away what it made, at Ctrl-C too.
+
+mod body;
+mod load;
+mod parameters;
+mod pool;
+mod progress;
+mod report;
+mod store;
 
 use std::{
+    collections::BTreeMap,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,402 +24,373 @@ use std::{
 
 use atoll_runtime::Runtime;
 use atoll_types::ByteSize;
-use bytes::Bytes;
-use hdrhistogram::Histogram;
-use http::{Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use rand::RngCore;
-use rusty_s3::{
-    Bucket, Credentials, S3Action, UrlStyle,
-    actions::{CreateBucket, DeleteObject, GetObject, ListObjectsV2, PutObject},
-};
-use serde::Serialize;
+use rand::{RngCore, rngs::StdRng};
 
+use self::{
+    body::Contents,
+    load::{Asker, Order, Stretch, ask, fill, fill_replaced},
+    parameters::{Mix, Operation, Parameters},
+    pool::Pool,
+    progress::Progress,
+    report::{Measured, Report, Whose},
+    store::{RequestError, Store, StorePlace, is_endpoint},
+};
 use crate::{
+    dev::StopSignal,
     failure::{Failure, Fault, Outcome},
-    output::{Output, table},
+    output::Output,
 };
 
-/// Put, get and list at given sizes, and print operations, bytes and latencies.
+/// Put, get, list, delete and more, at given sizes; operations, bytes and latencies.
+///
+/// Two stores are measured in turns with --against; an earlier run is put beside this one
+/// with --compare.
 #[derive(Debug, clap::Args)]
 pub struct BenchS3 {
-    /// The S3 endpoint. [env: AWS_ENDPOINT_URL]
-    #[arg(long, env = "AWS_ENDPOINT_URL", default_value = "http://127.0.0.1:9000", hide_env_values = true)]
-    endpoint: String,
+    /// The S3 endpoint; several of one store share the clients. [env: AWS_ENDPOINT_URL]
+    #[arg(
+        long,
+        env = "AWS_ENDPOINT_URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:9000",
+        value_name = "URL",
+        hide_env = true
+    )]
+    endpoint: Vec<String>,
     #[arg(long, env = "AWS_ACCESS_KEY_ID", hide_env_values = true)]
     access_key: String,
     #[arg(long, env = "AWS_SECRET_ACCESS_KEY", hide_env_values = true)]
     secret_key: String,
     #[arg(long, default_value = "us-east-1")]
     region: String,
-    /// What to do, in this order; `get` reads what `put` wrote, or writes some first.
-    #[arg(long, value_delimiter = ',', default_value = "put,get,list")]
+    /// What to do, in this order; `list` comes last, over the objects of all sizes.
+    /// [default: put,get,list, or mixed if a mix is given]
+    #[arg(long, value_delimiter = ',')]
     operations: Vec<Operation>,
+    /// The shares of operations in `mixed`. [default: get=70,put=20,list=5,delete=5]
+    #[arg(long, value_name = "SHARES")]
+    mix: Option<Mix>,
     /// The object sizes.
     #[arg(long, value_delimiter = ',', default_value = "4KiB,64MiB", value_name = "SIZES")]
     sizes: Vec<ByteSize>,
+    /// How much of an object `range` gets. [default: 64 KiB, or the object if it is smaller]
+    #[arg(long, value_name = "SIZE")]
+    range: Option<ByteSize>,
+    /// How many objects of a size there are at least before they are got, listed or deleted;
+    /// what `put` left counts. [default: 256, or 1 GiB of them if that is less]
+    #[arg(long, value_name = "N")]
+    objects: Option<u64>,
     /// Requests in flight.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
-    concurrency: u16,
-    /// How long each operation runs at each size.
+    #[arg(long, alias = "concurrency", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// How long each operation runs at each size, at each store.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// The bucket; made if it is not there, and its objects of this run are deleted.
-    #[arg(long, default_value = "atoll-bench")]
-    bucket: String,
-    /// Leave the objects.
+    /// Begin no more requests than these in each measurement, even if there is time.
+    #[arg(long, value_name = "N")]
+    requests: Option<u64>,
+    /// Seconds before each measurement that do not count; `delete` has none.
+    #[arg(long, default_value_t = 1, value_name = "SECONDS")]
+    warm_up: u64,
+    /// Another store's endpoint, or several: both are measured in turns.
+    #[arg(long, value_delimiter = ',', value_name = "URL", conflicts_with = "compare")]
+    against: Vec<String>,
+    /// The other store's access key. [default: as --access-key]
+    #[arg(long, requires = "against", value_name = "KEY")]
+    against_access_key: Option<String>,
+    /// [env: ATOLL_BENCH_AGAINST_SECRET_KEY] [default: as --secret-key]
+    #[arg(long, env = "ATOLL_BENCH_AGAINST_SECRET_KEY", value_name = "KEY", hide_env = true)]
+    against_secret_key: Option<String>,
+    /// How many seconds a store's turn takes.
+    #[arg(long, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    slice: u64,
+    /// An earlier run's JSON, which must have had the same parameters.
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// A bucket that is there; this run keeps to a prefix in it. [default: a new one]
+    #[arg(long)]
+    bucket: Option<String>,
+    /// Leave the objects, and the bucket.
     #[arg(long)]
     keep: bool,
     #[command(flatten)]
     output: Output,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Operation {
-    Put,
-    Get,
-    List,
-}
-
-/// One operation at one size.
-#[derive(Serialize)]
-struct Row {
-    operation: Operation,
-    size_bytes: u64,
-    concurrency: u16,
-    seconds: f64,
-    /// For `list`, keys per second.
-    operations_per_second: f64,
-    mib_per_second: f64,
-    p50_millis: f64,
-    p99_millis: f64,
-    errors: u64,
-}
-
-/// As many objects as `get` needs so that it is not one object's speed; large ones are few.
-const OBJECTS_TO_READ: u64 = 256;
-const BYTES_TO_READ: u64 = 1 << 30;
-const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
-
-#[derive(Clone)]
-struct Endpoint {
-    http: Client<HttpConnector, Full<Bytes>>,
-    bucket: Arc<Bucket>,
-    credentials: Arc<Credentials>,
-}
-
-impl Endpoint {
-    fn new(bench: &BenchS3) -> Result<Self, Failure> {
-        let bad = |error: &dyn std::error::Error| {
-            Failure::new(Fault::Configuration, format!("{} is not an S3 endpoint", bench.endpoint))
-                .caused_by(error)
-        };
-        let url = bench.endpoint.parse().map_err(|error| bad(&error))?;
-        let bucket = Bucket::new(url, UrlStyle::Path, bench.bucket.clone(), bench.region.clone())
-            .map_err(|error| bad(&error))?;
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        Ok(Self {
-            http: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(usize::MAX).build(connector),
-            bucket: Arc::new(bucket),
-            credentials: Arc::new(Credentials::new(bench.access_key.clone(), bench.secret_key.clone())),
-        })
-    }
-
-    /// The number of bytes in the answer's body, or why there was none.
-    async fn send(
-        &self,
-        method: Method,
-        url: String,
-        body: Bytes,
-        keep: Option<&mut Vec<u8>>,
-    ) -> Result<u64, String> {
-        let request = Request::builder().method(method).uri(url).body(Full::new(body));
-        let request = request.map_err(|error| error.to_string())?;
-        let response = self.http.request(request).await.map_err(|error| error.to_string())?;
-        let status = response.status();
-        let mut body = response.into_body();
-        let mut kept = keep;
-        let mut bytes = 0;
-        let mut refusal = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| error.to_string())?;
-            let Some(data) = frame.data_ref() else { continue };
-            bytes += data.len() as u64;
-            if let Some(kept) = &mut kept {
-                kept.extend_from_slice(data);
-            }
-            if !status.is_success() {
-                refusal.extend_from_slice(data);
-            }
-        }
-        if status.is_success() {
-            Ok(bytes)
-        } else {
-            Err(format!("{status} {}", String::from_utf8_lossy(&refusal)))
-        }
-    }
-
-    async fn put(&self, key: &str, body: Bytes) -> Result<u64, String> {
-        let bytes = body.len() as u64;
-        let url = PutObject::new(&self.bucket, Some(&self.credentials), key).sign(PRESIGNED_FOR);
-        self.send(Method::PUT, url.into(), body, None).await.map(|_| bytes)
-    }
-
-    async fn get(&self, key: &str) -> Result<u64, String> {
-        let url = GetObject::new(&self.bucket, Some(&self.credentials), key).sign(PRESIGNED_FOR);
-        self.send(Method::GET, url.into(), Bytes::new(), None).await
-    }
-
-    async fn delete(&self, key: &str) -> Result<u64, String> {
-        let url = DeleteObject::new(&self.bucket, Some(&self.credentials), key).sign(PRESIGNED_FOR);
-        self.send(Method::DELETE, url.into(), Bytes::new(), None).await
-    }
-
-    /// How many keys a page had, and where the next begins.
-    async fn list(&self, token: Option<&str>) -> Result<(u64, Option<String>), String> {
-        let mut action = ListObjectsV2::new(&self.bucket, Some(&self.credentials));
-        if let Some(token) = token {
-            action.with_continuation_token(token.to_string());
-        }
-        let mut text = Vec::new();
-        self.send(Method::GET, action.sign(PRESIGNED_FOR).into(), Bytes::new(), Some(&mut text)).await?;
-        let text = String::from_utf8(text).map_err(|error| error.to_string())?;
-        // Counted, not parsed: the client's XML parser is not what is measured.
-        let keys = text.matches("<Key>").count() as u64;
-        let token = text
-            .split_once("<NextContinuationToken>")
-            .and_then(|(_, rest)| rest.split_once("</NextContinuationToken>"))
-            .map(|(token, _)| token.to_string());
-        Ok((keys, token))
-    }
-
-    async fn create_bucket(&self) -> Result<(), Failure> {
-        let url = CreateBucket::new(&self.bucket, &self.credentials).sign(PRESIGNED_FOR);
-        match self.send(Method::PUT, url.into(), Bytes::new(), None).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.contains("BucketAlreadyOwnedByYou") => Ok(()),
-            Err(error) => Err(Failure::new(Fault::Unavailable, format!("the bucket can't be made: {error}"))
-                .hint("is the endpoint right (--endpoint), and the keys (--access-key, --secret-key)?")),
-        }
-    }
-}
-
-/// What one worker saw.
-struct Seen {
-    micros: Histogram<u64>,
-    operations: u64,
-    bytes: u64,
-    errors: u64,
-    first_error: Option<String>,
-}
-
-impl Seen {
-    fn new() -> Self {
-        // 1 µs to an hour, three digits.
-        let micros = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("constant bounds");
-        Self { micros, operations: 0, bytes: 0, errors: 0, first_error: None }
-    }
-
-    fn add(&mut self, other: Seen) {
-        self.micros.add(&other.micros).expect("equal bounds");
-        self.operations += other.operations;
-        self.bytes += other.bytes;
-        self.errors += other.errors;
-        self.first_error = self.first_error.take().or(other.first_error);
-    }
-
-    fn note(&mut self, took: Duration, result: Result<(u64, u64), String>) {
-        match result {
-            Ok((operations, bytes)) => {
-                self.operations += operations;
-                self.bytes += bytes;
-                self.micros.saturating_record(took.as_micros() as u64);
-            }
-            Err(error) => {
-                self.errors += 1;
-                self.first_error.get_or_insert(error);
-            }
-        }
-    }
+/// One of the stores that are measured, and what this run has there.
+struct Side {
+    whose: Whose,
+    store: Arc<Store>,
+    pools: BTreeMap<u64, Arc<Pool>>,
 }
 
 impl BenchS3 {
     pub async fn run(self) -> Outcome {
-        let endpoint = Endpoint::new(&self)?;
-        endpoint.create_bucket().await?;
-        let mut rows = Vec::new();
-        let mut written: Vec<String> = Vec::new();
-        for &size in &self.sizes {
-            let mut objects = 0;
-            for &operation in &self.operations {
-                if operation == Operation::List {
-                    continue;
-                }
-                if operation == Operation::Get && objects == 0 {
-                    objects = self.prepare(&endpoint, size, &mut written).await?;
-                }
-                let (row, made) = self.measure(&endpoint, operation, size, objects).await;
-                if operation == Operation::Put {
-                    objects = made;
-                    written.extend((0..made).map(|number| key(size, number)));
-                }
-                rows.push(row);
+        let parameters = self.parameters()?;
+        let earlier = match &self.compare {
+            Some(path) => Some(Report::read(path, &parameters)?),
+            None => None,
+        };
+        let mut rng = Runtime::tokio().rng();
+        let sides = self.sides(&parameters, &mut rng)?;
+        let mut stop = StopSignal::new()?;
+        let mut report = Report::new(parameters, self.endpoint.clone(), self.against.clone());
+        let measured = tokio::select! {
+            biased;
+            () = stop.received() => Err(Failure::new(Fault::Request, "stopped before it was done")),
+            measured = self.measure_all(&sides, &mut report, rng) => measured,
+        };
+        let cleaned = tokio::select! {
+            biased;
+            () = stop.received() => Err(Failure::new(Fault::Request, "stopped before all was taken away")),
+            cleaned = self.clean(&sides) => cleaned,
+        };
+        if measured.is_ok() {
+            if let Some(earlier) = earlier {
+                report.compare(&earlier);
+            }
+            self.output.show(&report, Report::show);
+        }
+        measured.and(report.verdict()).and(cleaned)
+    }
+
+    fn parameters(&self) -> Result<Parameters, Failure> {
+        let bad = |message: String, hint: &str| Failure::new(Fault::Configuration, message).hint(hint);
+        let operations = match (&self.operations[..], &self.mix) {
+            ([], Some(_)) => vec![Operation::Mixed],
+            ([], None) => vec![Operation::Put, Operation::Get, Operation::List],
+            (given, _) => given.to_vec(),
+        };
+        let mix = match &self.mix {
+            None if operations.contains(&Operation::Mixed) => {
+                Some("get=70,put=20,list=5,delete=5".parse().expect("a good mix"))
+            }
+            given => given.clone(),
+        };
+        let parameters = Parameters {
+            operations,
+            mix,
+            sizes_bytes: self.sizes.iter().map(|size| size.0).collect(),
+            range_bytes: self.range.map(|range| range.0),
+            objects: self.objects,
+            clients: self.clients,
+            seconds: self.seconds,
+            requests: self.requests,
+            warm_up_seconds: self.warm_up,
+        };
+        if let Some((message, hint)) = parameters.refusal() {
+            return Err(bad(message, hint));
+        }
+        for endpoints in [&self.endpoint, &self.against] {
+            if let Some(endpoint) = endpoints.iter().find(|endpoint| !is_endpoint(endpoint)) {
+                return Err(bad(
+                    format!("{endpoint:?} is not an S3 endpoint"),
+                    "one looks like http://127.0.0.1:9000",
+                ));
+            }
+            if endpoints.len() > usize::from(self.clients) {
+                let message = format!("{} endpoints are more than {} clients", endpoints.len(), self.clients);
+                return Err(bad(message, "some would get no request: give more --clients"));
             }
         }
-        if self.operations.contains(&Operation::List) {
-            let (row, _) = self.measure(&endpoint, Operation::List, ByteSize(0), 0).await;
-            rows.push(row);
+        if !self.against.is_empty() && self.slice > self.seconds {
+            let message = format!("a turn of {} s does not fit into {} s", self.slice, self.seconds);
+            return Err(bad(message, "give a shorter --slice, or more --seconds"));
         }
-        self.output.show(&rows, |rows| {
-            let rows = rows.iter().map(|row| {
-                [
-                    format!("{:?}", row.operation).to_lowercase(),
-                    ByteSize(row.size_bytes).to_string(),
-                    row.concurrency.to_string(),
-                    format!("{:.0}", row.operations_per_second),
-                    format!("{:.1}", row.mib_per_second),
-                    format!("{:.2}", row.p50_millis),
-                    format!("{:.2}", row.p99_millis),
-                    row.errors.to_string(),
-                ]
-            });
-            let header =
-                ["OPERATION", "SIZE", "CLIENTS", "PER SECOND", "MIB/S", "P50 MS", "P99 MS", "ERRORS"];
-            println!("{}", table(header, rows));
-        });
-        if !self.keep {
-            self.delete(&endpoint, written).await;
+        Ok(parameters)
+    }
+
+    fn sides(&self, parameters: &Parameters, rng: &mut StdRng) -> Result<Vec<Side>, Failure> {
+        let run = format!("atoll-bench-{:08x}", rng.next_u32());
+        let mut sides = Vec::new();
+        for (whose, endpoints) in [(Whose::Tested, &self.endpoint), (Whose::Against, &self.against)] {
+            if endpoints.is_empty() {
+                continue;
+            }
+            let own_key = (self.access_key.as_str(), self.secret_key.as_str());
+            let (access_key, secret_key) = match whose {
+                Whose::Against => (
+                    self.against_access_key.as_deref().unwrap_or(own_key.0),
+                    self.against_secret_key.as_deref().unwrap_or(own_key.1),
+                ),
+                _ => own_key,
+            };
+            // Both may be the same store, to see how far a ratio strays by itself.
+            let name = format!("{run}-{}", whose.name());
+            let store = Arc::new(Store::new(&StorePlace {
+                endpoints,
+                access_key,
+                secret_key,
+                region: &self.region,
+                bucket: self.bucket.as_deref().unwrap_or(&name),
+                prefix: self.bucket.is_some().then_some(name.as_str()),
+            })?);
+            let contents = Contents::new(rand::SeedableRng::from_rng(rng));
+            let pool = |size: &u64| (*size, Arc::new(Pool::new(*size, contents.clone(), store.prefix())));
+            let pools = parameters.sizes_bytes.iter().map(pool).collect();
+            sides.push(Side { whose, store, pools });
+        }
+        Ok(sides)
+    }
+
+    async fn measure_all(&self, sides: &[Side], report: &mut Report, mut rng: StdRng) -> Result<(), Failure> {
+        for side in sides {
+            side.store.open().await?;
+        }
+        let progress = Progress::new();
+        let parameters = report.parameters.clone();
+        let sized = parameters.operations.iter().filter(|operation| **operation != Operation::List);
+        let sized: Vec<Operation> = sized.copied().collect();
+        let mut plan: Vec<(Operation, u64)> = Vec::new();
+        for &size in &parameters.sizes_bytes {
+            plan.extend(sized.iter().map(|operation| (*operation, size)));
+        }
+        if parameters.operations.contains(&Operation::List) {
+            plan.push((Operation::List, parameters.sizes_bytes[0]));
+        }
+        for (operation, size) in plan {
+            let measured = self.measure(sides, &parameters, operation, size, &progress, &mut rng).await?;
+            for part in measured[0].parts() {
+                for measured in &measured {
+                    if let (None, Some(error)) = (part, measured.seen(None).first_error) {
+                        let row = measured.row(None);
+                        let codes = row.errors_by_code.iter().map(|(code, count)| format!("{count} {code}"));
+                        let codes = codes.collect::<Vec<_>>().join(", ");
+                        progress.say(&format!("{} failed: {codes}; the first: {error}", row.operation));
+                    }
+                    report.rows.push(measured.row(part));
+                }
+                if let [ours, theirs] = &measured[..] {
+                    report.ratios.push(ours.ratio(theirs, part));
+                }
+            }
         }
         Ok(())
     }
 
-    /// Writes what `get` alone is to read.
-    async fn prepare(
-        &self,
-        endpoint: &Endpoint,
-        size: ByteSize,
-        written: &mut Vec<String>,
-    ) -> Result<u64, Failure> {
-        let objects = OBJECTS_TO_READ.min(BYTES_TO_READ / size.0.max(1)).max(1);
-        let (body, run) = (random_body(size), Runtime::tokio().rng().next_u64());
-        for number in 0..objects {
-            let key = key(size, number);
-            endpoint.put(&key, stamped(&body, number, run)).await.map_err(|error| {
-                Failure::new(Fault::Unavailable, format!("can't write what to read: {error}"))
-            })?;
-            written.push(key);
-        }
-        Ok(objects)
-    }
-
+    /// One operation at one size, at each store.
     async fn measure(
         &self,
-        endpoint: &Endpoint,
+        sides: &[Side],
+        parameters: &Parameters,
         operation: Operation,
-        size: ByteSize,
-        objects: u64,
-    ) -> (Row, u64) {
-        let next = Arc::new(AtomicU64::new(0));
-        let started = Instant::now();
-        let end = started + Duration::from_secs(self.seconds);
-        let run = Runtime::tokio().rng().next_u64();
-        let body = if operation == Operation::Put { random_body(size) } else { Bytes::new() };
-        let mut workers = tokio::task::JoinSet::new();
-        for _ in 0..self.concurrency {
-            let (endpoint, next, body) = (endpoint.clone(), next.clone(), body.clone());
-            workers.spawn(async move {
-                let mut seen = Seen::new();
-                let mut token: Option<String> = None;
-                while Instant::now() < end {
-                    let number = next.fetch_add(1, Ordering::Relaxed);
-                    let body =
-                        if operation == Operation::Put { stamped(&body, number, run) } else { Bytes::new() };
-                    let sent = Instant::now();
-                    let result = match operation {
-                        Operation::Put => {
-                            endpoint.put(&key(size, number), body).await.map(|bytes| (1, bytes))
-                        }
-                        Operation::Get => {
-                            endpoint.get(&key(size, number % objects.max(1))).await.map(|bytes| (1, bytes))
-                        }
-                        Operation::List => endpoint.list(token.as_deref()).await.map(|(keys, following)| {
-                            token = following;
-                            (keys, 0)
-                        }),
-                    };
-                    seen.note(sent.elapsed(), result);
-                }
-                seen
-            });
-        }
-        let mut seen = Seen::new();
-        while let Some(worker) = workers.join_next().await {
-            seen.add(worker.expect("a worker does not panic"));
-        }
-        if let Some(error) = &seen.first_error {
-            eprintln!("{} of {operation:?} failed; the first: {error}", seen.errors);
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        let millis = |quantile| seen.micros.value_at_quantile(quantile) as f64 / 1000.0;
-        let row = Row {
-            operation,
-            size_bytes: size.0,
-            concurrency: self.concurrency,
-            seconds,
-            operations_per_second: seen.operations as f64 / seconds,
-            mib_per_second: seen.bytes as f64 / f64::from(1 << 20) / seconds,
-            p50_millis: millis(0.50),
-            p99_millis: millis(0.99),
-            errors: seen.errors,
+        size: u64,
+        progress: &Progress,
+        rng: &mut StdRng,
+    ) -> Result<Vec<Measured>, Failure> {
+        let mix = parameters.mix.clone().filter(|_| operation == Operation::Mixed);
+        let does = |what| operation == what || mix.as_ref().is_some_and(|mix| mix.has(what));
+        let (size_bytes, label) = match operation {
+            Operation::List => (0, operation.name()),
+            _ => (size, format!("{} {}", operation.name(), ByteSize(size))),
         };
-        (row, next.load(Ordering::Relaxed))
-    }
-
-    async fn delete(&self, endpoint: &Endpoint, written: Vec<String>) {
-        let mut workers = tokio::task::JoinSet::new();
-        let keys = Arc::new(std::sync::Mutex::new(written));
-        for _ in 0..self.concurrency {
-            let (endpoint, keys) = (endpoint.clone(), keys.clone());
-            workers.spawn(async move {
-                loop {
-                    let Some(key) = keys.lock().expect("nobody panics holding it").pop() else { return };
-                    // What stays is in a bucket that says what it is.
-                    let _ = endpoint.delete(&key).await;
-                }
+        let mut turns = Vec::new();
+        for side in sides {
+            let pool = &side.pools[&size];
+            let askers = || Asker::some(self.clients, &side.store, pool, &mut rng.clone());
+            let cannot = |error: RequestError| {
+                let message = format!("the {} store does not take what to read", side.whose.name());
+                Failure::new(Fault::Unavailable, message).caused_by(&error)
+            };
+            let reads = [Operation::Get, Operation::Range, Operation::List, Operation::Delete];
+            if reads.into_iter().any(does) {
+                let count = parameters.objects_of(size);
+                let tick = |there| {
+                    progress.show(format!("{label}, {}: {there} of {count} objects", side.whose.name()));
+                };
+                fill(askers(), count, tick).await.map_err(cannot)?;
+            }
+            if does(Operation::PutIfMatch) {
+                fill_replaced(&side.store, pool, self.clients).await.map_err(cannot)?;
+            }
+            let keys = (operation == Operation::List)
+                .then(|| side.pools.values().map(|pool| pool.count()).sum::<u64>())
+                .filter(|_| side.pools.values().all(|pool| pool.is_sure()));
+            let order = Order { operation, mix: mix.clone(), range_bytes: parameters.range_of(size), keys };
+            turns.push(Turns {
+                askers: Asker::some(self.clients, &side.store, pool, rng),
+                order: Arc::new(order),
+                label: format!("{label}, {}", side.whose.name()),
+                measured: Measured { whose: side.whose, operation, size_bytes, slices: Vec::new() },
             });
         }
-        workers.join_all().await;
-    }
-}
-
-fn key(size: ByteSize, number: u64) -> String {
-    format!("{}/{:08}", size.0, number)
-}
-
-/// Not compressible.
-fn random_body(size: ByteSize) -> Bytes {
-    let mut body = vec![0; size.0 as usize];
-    Runtime::tokio().rng().fill_bytes(&mut body);
-    body.into()
-}
-
-/// Blocks in which each body differs from every other: smaller than any chunk, so that a
-/// store that keeps equal chunks once has none to keep once.
-const BLOCK_BYTES: usize = 4096;
-
-/// `body` made unlike any other of this run, at the price of a copy.
-fn stamped(body: &Bytes, number: u64, run: u64) -> Bytes {
-    let mut body = body.to_vec();
-    for block in body.chunks_mut(BLOCK_BYTES) {
-        for (byte, stamp) in block.iter_mut().zip([number.to_le_bytes(), run.to_le_bytes()].concat()) {
-            *byte ^= stamp;
+        // Nothing would be left of what is to be deleted.
+        if operation != Operation::Delete && self.warm_up > 0 {
+            for turns in &mut turns {
+                let _ = turns.take(Duration::from_secs(self.warm_up), u64::MAX, "warming up", progress).await;
+            }
         }
+        let slices = if sides.len() > 1 { self.seconds.div_ceil(self.slice) } else { 1 };
+        let time = Duration::from_secs(self.seconds).div_f64(slices as f64);
+        let requests_max = parameters.requests.map_or(u64::MAX, |requests| requests.div_ceil(slices));
+        for slice in 0..slices {
+            let at = if slices > 1 { format!("slice {} of {slices}", slice + 1) } else { "measuring".into() };
+            let mut taken = Vec::new();
+            for place in 0..turns.len() as u64 {
+                // Each is first as often as second.
+                let index = ((slice + place) % turns.len() as u64) as usize;
+                taken.push((index, turns[index].take(time, requests_max, &at, progress).await));
+            }
+            // With nothing left to delete at one of them, there is no pair.
+            if slice > 0 && taken.iter().any(|(_, (seen, _))| seen.is_empty()) {
+                break;
+            }
+            for (index, slice) in taken {
+                turns[index].measured.slices.push(slice);
+            }
+        }
+        Ok(turns.into_iter().map(|turns| turns.measured).collect())
     }
-    body.into()
+
+    async fn clean(&self, sides: &[Side]) -> Outcome {
+        for Side { store, .. } in sides {
+            let name = store.bucket_name();
+            if self.keep {
+                eprintln!("left: s3://{name}/{}", store.prefix());
+                continue;
+            }
+            store.clean().await.map_err(|error| {
+                let message = format!("not all of s3://{name}/{} could be taken away", store.prefix());
+                Failure::new(Fault::Unavailable, message).caused_by(&error)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// One store's turns in a measurement.
+struct Turns {
+    askers: Vec<Asker>,
+    order: Arc<Order>,
+    label: String,
+    measured: Measured,
+}
+
+impl Turns {
+    async fn take(
+        &mut self,
+        time: Duration,
+        requests_max: u64,
+        at: &str,
+        progress: &Progress,
+    ) -> (BTreeMap<Operation, load::Seen>, f64) {
+        let began = Instant::now();
+        let done = Arc::new(AtomicU64::new(0));
+        let stretch = Arc::new(Stretch {
+            until: began + time,
+            requests_max,
+            begun: AtomicU64::new(0),
+            done: done.clone(),
+        });
+        let label = &self.label;
+        let tick = || {
+            let (seconds, count) = (began.elapsed().as_secs_f64(), done.load(Ordering::Relaxed));
+            progress.show(format!(
+                "{label}: {at}, {seconds:.0} of {:.0} s, {count} requests, {:.0}/s",
+                time.as_secs_f64(),
+                count as f64 / seconds.max(0.001)
+            ));
+        };
+        ask(&mut self.askers, &self.order, &stretch, tick).await
+    }
 }
