@@ -402,9 +402,9 @@ fn eight_processes_need_the_hops_that_the_simulation_says() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let rows = report["rows"].as_array().expect("rows");
-    assert_eq!(rows.len(), 10, "{report}");
+    assert_eq!(rows.len(), 8, "{report}");
     for pair in rows.chunks(2) {
-        let [real, simulated] = pair else { unreachable!("ten are five pairs") };
+        let [real, simulated] = pair else { unreachable!("eight are four pairs") };
         assert_eq!((&real["network"], &simulated["network"]), (&"processes".into(), &"simulated".into()));
         assert_eq!(real["overlay"], simulated["overlay"]);
         assert_eq!(real["lookups_failed_share"], 0.0, "{report}");

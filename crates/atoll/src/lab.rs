@@ -264,16 +264,16 @@ impl Run {
             }
         }
         let kinds = match &self.overlay {
-            None => real::KINDS.to_vec(),
+            None => real::KINDS_DEFAULT.to_vec(),
             Some(text) => {
                 let kinds = text.split(',').map(|name| {
                     let kind: OverlayKind = name
                         .trim()
                         .parse()
                         .map_err(|error: ParseOverlayKindError| wrong(error.to_string()))?;
-                    match real::KINDS.contains(&kind) {
-                        true => Ok(kind),
-                        false => Err(wrong(format!("in {kind} keys are nobody's: nothing is looked up"))),
+                    match kind {
+                        OverlayKind::Flood | OverlayKind::Walk => Err(wrong(format!("in {kind} keys are nobody's: nothing is looked up"))),
+                        _ => Ok(kind),
                     }
                 });
                 kinds.collect::<Result<_, Failure>>()?

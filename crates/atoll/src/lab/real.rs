@@ -25,14 +25,9 @@ use crate::{
 pub const NODES_MAX: usize = 32;
 pub const NODES_DEFAULT: usize = 16;
 pub const LOOKUPS_DEFAULT: usize = 200;
-/// Those in which keys belong to somebody.
-pub const KINDS: [OverlayKind; 5] = [
-    OverlayKind::Directory,
-    OverlayKind::Chord,
-    OverlayKind::Kademlia,
-    OverlayKind::Pastry,
-    OverlayKind::Hybrid,
-];
+/// The hybrid only if it is asked for: its super-peers may change while it is measured.
+pub const KINDS_DEFAULT: [OverlayKind; 4] =
+    [OverlayKind::Directory, OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry];
 /// A change of the kind reaches every node, and tables fill.
 const ACQUAINTED_WITHIN: Duration = Duration::from_secs(120);
 /// Index nodes there are in a network as small as these, super-peers at least, and those of them
