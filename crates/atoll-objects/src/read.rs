@@ -80,7 +80,7 @@ struct Sealed {
 impl Sealed {
     fn open(&self, bytes: &[u8]) -> Result<Bytes, Unavailable> {
         let Stream { key, start, size } = &*self.stream;
-        let last = self.end == start + size;
+        let last = self.end == start.saturating_add(*size);
         key.open(self.offset - start, last, bytes).ok_or(Unavailable::Tampered)
     }
 }
@@ -127,6 +127,11 @@ impl Reader {
         }
         Ok(Some(bytes.slice(wanted)))
     }
+}
+
+/// Each record by itself may be sound, in a backup that somebody made up.
+fn contradicted() -> Unavailable {
+    Unavailable::Refused("a manifest and what it refers to are of different sizes".into())
 }
 
 fn stopping() -> Unavailable {
@@ -192,7 +197,7 @@ impl ManifestReader {
                     let Some(chunk) = chunks.pop_front() else { continue };
                     self.steps.push_front(Step::Chunks { chunks, stream: stream.clone() });
                     let start = self.offset;
-                    self.offset += chunk.content_bytes(stream.is_some());
+                    self.offset = self.offset.saturating_add(chunk.content_bytes(stream.is_some()));
                     if self.offset > self.range.start {
                         let from = self.range.start.saturating_sub(start) as usize;
                         let to = (self.range.end.min(self.offset) - start) as usize;
@@ -205,11 +210,14 @@ impl ManifestReader {
                 {
                     self.offset += bytes;
                 }
-                Some(Step::Segment { manifest, number, stream, .. }) => {
+                Some(Step::Segment { manifest, number, bytes, stream }) => {
                     let ask = object::Segments { bucket: self.bucket, manifest, from: number, limit: 1 };
                     let deadline = self.objects.deadline();
                     let found = self.objects.query(self.shard, &object::SEGMENTS, ask, deadline).await?;
                     let segment = found.map_err(unexpected)?.pop().ok_or(Unavailable::Vanished)?;
+                    if !Manifest::Chunks(segment.chunks.clone()).is_of(bytes, stream.is_some()) {
+                        return Err(contradicted());
+                    }
                     self.steps.push_front(Step::Chunks { chunks: segment.chunks.into(), stream });
                 }
                 Some(part @ Step::Part { .. }) => {
@@ -231,9 +239,13 @@ impl ManifestReader {
         let mut start = self.offset;
         for (found_number, record) in found {
             match self.steps.front() {
-                Some(Step::Part { number, .. }) if *number == found_number => {
+                Some(&Step::Part { number, bytes: size, .. }) if number == found_number => {
                     self.steps.pop_front();
-                    let size = record.size;
+                    let manifest = &record.content.manifest;
+                    let is_whole = matches!(manifest, Manifest::Chunks(_) | Manifest::Segments { .. });
+                    if !is_whole || !manifest.is_of(size, record.content.seal.is_some()) {
+                        return Err(contradicted());
+                    }
                     let stream = match (&self.key, &record.content.seal) {
                         (None, None) => None,
                         (Some(key), Some(salt)) => {

@@ -171,6 +171,18 @@ async fn another_cluster_says_what_it_misses_and_takes_nothing_until_that_is_the
     assert!(matches!(begin(&new, "again", "b").await, Err(RestoreError::OtherSource { .. })));
     let malformed = BucketRecord { value: Bytes::from_static(b"?"), ..records[0].clone() };
     assert!(matches!(import(&[malformed]).await, Err(RestoreError::Malformed)));
+    // One that can be read, and whose sizes do not add up.
+    let altered = (0..records[0].value.len()).map(|at| {
+        let mut value = records[0].value.to_vec();
+        value[at] ^= 1;
+        BucketRecord { value: value.into(), ..records[0].clone() }
+    });
+    let unsound: Vec<BucketRecord> =
+        altered.filter(|record| record.references().is_ok() && !record.is_sound()).collect();
+    assert!(!unsound.is_empty());
+    for record in unsound {
+        assert!(matches!(import(&[record]).await, Err(RestoreError::Malformed)));
+    }
 
     let missing: BTreeSet<ChunkHash> = import(&records).await.unwrap().into_iter().collect();
     assert_eq!(missing, chunks);

@@ -28,7 +28,7 @@
 //! Against hostile nodes: an entry is believed by its author's signature, whoever sends it, so an
 //! index is poisoned only with what somebody signs; reads ask several nodes and take the highest
 //! sequence, so one of them can hide nothing alone, where others than the first say who they are
-//! (all kinds but Pastry, and Chord's recursive lookups); each table has a limit, and one peer at
+//! (not in Pastry, in Chord's recursive lookups, nor for the last of a Chord node's list); each table has a limit, and one peer at
 //! most a quarter of the room. What is not prevented: an author that signs false postings, and
 //! somebody who draws keys until all r nodes of a key are his (an eclipse); disjoint paths and ids
 //! that are hashes make it dear.

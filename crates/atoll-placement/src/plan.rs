@@ -242,7 +242,12 @@ impl Planner<'_> {
         // The dead who hold nothing any more are history, and stand in nobody's way: those, too, from
         // whom this plan takes the last, or planning again would go on where it ended.
         let mut placed = self.clone();
-        placed.place();
+        let is_dead = |properties: &LayoutNode| matches!(properties.state, NodeState::Dead { .. });
+        let held =
+            |(node, properties): (&NodeId, &LayoutNode)| is_dead(properties) && !self.next.is_empty(node);
+        if self.next.nodes.iter().any(held) {
+            placed.place();
+        }
         let counts = |node: &NodeId, properties: &LayoutNode| match properties.state {
             NodeState::Active | NodeState::Draining => properties.stores(),
             NodeState::Dead { .. } => !placed.next.is_empty(node),
@@ -257,7 +262,7 @@ impl Planner<'_> {
             return None;
         }
         overdue.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
-        let dead = storage.iter().find(|(_, properties)| matches!(properties.state, NodeState::Dead { .. }));
+        let dead = storage.iter().find(|(_, properties)| is_dead(properties));
         let zone = dead.map(|(_, properties)| &properties.zone);
         let copies = usize::from(self.next.settings.copies);
         let mut held_back = Vec::new();

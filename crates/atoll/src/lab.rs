@@ -272,7 +272,9 @@ impl Run {
                         .parse()
                         .map_err(|error: ParseOverlayKindError| wrong(error.to_string()))?;
                     match kind {
-                        OverlayKind::Flood | OverlayKind::Walk => Err(wrong(format!("in {kind} keys are nobody's: nothing is looked up"))),
+                        OverlayKind::Flood | OverlayKind::Walk => {
+                            Err(wrong(format!("in {kind} keys are nobody's: nothing is looked up")))
+                        }
                         _ => Ok(kind),
                     }
                 });

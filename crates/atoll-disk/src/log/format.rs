@@ -38,6 +38,8 @@ pub(super) const ENTRY_HEADER: usize = 16;
 /// more is damage, whatever its checksum says, and nothing that is counted up from what was read
 /// can overflow.
 pub(super) const COUNT_MAX: u64 = 1 << 62;
+/// As that, for segments: 32 MiB each.
+pub(super) const SEGMENT_MAX: u32 = 1 << 31;
 
 const MAGIC: &[u8; 8] = b"ATOLLLOG";
 const VERSION: u32 = 1;
@@ -89,7 +91,9 @@ impl SegmentHeader {
             return Err(HeaderError::Damaged);
         }
         match u32_at(bytes, 8) {
-            VERSION if !(1..COUNT_MAX).contains(&u64_at(bytes, 24)) => Err(HeaderError::Damaged),
+            VERSION if u32_at(bytes, 12) >= SEGMENT_MAX || !(1..COUNT_MAX).contains(&u64_at(bytes, 24)) => {
+                Err(HeaderError::Damaged)
+            }
             VERSION => Ok(Self {
                 segment: u32_at(bytes, 12),
                 tag: u64_at(bytes, 16),
@@ -383,6 +387,10 @@ mod tests {
         }
         let gone = PartHeader { first: 0, index: 0, ..header(PartKind::Remove) };
         assert!(batch(5, gone).is_some());
+        for segment in [SEGMENT_MAX, u32::MAX] {
+            let header = SegmentHeader { segment, tag: 1, first_sequence: 1 };
+            assert!(matches!(SegmentHeader::decode(&header.encode()), Err(HeaderError::Damaged)));
+        }
         for first_sequence in [0, COUNT_MAX, u64::MAX] {
             let header = SegmentHeader { segment: 3, tag: 0xabcd, first_sequence };
             assert_eq!(SegmentHeader::decode(&header.encode()), Err(HeaderError::Damaged));

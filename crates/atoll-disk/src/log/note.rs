@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{
     FOLDER,
-    format::{COUNT_MAX, SECTOR},
+    format::{COUNT_MAX, SECTOR, SEGMENT_MAX},
 };
 use crate::files::{DiskError, File, Files};
 
@@ -59,7 +59,9 @@ impl Note {
         }
         let u32_at = |at: usize| u32::from_le_bytes(content[at..at + 4].try_into().expect("four bytes"));
         let u64_at = |at: usize| u64::from_le_bytes(content[at..at + 8].try_into().expect("eight bytes"));
-        if u32_at(8) != VERSION || u64_at(24) >= COUNT_MAX || u64_at(32) >= COUNT_MAX {
+        let is_version = u32_at(8) == VERSION;
+        let counts = [24, 32].iter().all(|at| u64_at(*at) < COUNT_MAX);
+        if !is_version || !counts || u32_at(12).max(u32_at(16)) >= SEGMENT_MAX {
             return None;
         }
         Some((u64_at(32), Note { flushed: u64_at(24), oldest: u32_at(12), newest: u32_at(16) }))
@@ -115,5 +117,9 @@ mod tests {
         // The next sequence and the next generation are counted up from these.
         assert_eq!(Note::decode(&Note { flushed: u64::MAX, ..note }.encode(9)), None);
         assert_eq!(Note::decode(&note.encode(u64::MAX)), None);
+        // And the next segment's.
+        for newest in [SEGMENT_MAX, u32::MAX] {
+            assert_eq!(Note::decode(&Note { newest, ..note }.encode(9)), None);
+        }
     }
 }

@@ -22,8 +22,8 @@ use bytes::Bytes;
 use super::{
     FOLDER, LogVerdict, OpenLogError, RecoveredReplica, Recovery,
     format::{
-        BATCH_HEADER, HeaderError, PART_HEADER, Part, PartKind, SECTOR, SegmentHeader, batch_len,
-        decode_batch, round_up,
+        BATCH_HEADER, HeaderError, PART_HEADER, Part, PartKind, SECTOR, SEGMENT_MAX, SegmentHeader,
+        batch_len, decode_batch, round_up,
     },
     note::{Note, NoteFile},
     replica::{Anchor, Live, Replica, Slot},
@@ -40,7 +40,8 @@ pub(super) fn segment_path(id: u32) -> String {
 
 fn parse_name(name: &str) -> Option<u32> {
     let digits = name.strip_suffix(SUFFIX)?;
-    (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok())?
+    let id = u32::from_str_radix(digits, 16).ok()?;
+    (digits.len() == 8 && id < SEGMENT_MAX).then_some(id)
 }
 
 /// What the log goes on with.

@@ -8,10 +8,10 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use bytes::BytesMut;
-use futures_util::{StreamExt, stream};
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, BodyStream, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use percent_encoding::percent_decode_str;
 
@@ -20,33 +20,60 @@ use super::{context::RequestContext, form::FORM_FIELDS_BYTES_MAX};
 /// By name, in lower case.
 pub(crate) type FormFields = BTreeMap<String, String>;
 
+/// `s3s` keeps each frame of a file by itself: single bytes would take it thirty times the room.
+const FILE_FRAME_BYTES_MIN: usize = 16 << 10;
+/// It gives up if a frame that ends like a boundary begins is followed by one of 64 KiB.
+const FILE_FRAME_BYTES_MAX: usize = 32 << 10;
+
 /// Reads a form up to its file, notes its fields in the request's context, and gives the
-/// body back with `${filename}` filled in. Of one that is no form nothing is noted.
+/// body back with `${filename}` filled in. Of one that is no form nothing is noted, and
+/// nothing given back: `s3s` would begin anew with each frame, to find a form where none is.
 pub(crate) async fn peek(mut body: s3s::Body, headers: &HeaderMap, context: &RequestContext) -> s3s::Body {
+    let Some(boundary) = boundary(headers) else { return body };
     let mut came = BytesMut::new();
-    if let Some(boundary) = boundary(headers) {
-        let mut reader = Reader::new(boundary);
-        // A body that breaks off says so again when it is read on.
-        while let Some(Ok(frame)) = body.frame().await {
-            if let Ok(data) = frame.into_data() {
-                came.extend_from_slice(&data);
+    let mut reader = Reader::new(boundary);
+    // A body that breaks off says so again when it is read on.
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Ok(data) = frame.into_data() {
+            came.extend_from_slice(&data);
+        }
+        match reader.read(&came) {
+            Head::Whole { fields, end } => {
+                let head = Bytes::from(written(boundary, &fields));
+                context.set_form(fields);
+                // By itself, as its size is limited.
+                let head = stream::once(std::future::ready(Ok(Frame::data(head))));
+                let whole = head.chain(in_large_frames(came.split_off(end), body));
+                return s3s::Body::http_body_unsync(StreamBody::new(whole));
             }
-            match reader.read(&came) {
-                Head::Whole { fields, end } => {
-                    let mut head = BytesMut::from(&written(boundary, &fields)[..]);
-                    head.extend_from_slice(&came[end..]);
-                    came = head;
-                    context.set_form(fields);
-                    break;
-                }
-                Head::More if came.len() <= FORM_FIELDS_BYTES_MAX => {}
-                Head::More | Head::Malformed => break,
-            }
+            Head::More if came.len() <= FORM_FIELDS_BYTES_MAX => {}
+            Head::More | Head::Malformed => return s3s::Body::empty(),
         }
     }
-    let head = Frame::data(came.freeze());
-    let whole = stream::once(std::future::ready(Ok(head))).chain(BodyStream::new(body));
+    let whole = in_large_frames(came, body);
     s3s::Body::http_body_unsync(StreamBody::new(whole))
+}
+
+/// What came and what is still to come; what ends a body comes as it is.
+fn in_large_frames(
+    came: BytesMut,
+    body: s3s::Body,
+) -> impl Stream<Item = Result<Frame<Bytes>, s3s::StdError>> {
+    stream::unfold((came, Some(body)), |(mut came, mut rest)| async {
+        while let Some(body) = &mut rest
+            && came.len() < FILE_FRAME_BYTES_MIN
+        {
+            match body.frame().await.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => came.extend_from_slice(&data),
+                // Trailers say nothing in a form.
+                Some(Ok(Err(_))) => {}
+                Some(Err(error)) => return Some((Err(error), (BytesMut::new(), None))),
+                None => rest = None,
+            }
+        }
+        let frame = came.split_to(came.len().min(FILE_FRAME_BYTES_MAX)).freeze();
+        (!frame.is_empty()).then_some((Ok(Frame::data(frame)), (came, rest)))
+    })
 }
 
 pub(super) fn boundary(headers: &HeaderMap) -> Option<&str> {
@@ -274,7 +301,7 @@ fn parameters(line: &str) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
+    use std::convert::Infallible;
 
     use super::*;
 
@@ -380,6 +407,54 @@ mod tests {
         let Head::Whole { fields, .. } = form(2, "ab") else { panic!("it is whole") };
         assert_eq!(fields["key"], "abab");
         assert_eq!(form(2000, &"n".repeat(1000)), Head::Malformed);
+    }
+
+    async fn frames_of(body: &[Bytes]) -> Vec<Bytes> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "multipart/form-data; boundary=x".parse().unwrap());
+        let context = RequestContext::of(&http::Extensions::new());
+        let frames: Vec<_> =
+            body.iter().cloned().map(|data| Ok::<_, Infallible>(Frame::data(data))).collect();
+        let body = s3s::Body::http_body_unsync(StreamBody::new(stream::iter(frames)));
+        let mut body = peek(body, &headers, &context).await;
+        let mut frames = Vec::new();
+        while let Some(frame) = body.frame().await {
+            frames.push(frame.unwrap().into_data().unwrap());
+        }
+        frames
+    }
+
+    #[tokio::test]
+    async fn a_file_that_comes_byte_by_byte_is_handed_on_in_large_frames() {
+        let head =
+            Bytes::from(part("key", "a") + "--x\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\n");
+        let bytes = Bytes::from(vec![7; 40 << 10]);
+        let mut sent: Vec<Bytes> =
+            [&head, &bytes].into_iter().flat_map(|part| part.chunks(1)).map(Bytes::copy_from_slice).collect();
+        let large = Bytes::from(vec![8; 300 << 10]);
+        sent.push(large.clone());
+        let frames = frames_of(&sent).await;
+        // The head by itself, however much comes with it: `s3s` refuses a long one.
+        let sizes: Vec<usize> = frames.iter().map(Bytes::len).collect();
+        assert_eq!(sizes[..3], [head.len(), 16 << 10, 16 << 10]);
+        assert!(sizes.iter().all(|size| *size <= FILE_FRAME_BYTES_MAX), "{sizes:?}");
+        assert!(frames.concat() == [&head[..], &bytes, &large].concat());
+        let frames = frames_of(&[[&head[..], &large].concat().into()]).await;
+        assert_eq!(frames[0], head);
+        assert!(frames.concat() == [&head[..], &large].concat());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_handed_on_of_what_is_no_form() {
+        let almost = "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n\r\n--xyz";
+        let endless = Bytes::from(part("a", &"b".repeat(FORM_FIELDS_BYTES_MAX)));
+        for head in [Bytes::from(almost), endless] {
+            let sent: Vec<Bytes> = head.chunks(1000).map(Bytes::copy_from_slice).collect();
+            let line_ends = std::iter::repeat_n(Bytes::from("\r\n"), 1000);
+            assert_eq!(frames_of(&[sent, line_ends.collect()].concat()).await, Vec::<Bytes>::new());
+        }
+        // What breaks off is small, and `s3s` says what is wrong with it.
+        assert_eq!(frames_of(&[Bytes::from("--x\r\nCont")]).await, ["--x\r\nCont"]);
     }
 
     #[tokio::test]

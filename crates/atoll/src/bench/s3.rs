@@ -6,21 +6,14 @@
 
 mod body;
 mod load;
+mod measure;
 mod parameters;
 mod pool;
 mod progress;
 mod report;
 mod store;
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use atoll_runtime::Runtime;
 use atoll_types::ByteSize;
@@ -28,12 +21,10 @@ use rand::{RngCore, rngs::StdRng};
 
 use self::{
     body::Contents,
-    load::{Asker, Order, Stretch, ask, fill, fill_replaced},
     parameters::{Mix, Operation, Parameters},
     pool::Pool,
-    progress::Progress,
-    report::{Measured, Report, Whose},
-    store::{RequestError, Store, StorePlace, is_endpoint},
+    report::{Report, Whose},
+    store::{Store, StorePlace, is_endpoint},
 };
 use crate::{
     dev::StopSignal,
@@ -63,7 +54,7 @@ pub struct BenchS3 {
     secret_key: String,
     #[arg(long, default_value = "us-east-1")]
     region: String,
-    /// What to do, in this order; `list` comes last, over the objects of all sizes.
+    /// What to do, in this order; `list` comes last, over the objects of all sizes that are got.
     /// [default: put,get,list, or mixed if a mix is given]
     #[arg(long, value_delimiter = ',')]
     operations: Vec<Operation>,
@@ -76,8 +67,9 @@ pub struct BenchS3 {
     /// How much of an object `range` gets. [default: 64 KiB, or the object if it is smaller]
     #[arg(long, value_name = "SIZE")]
     range: Option<ByteSize>,
-    /// How many objects of a size there are at least before they are got, listed or deleted;
-    /// what `put` left counts. [default: 256, or 1 GiB of them if that is less]
+    /// How many objects of a size are made to be got, or listed; what `put` makes is not read.
+    /// To be deleted there are so many at least, with what `put` left. [default: 256, for `list`
+    /// 5000, or 1 GiB of them if that is less]
     #[arg(long, value_name = "N")]
     objects: Option<u64>,
     /// Requests in flight.
@@ -86,10 +78,12 @@ pub struct BenchS3 {
     /// How long each operation runs at each size, at each store.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// Begin no more requests than these in each measurement, even if there is time.
+    /// Begin no more requests than these in each measurement, even if there is time; with
+    /// --against at each store, in all its turns.
     #[arg(long, value_name = "N")]
     requests: Option<u64>,
-    /// Seconds before each measurement that do not count; `delete` has none.
+    /// Seconds before each measurement that do not count, unless the store answers wrongly;
+    /// `delete` has none.
     #[arg(long, default_value_t = 1, value_name = "SECONDS")]
     warm_up: u64,
     /// Another store's endpoint, or several: both are measured in turns.
@@ -107,7 +101,8 @@ pub struct BenchS3 {
     /// An earlier run's JSON, which must have had the same parameters.
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// A bucket that is there; this run keeps to a prefix in it. [default: a new one]
+    /// A bucket that is there; this run keeps to a prefix in it. One with versions keeps the
+    /// versions of what is taken away. [default: a new one]
     #[arg(long)]
     bucket: Option<String>,
     /// Leave the objects, and the bucket.
@@ -140,10 +135,17 @@ impl BenchS3 {
             () = stop.received() => Err(Failure::new(Fault::Request, "stopped before it was done")),
             measured = self.measure_all(&sides, &mut report, rng) => measured,
         };
+        // Puts that were cut off may still arrive.
+        let cut_off = measured.is_err();
         let cleaned = tokio::select! {
             biased;
-            () = stop.received() => Err(Failure::new(Fault::Request, "stopped before all was taken away")),
-            cleaned = self.clean(&sides) => cleaned,
+            () = stop.received() => {
+                for Side { store, .. } in sides.iter().filter(|side| side.store.is_used()) {
+                    eprintln!("left: {}", store.place());
+                }
+                Err(Failure::new(Fault::Request, "stopped before all was taken away"))
+            }
+            cleaned = self.clean(&sides, cut_off) => cleaned,
         };
         if measured.is_ok() {
             if let Some(earlier) = earlier {
@@ -233,164 +235,20 @@ impl BenchS3 {
         Ok(sides)
     }
 
-    async fn measure_all(&self, sides: &[Side], report: &mut Report, mut rng: StdRng) -> Result<(), Failure> {
-        for side in sides {
-            side.store.open().await?;
-        }
-        let progress = Progress::new();
-        let parameters = report.parameters.clone();
-        let sized = parameters.operations.iter().filter(|operation| **operation != Operation::List);
-        let sized: Vec<Operation> = sized.copied().collect();
-        let mut plan: Vec<(Operation, u64)> = Vec::new();
-        for &size in &parameters.sizes_bytes {
-            plan.extend(sized.iter().map(|operation| (*operation, size)));
-        }
-        if parameters.operations.contains(&Operation::List) {
-            plan.push((Operation::List, parameters.sizes_bytes[0]));
-        }
-        for (operation, size) in plan {
-            let measured = self.measure(sides, &parameters, operation, size, &progress, &mut rng).await?;
-            for part in measured[0].parts() {
-                for measured in &measured {
-                    if let (None, Some(error)) = (part, measured.seen(None).first_error) {
-                        let row = measured.row(None);
-                        let codes = row.errors_by_code.iter().map(|(code, count)| format!("{count} {code}"));
-                        let codes = codes.collect::<Vec<_>>().join(", ");
-                        progress.say(&format!("{} failed: {codes}; the first: {error}", row.operation));
-                    }
-                    report.rows.push(measured.row(part));
-                }
-                if let [ours, theirs] = &measured[..] {
-                    report.ratios.push(ours.ratio(theirs, part));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// One operation at one size, at each store.
-    async fn measure(
-        &self,
-        sides: &[Side],
-        parameters: &Parameters,
-        operation: Operation,
-        size: u64,
-        progress: &Progress,
-        rng: &mut StdRng,
-    ) -> Result<Vec<Measured>, Failure> {
-        let mix = parameters.mix.clone().filter(|_| operation == Operation::Mixed);
-        let does = |what| operation == what || mix.as_ref().is_some_and(|mix| mix.has(what));
-        let (size_bytes, label) = match operation {
-            Operation::List => (0, operation.name()),
-            _ => (size, format!("{} {}", operation.name(), ByteSize(size))),
-        };
-        let mut turns = Vec::new();
-        for side in sides {
-            let pool = &side.pools[&size];
-            let askers = || Asker::some(self.clients, &side.store, pool, &mut rng.clone());
-            let cannot = |error: RequestError| {
-                let message = format!("the {} store does not take what to read", side.whose.name());
-                Failure::new(Fault::Unavailable, message).caused_by(&error)
-            };
-            let reads = [Operation::Get, Operation::Range, Operation::List, Operation::Delete];
-            if reads.into_iter().any(does) {
-                let count = parameters.objects_of(size);
-                let tick = |there| {
-                    progress.show(format!("{label}, {}: {there} of {count} objects", side.whose.name()));
-                };
-                fill(askers(), count, tick).await.map_err(cannot)?;
-            }
-            if does(Operation::PutIfMatch) {
-                fill_replaced(&side.store, pool, self.clients).await.map_err(cannot)?;
-            }
-            let keys = (operation == Operation::List)
-                .then(|| side.pools.values().map(|pool| pool.count()).sum::<u64>())
-                .filter(|_| side.pools.values().all(|pool| pool.is_sure()));
-            let order = Order { operation, mix: mix.clone(), range_bytes: parameters.range_of(size), keys };
-            turns.push(Turns {
-                askers: Asker::some(self.clients, &side.store, pool, rng),
-                order: Arc::new(order),
-                label: format!("{label}, {}", side.whose.name()),
-                measured: Measured { whose: side.whose, operation, size_bytes, slices: Vec::new() },
-            });
-        }
-        // Nothing would be left of what is to be deleted.
-        if operation != Operation::Delete && self.warm_up > 0 {
-            for turns in &mut turns {
-                let _ = turns.take(Duration::from_secs(self.warm_up), u64::MAX, "warming up", progress).await;
-            }
-        }
-        let slices = if sides.len() > 1 { self.seconds.div_ceil(self.slice) } else { 1 };
-        let time = Duration::from_secs(self.seconds).div_f64(slices as f64);
-        let requests_max = parameters.requests.map_or(u64::MAX, |requests| requests.div_ceil(slices));
-        for slice in 0..slices {
-            let at = if slices > 1 { format!("slice {} of {slices}", slice + 1) } else { "measuring".into() };
-            let mut taken = Vec::new();
-            for place in 0..turns.len() as u64 {
-                // Each is first as often as second.
-                let index = ((slice + place) % turns.len() as u64) as usize;
-                taken.push((index, turns[index].take(time, requests_max, &at, progress).await));
-            }
-            // With nothing left to delete at one of them, there is no pair.
-            if slice > 0 && taken.iter().any(|(_, (seen, _))| seen.is_empty()) {
-                break;
-            }
-            for (index, slice) in taken {
-                turns[index].measured.slices.push(slice);
-            }
-        }
-        Ok(turns.into_iter().map(|turns| turns.measured).collect())
-    }
-
-    async fn clean(&self, sides: &[Side]) -> Outcome {
-        for Side { store, .. } in sides {
-            let name = store.bucket_name();
+    /// All of them, even if one fails, and says where something is left.
+    async fn clean(&self, sides: &[Side], cut_off: bool) -> Outcome {
+        let mut cleaned = Ok(());
+        for Side { store, .. } in sides.iter().filter(|side| side.store.is_used()) {
             if self.keep {
-                eprintln!("left: s3://{name}/{}", store.prefix());
+                eprintln!("left: {}", store.place());
                 continue;
             }
-            store.clean().await.map_err(|error| {
-                let message = format!("not all of s3://{name}/{} could be taken away", store.prefix());
-                Failure::new(Fault::Unavailable, message).caused_by(&error)
-            })?;
+            if let Err(error) = store.clean(cut_off).await {
+                eprintln!("not all of {} could be taken away: {error}", store.place());
+                let message = "not all that this run made could be taken away";
+                cleaned = cleaned.and(Err(Failure::new(Fault::Unavailable, message).caused_by(&error)));
+            }
         }
-        Ok(())
-    }
-}
-
-/// One store's turns in a measurement.
-struct Turns {
-    askers: Vec<Asker>,
-    order: Arc<Order>,
-    label: String,
-    measured: Measured,
-}
-
-impl Turns {
-    async fn take(
-        &mut self,
-        time: Duration,
-        requests_max: u64,
-        at: &str,
-        progress: &Progress,
-    ) -> (BTreeMap<Operation, load::Seen>, f64) {
-        let began = Instant::now();
-        let done = Arc::new(AtomicU64::new(0));
-        let stretch = Arc::new(Stretch {
-            until: began + time,
-            requests_max,
-            begun: AtomicU64::new(0),
-            done: done.clone(),
-        });
-        let label = &self.label;
-        let tick = || {
-            let (seconds, count) = (began.elapsed().as_secs_f64(), done.load(Ordering::Relaxed));
-            progress.show(format!(
-                "{label}: {at}, {seconds:.0} of {:.0} s, {count} requests, {:.0}/s",
-                time.as_secs_f64(),
-                count as f64 / seconds.max(0.001)
-            ));
-        };
-        ask(&mut self.askers, &self.order, &stretch, tick).await
+        cleaned
     }
 }

@@ -16,8 +16,9 @@ use rand::{RngCore, rngs::StdRng};
 
 /// Smaller than any chunk.
 const BLOCK_BYTES: u64 = 4096;
-/// The run, the object and the block, 8 bytes each.
-const STAMP_BYTES: usize = 24;
+/// The object's number, the run, the block and the object's size, 8 bytes each. Numbers come
+/// first: they are all that tells apart objects of 8 bytes.
+const STAMP_BYTES: usize = 32;
 /// Further apart than compressors look back, and small enough for a processor's cache.
 const PATTERN_BYTES: u64 = 1 << 20;
 /// One write to the socket, and all that a put keeps in memory.
@@ -78,7 +79,8 @@ impl Content {
                 let mut stamp = [0; STAMP_BYTES];
                 stamp[..8].copy_from_slice(&self.number.to_le_bytes());
                 stamp[8..16].copy_from_slice(&self.contents.run.to_le_bytes());
-                stamp[16..].copy_from_slice(&block.to_le_bytes());
+                stamp[16..24].copy_from_slice(&block.to_le_bytes());
+                stamp[24..].copy_from_slice(&self.size.to_le_bytes());
                 let length = rest.min(STAMP_BYTES - within);
                 take(at, &stamp[within..within + length]).then_some(length)
             } else {
@@ -178,7 +180,7 @@ mod tests {
         for (start, end) in [(0, bytes.len()), (1, 2), (10, 5000), (4090, 4200), (1 << 20, (1 << 20) + 9)] {
             assert!(content.has(start as u64, &bytes[start..end]), "{start}..{end}");
         }
-        for changed in [0, 23, 24, 4095, 4096, bytes.len() - 1] {
+        for changed in [0, 31, 32, 4095, 4096, bytes.len() - 1] {
             let mut bytes = bytes.clone();
             bytes[changed] ^= 1;
             assert!(!content.has(0, &bytes), "the byte at {changed} differs");
@@ -189,9 +191,11 @@ mod tests {
 
     #[test]
     fn no_two_blocks_of_a_run_are_equal() {
-        let ((_, one), (_, two)) = (content(1, 2 << 20), content(2, 2 << 20));
+        // Objects of each size are counted from 0.
+        let objects =
+            [(1, 2 << 20), (2, 2 << 20), (1, 1 << 20)].map(|(number, size)| content(number, size).1);
         let blocks: std::collections::BTreeSet<&[u8]> =
-            one.chunks(BLOCK_BYTES as usize).chain(two.chunks(BLOCK_BYTES as usize)).collect();
-        assert_eq!(blocks.len(), 1024);
+            objects.iter().flat_map(|bytes| bytes.chunks(BLOCK_BYTES as usize)).collect();
+        assert_eq!(blocks.len(), 512 + 512 + 256);
     }
 }

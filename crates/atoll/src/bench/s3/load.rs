@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 
 use super::{
     parameters::{Mix, Operation},
-    pool::Pool,
-    store::{CONDITION_IGNORED, RequestError, Store, WRONG_LISTING},
+    pool::{Pool, Set},
+    store::{CONDITION_IGNORED, LIES, RequestError, Store, WRONG_LISTING},
 };
 
 /// Clients at each key that is put with `If-Match`.
@@ -63,6 +63,24 @@ impl Seen {
         self.micros.len()
     }
 
+    /// Answered in any way, or not at all.
+    pub fn begun(&self) -> u64 {
+        self.requests() + self.errors.values().sum::<u64>()
+    }
+
+    /// Only what makes all figures worthless, if there is any.
+    pub fn lies(self) -> Option<Seen> {
+        let codes = self.errors.len();
+        let errors: BTreeMap<String, u64> =
+            self.errors.into_iter().filter(|(code, _)| LIES.contains(&code.as_str())).collect();
+        if errors.is_empty() {
+            return None;
+        }
+        // It may be another's.
+        let first_error = self.first_error.filter(|_| errors.len() == codes);
+        Some(Seen { errors, first_error, ..Seen::default() })
+    }
+
     fn note(&mut self, took: Duration, result: Result<Brought, RequestError>) {
         match result {
             Ok(brought) => {
@@ -93,8 +111,8 @@ pub struct Order {
     /// With `Operation::Mixed`.
     pub mix: Option<Mix>,
     pub range_bytes: u64,
-    /// How many keys a listing has, if that is known.
-    pub keys: Option<u64>,
+    /// How many keys a listing has.
+    pub keys: u64,
 }
 
 /// When a stretch is over, and how far it is.
@@ -172,7 +190,6 @@ impl Asker {
             self.seen.entry(operation).or_default().note(took, result);
             stretch.done.fetch_add(1, Ordering::Relaxed);
             if failed {
-                self.pool.doubt();
                 tokio::time::sleep(PAUSE_AFTER_ERROR).await;
             }
         }
@@ -187,43 +204,45 @@ impl Asker {
     ) -> Result<Brought, RequestError> {
         let size = self.pool.size;
         match operation {
-            Operation::Put => self.put(self.pool.new_number()).await,
+            Operation::Put => self.put_new(Set::Written).await,
             Operation::PutIfNoneMatch => self.put_if_none_match().await,
             Operation::Get => self.get(size, true).await,
             Operation::Range => self.get(order.range_bytes, false).await,
             Operation::List => self.list(order.keys).await,
             Operation::Delete => {
-                let key = self.pool.key(victim.expect("a deletion has a victim"));
+                let key = self.pool.key(Set::Written, victim.expect("a deletion has a victim"));
                 self.store.delete(self.endpoint, &key).await.map(|()| Brought::default())
             }
             Operation::PutIfMatch | Operation::Mixed => unreachable!("taken apart before"),
         }
     }
 
-    pub async fn put_new(&self) -> Result<(), RequestError> {
-        self.put(self.pool.new_number()).await.map(|_| ())
-    }
-
-    async fn put(&self, number: u64) -> Result<Brought, RequestError> {
-        let (key, content) = (self.pool.key(number), self.pool.content(number));
+    async fn put_new(&self, set: Set) -> Result<Brought, RequestError> {
+        let number = self.pool.new_number();
+        let (key, content) = (self.pool.key(set, number), self.pool.content(number));
         self.store.put(self.endpoint, &key, content, None).await?;
-        self.pool.add(number);
+        self.pool.add(set, number);
         Ok(Brought { bytes: self.pool.size, keys: 0 })
     }
 
     async fn put_if_none_match(&self) -> Result<Brought, RequestError> {
         let number = self.pool.paired_number();
-        let (key, content) = (self.pool.key(number), self.pool.content(number));
+        let (key, content) = (self.pool.key(Set::Written, number), self.pool.content(number));
         self.store.put(self.endpoint, &key, content, Some((header::IF_NONE_MATCH, "*"))).await?;
         if !self.pool.spend(key) {
             return Err(RequestError::failed(CONDITION_IGNORED, "two puts made one key with If-None-Match"));
         }
-        self.pool.add(number);
+        self.pool.add(Set::Written, number);
         Ok(Brought { bytes: self.pool.size, keys: 0 })
     }
 
+    /// Rivals are neighbours, so that they meet at one key through all endpoints.
+    fn replaced_index(&self) -> usize {
+        self.number / CLIENTS_PER_REPLACED_KEY
+    }
+
     async fn put_if_match(&self) -> (Duration, Result<Brought, RequestError>) {
-        let index = self.number % self.pool.replaced_keys();
+        let index = self.replaced_index();
         let key = self.pool.replaced_key(index);
         let known = match self.pool.etag(index) {
             Some(etag) => etag,
@@ -262,12 +281,12 @@ impl Asker {
         let number = self.pool.pick(&mut self.rng);
         let number = number.ok_or_else(|| RequestError::failed("NoObjects", "there is nothing to get"))?;
         let offset = self.rng.random_range(0..=self.pool.size - bytes);
-        let (key, content) = (self.pool.key(*number), self.pool.content(*number));
+        let (key, content) = (self.pool.key(Set::Fixed, number), self.pool.content(number));
         self.store.get(self.endpoint, &key, &content, (offset, bytes), whole).await?;
         Ok(Brought { bytes, keys: 0 })
     }
 
-    async fn list(&mut self, expected: Option<u64>) -> Result<Brought, RequestError> {
+    async fn list(&mut self, expected: u64) -> Result<Brought, RequestError> {
         let page = self.page.take();
         let (keys, next) =
             self.store.list(self.endpoint, &self.pool.listed_prefix(), page.as_deref()).await?;
@@ -275,13 +294,11 @@ impl Asker {
         self.keys_before = so_far;
         let whole = next.is_none();
         self.page = next;
-        match expected {
-            Some(expected) if whole && so_far != expected && self.pool.is_sure() => {
-                let text = format!("a listing showed {so_far} of {expected} keys");
-                Err(RequestError::failed(WRONG_LISTING, text))
-            }
-            _ => Ok(Brought { keys, bytes: 0 }),
+        if whole && so_far != expected {
+            let text = format!("a listing showed {so_far} of {expected} keys");
+            return Err(RequestError::failed(WRONG_LISTING, text));
         }
+        Ok(Brought { keys, bytes: 0 })
     }
 }
 
@@ -317,17 +334,22 @@ pub async fn ask(
     (seen, began.elapsed().as_secs_f64())
 }
 
-/// Puts objects until there are `count`.
-pub async fn fill(askers: Vec<Asker>, count: u64, mut tick: impl FnMut(u64)) -> Result<(), RequestError> {
+/// Puts objects until `set` has `count`.
+pub async fn fill(
+    askers: Vec<Asker>,
+    set: Set,
+    count: u64,
+    mut tick: impl FnMut(u64),
+) -> Result<(), RequestError> {
     let Some(pool) = askers.first().map(|asker| asker.pool.clone()) else { return Ok(()) };
-    let missing = Arc::new(AtomicU64::new(count.saturating_sub(pool.count())));
+    let missing = Arc::new(AtomicU64::new(count.saturating_sub(pool.count(set))));
     let mut working = JoinSet::new();
     for asker in askers {
         let missing = missing.clone();
         working.spawn(async move {
             let less = |left: u64| left.checked_sub(1);
             while missing.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
-                asker.put_new().await?;
+                asker.put_new(set).await?;
             }
             Ok::<(), RequestError>(())
         });
@@ -340,7 +362,7 @@ pub async fn fill(askers: Vec<Asker>, count: u64, mut tick: impl FnMut(u64)) -> 
                 Some(done) => done.expect("an asker does not panic")?,
                 None => return Ok(()),
             },
-            _ = ticks.tick() => tick(pool.count()),
+            _ = ticks.tick() => tick(pool.count(set)),
         }
     }
 }
@@ -352,4 +374,47 @@ pub async fn fill_replaced(store: &Store, pool: &Pool, clients: u16) -> Result<(
         pool.add_replaced(store.put(0, &pool.replaced_key(index), content, None).await?);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::bench::s3::{body::Contents, store::StorePlace};
+
+    #[test]
+    fn rivals_for_a_key_ask_different_endpoints() {
+        let endpoints = ["http://127.0.0.1:1", "http://127.0.0.1:2"].map(str::to_owned);
+        let place = StorePlace {
+            endpoints: &endpoints,
+            access_key: "key",
+            secret_key: "secret",
+            region: "us-east-1",
+            bucket: "bucket",
+            prefix: None,
+        };
+        let mut rng = StdRng::seed_from_u64(5);
+        let pool = Arc::new(Pool::new(8, Contents::new(rng.clone()), ""));
+        let store = Arc::new(Store::new(&place).expect("two endpoints"));
+        let askers = Asker::some(8, &store, &pool, &mut rng);
+        let met: BTreeSet<(usize, usize)> =
+            askers.iter().map(|asker| (asker.replaced_index(), asker.endpoint)).collect();
+        assert_eq!(met, BTreeSet::from([(0, 0), (0, 1), (1, 0), (1, 1)]));
+    }
+
+    #[test]
+    fn of_a_warm_up_only_lies_are_kept() {
+        let mut seen = Seen::default();
+        seen.note(Duration::from_millis(1), Ok(Brought { keys: 1, bytes: 1 }));
+        seen.note(Duration::from_millis(1), Err(RequestError::failed("SlowDown", "later")));
+        assert!(seen.clone().lies().is_none());
+        seen.note(Duration::from_millis(1), Err(RequestError::failed(WRONG_LISTING, "a key is hidden")));
+        assert_eq!(seen.begun(), 3);
+        let lies = seen.lies().expect("one lie");
+        assert_eq!(lies.errors, BTreeMap::from([(WRONG_LISTING.to_owned(), 1)]));
+        assert_eq!((lies.requests(), lies.keys, lies.first_error), (0, 0, None));
+    }
 }

@@ -17,7 +17,7 @@ pub enum Operation {
     Get,
     /// A part of an object, somewhere within.
     Range,
-    /// Pages of a thousand keys.
+    /// Pages of a thousand keys, of the objects that `get` gets.
     List,
     Delete,
     /// Two clients put each key with `If-None-Match: *`; one of them must be refused.
@@ -105,7 +105,7 @@ pub struct Parameters {
     pub sizes_bytes: Vec<u64>,
     /// Only with `range`.
     pub range_bytes: Option<u64>,
-    /// How many there are at least before they are got, listed or deleted.
+    /// How many are got and listed, and at least how many are there to be deleted.
     pub objects: Option<u64>,
     pub clients: u16,
     pub seconds: u64,
@@ -118,14 +118,26 @@ const SIZE_MAX: u64 = 5 << 30;
 /// As many objects as reading needs so that it is not one object's speed; large ones are few.
 const OBJECTS_TO_READ: u64 = 256;
 const BYTES_TO_READ: u64 = 1 << 30;
+/// Five pages, as full as S3 makes them.
+const KEYS_TO_LIST: u64 = 5_000;
+/// Objects begin with their numbers: below, two versions of one key are equal, and so are their
+/// ETags.
+const REPLACED_BYTES_MIN: u64 = 8;
 const RANGE_BYTES: u64 = 64 << 10;
 
 impl Parameters {
     /// What makes no sense, and what would.
     pub fn refusal(&self) -> Option<(String, &'static str)> {
         let asked = |operation| self.operations.contains(&operation);
+        let does = |operation| asked(operation) || self.mix.as_ref().is_some_and(|mix| mix.has(operation));
         if self.operations.is_empty() || self.sizes_bytes.is_empty() {
             return Some(("there is nothing to measure".into(), "--operations get --sizes 4KiB"));
+        }
+        for (index, operation) in self.operations.iter().enumerate() {
+            if self.operations[..index].contains(operation) {
+                let message = format!("the operation {} is there twice", operation.name());
+                return Some((message, "--operations put,get"));
+            }
         }
         if let Some(size) = self.sizes_bytes.iter().find(|size| **size > SIZE_MAX) {
             let message = format!("one put brings at most 5 GiB, and {size} bytes are more");
@@ -139,8 +151,7 @@ impl Parameters {
         if self.mix.is_some() && !asked(Operation::Mixed) {
             return Some(("a mix is given and nothing is mixed".into(), "--operations mixed"));
         }
-        let ranges =
-            asked(Operation::Range) || self.mix.as_ref().is_some_and(|mix| mix.has(Operation::Range));
+        let ranges = does(Operation::Range);
         match (self.range_bytes, ranges) {
             (Some(_), false) => {
                 return Some(("a range is given and none is got".into(), "--operations range"));
@@ -148,12 +159,17 @@ impl Parameters {
             (Some(0), _) => return Some(("a range of no bytes can't be got".into(), "--range 64KiB")),
             _ => {}
         }
-        if ranges {
-            let shortest = self.sizes_bytes.iter().copied().min().unwrap_or_default();
-            if shortest < self.range_bytes.unwrap_or(1) {
-                let message = format!("an object of {shortest} bytes has no such range");
-                return Some((message, "give a shorter --range, or larger --sizes"));
-            }
+        let shortest = self.shortest();
+        if ranges && shortest < self.range_bytes.unwrap_or(1) {
+            let message = format!("an object of {shortest} bytes has no such range");
+            return Some((message, "give a shorter --range, or larger --sizes"));
+        }
+        if does(Operation::PutIfMatch) && shortest < REPLACED_BYTES_MIN {
+            let message = format!(
+                "put-if-match needs objects of {REPLACED_BYTES_MIN} bytes: of {shortest} bytes two \
+                 versions of a key can be equal, and have one ETag"
+            );
+            return Some((message, "give larger --sizes"));
         }
         if self.objects == Some(0) {
             return Some(("of no objects none can be got".into(), "--objects 1000"));
@@ -164,8 +180,14 @@ impl Parameters {
         None
     }
 
-    pub fn objects_of(&self, size: u64) -> u64 {
-        self.objects.unwrap_or_else(|| OBJECTS_TO_READ.min(BYTES_TO_READ / size.max(1)).max(1))
+    pub fn shortest(&self) -> u64 {
+        self.sizes_bytes.iter().copied().min().unwrap_or_default()
+    }
+
+    /// How many objects of a size an operation needs.
+    pub fn objects_of(&self, operation: Operation, size: u64) -> u64 {
+        let wanted = if operation == Operation::List { KEYS_TO_LIST } else { OBJECTS_TO_READ };
+        self.objects.unwrap_or_else(|| wanted.min(BYTES_TO_READ / size.max(1)).max(1))
     }
 
     pub fn range_of(&self, size: u64) -> u64 {
@@ -219,5 +241,24 @@ mod tests {
         assert_eq!(parameters.differences(&parameters), Vec::<String>::new());
         let earlier = Parameters { clients: 8, ..parameters.clone() };
         assert_eq!(parameters.differences(&earlier), ["clients: 8 then, 64 now"]);
+    }
+
+    #[test]
+    fn versions_that_can_be_equal_are_not_put_under_a_condition() {
+        let parameters = |operation, mix: Option<&str>, size| Parameters {
+            operations: vec![operation],
+            mix: mix.map(|mix| mix.parse().unwrap()),
+            sizes_bytes: vec![4096, size],
+            range_bytes: None,
+            objects: None,
+            clients: 4,
+            seconds: 1,
+            requests: None,
+            warm_up_seconds: 0,
+        };
+        assert_eq!(parameters(Operation::PutIfMatch, None, 8).refusal(), None);
+        assert_eq!(parameters(Operation::PutIfNoneMatch, None, 7).refusal(), None);
+        assert!(parameters(Operation::PutIfMatch, None, 7).refusal().is_some());
+        assert!(parameters(Operation::Mixed, Some("get=1,put-if-match=1"), 0).refusal().is_some());
     }
 }

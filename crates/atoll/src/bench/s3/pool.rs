@@ -4,8 +4,8 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -13,8 +13,14 @@ use rand::{Rng, rngs::StdRng};
 
 use super::body::{Content, Contents};
 
-/// Drawn in vain so often because others read what was drawn, nothing is deleted for now.
-const DRAWS: usize = 8;
+/// What is read does not depend on how fast the store takes puts, and nobody deletes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// Made beforehand, to be got and listed.
+    Fixed,
+    /// What puts left, to be deleted.
+    Written,
+}
 
 pub struct Pool {
     pub size: u64,
@@ -23,14 +29,12 @@ pub struct Pool {
     prefix: String,
     next: AtomicU64,
     state: Mutex<PoolState>,
-    /// Nobody knows whether something was put or deleted, so a listing can't be checked.
-    unsure: AtomicBool,
 }
 
 #[derive(Default)]
 struct PoolState {
-    /// A reader has a second reference; what has one may be deleted.
-    live: Vec<Arc<u64>>,
+    fixed: Vec<u64>,
+    written: Vec<u64>,
     /// The number that a first client puts if there is none, and a second is about to.
     half_of_a_pair: Option<u64>,
     /// Conditions under which a put succeeded. None may a second time.
@@ -39,27 +43,33 @@ struct PoolState {
     etags: Vec<Option<String>>,
 }
 
+impl PoolState {
+    fn of(&mut self, set: Set) -> &mut Vec<u64> {
+        match set {
+            Set::Fixed => &mut self.fixed,
+            Set::Written => &mut self.written,
+        }
+    }
+}
+
 impl Pool {
     pub fn new(size: u64, contents: Contents, prefix: &str) -> Self {
-        Self {
-            size,
-            contents,
-            prefix: prefix.to_owned(),
-            next: AtomicU64::new(0),
-            state: Mutex::default(),
-            unsure: AtomicBool::new(false),
-        }
+        Self { size, contents, prefix: prefix.to_owned(), next: AtomicU64::new(0), state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().expect("nobody panics holding it")
     }
 
-    pub fn key(&self, number: u64) -> String {
-        format!("{}objects/{}/{number:08}", self.prefix, self.size)
+    pub fn key(&self, set: Set, number: u64) -> String {
+        let folder = match set {
+            Set::Fixed => "objects",
+            Set::Written => "written",
+        };
+        format!("{}{folder}/{}/{number:08}", self.prefix, self.size)
     }
 
-    /// Of the objects that are there once each, which are all that listings show.
+    /// Of `Set::Fixed` at all sizes, which is all that listings show.
     pub fn listed_prefix(&self) -> String {
         format!("{}objects/", self.prefix)
     }
@@ -86,45 +96,36 @@ impl Pool {
         }
     }
 
-    pub fn add(&self, number: u64) {
-        self.state().live.push(Arc::new(number));
+    pub fn add(&self, set: Set, number: u64) {
+        self.state().of(set).push(number);
     }
 
-    pub fn count(&self) -> u64 {
-        self.state().live.len() as u64
+    pub fn count(&self, set: Set) -> u64 {
+        self.state().of(set).len() as u64
     }
 
-    /// One to read: nobody deletes it while the reference lives.
-    pub fn pick(&self, rng: &mut StdRng) -> Option<Arc<u64>> {
+    /// One to read.
+    pub fn pick(&self, rng: &mut StdRng) -> Option<u64> {
         let state = self.state();
-        if state.live.is_empty() {
+        if state.fixed.is_empty() {
             return None;
         }
-        Some(state.live[rng.random_range(0..state.live.len())].clone())
+        Some(state.fixed[rng.random_range(0..state.fixed.len())])
     }
 
     /// One to delete, of which nobody else hears any more.
     pub fn take(&self, rng: &mut StdRng) -> Option<u64> {
         let mut state = self.state();
-        for _ in 0..DRAWS {
-            if state.live.is_empty() {
-                return None;
-            }
-            let index = rng.random_range(0..state.live.len());
-            // References are made under this lock only.
-            if Arc::strong_count(&state.live[index]) == 1 {
-                return Some(*state.live.swap_remove(index));
-            }
+        if state.written.is_empty() {
+            return None;
         }
-        None
+        let index = rng.random_range(0..state.written.len());
+        Some(state.written.swap_remove(index))
     }
 
-    pub fn doubt(&self) {
-        self.unsure.store(true, Ordering::Relaxed);
-    }
-
-    pub fn is_sure(&self) -> bool {
-        !self.unsure.load(Ordering::Relaxed)
+    /// Leaves `count` to be deleted: another store has no more.
+    pub fn forget_beyond(&self, count: u64) {
+        self.state().written.truncate(count as usize);
     }
 
     /// Whether this is the first success under `condition`.
@@ -160,16 +161,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_somebody_reads_is_not_given_away_to_be_deleted() {
+    fn what_is_read_is_what_was_made_for_it_and_is_never_deleted() {
         let mut rng = StdRng::seed_from_u64(5);
         let pool = Pool::new(1, Contents::new(rng.clone()), "");
-        pool.add(pool.new_number());
-        let read = pool.pick(&mut rng).unwrap();
+        pool.add(Set::Fixed, pool.new_number());
         assert_eq!(pool.take(&mut rng), None);
-        drop(read);
-        assert_eq!(pool.take(&mut rng), Some(0));
+        for _ in 0..3 {
+            pool.add(Set::Written, pool.new_number());
+        }
+        assert!((0..100).all(|_| pool.pick(&mut rng) == Some(0)));
+        pool.forget_beyond(2);
+        let mut taken = [pool.take(&mut rng), pool.take(&mut rng)];
+        taken.sort_unstable();
+        assert_eq!(taken, [Some(1), Some(2)]);
         assert_eq!(pool.take(&mut rng), None);
-        assert!(pool.pick(&mut rng).is_none());
+        assert_eq!((pool.count(Set::Fixed), pool.pick(&mut rng)), (1, Some(0)));
+        assert!(pool.key(Set::Fixed, 0).starts_with(&pool.listed_prefix()));
+        assert!(!pool.key(Set::Written, 1).starts_with(&pool.listed_prefix()));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     load::Seen,
     parameters::{Operation, Parameters},
-    store::{CONDITION_IGNORED, WRONG_BYTES, WRONG_LISTING},
+    store::LIES,
 };
 use crate::{
     failure::{Failure, Fault},
@@ -97,6 +97,8 @@ pub struct Measured {
     pub operation: Operation,
     pub size_bytes: u64,
     pub slices: Vec<(BTreeMap<Operation, Seen>, f64)>,
+    /// Of the time before them no more than the lies that were told.
+    pub warm_up: BTreeMap<Operation, Seen>,
 }
 
 impl Measured {
@@ -105,11 +107,14 @@ impl Measured {
         if self.operation != Operation::Mixed {
             return vec![None];
         }
-        let mut parts: Vec<Operation> =
-            self.slices.iter().flat_map(|(seen, _)| seen.keys().copied()).collect();
+        let mut parts: Vec<Operation> = self.all().flat_map(|seen| seen.keys().copied()).collect();
         parts.sort_unstable();
         parts.dedup();
         std::iter::once(None).chain(parts.into_iter().map(Some)).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &BTreeMap<Operation, Seen>> {
+        self.slices.iter().map(|(seen, _)| seen).chain(std::iter::once(&self.warm_up))
     }
 
     fn name(&self, part: Option<Operation>) -> String {
@@ -130,7 +135,7 @@ impl Measured {
     }
 
     pub fn seen(&self, part: Option<Operation>) -> Seen {
-        Self::sum(self.slices.iter().map(|(seen, _)| seen), part)
+        Self::sum(self.all(), part)
     }
 
     pub fn row(&self, part: Option<Operation>) -> Row {
@@ -324,10 +329,9 @@ impl Report {
 
     /// What makes all figures worthless: a store that answers wrongly, or not at all.
     pub fn verdict(&self) -> Result<(), Failure> {
-        let lies = [WRONG_BYTES, WRONG_LISTING, CONDITION_IGNORED];
         for row in self.rows.iter().filter(|row| row.store != Whose::Earlier) {
             for (code, count) in &row.errors_by_code {
-                if lies.contains(&code.as_str()) {
+                if LIES.contains(&code.as_str()) {
                     let what = format!("{} of {} by the {} store", code, row.operation, row.store.name());
                     return Err(Failure::new(
                         Fault::Request,
@@ -360,7 +364,7 @@ mod tests {
             (BTreeMap::from([(Operation::Get, seen)]), 1.0)
         };
         let slices = requests.iter().map(slice).collect();
-        Measured { whose, operation: Operation::Mixed, size_bytes: 1, slices }
+        Measured { whose, operation: Operation::Mixed, size_bytes: 1, slices, warm_up: BTreeMap::new() }
     }
 
     #[test]
@@ -378,5 +382,36 @@ mod tests {
         assert_eq!((row.requests, row.requests_per_second), (60, 20.0));
         let nothing = measured(Whose::Against, &[]);
         assert_eq!(ours.ratio(&nothing, None).throughput, None);
+    }
+
+    #[test]
+    fn a_lie_in_the_warm_up_is_a_verdict_and_changes_no_figure() {
+        let mut ours = measured(Whose::Tested, &[10, 30]);
+        let honest = ours.row(None);
+        let errors = BTreeMap::from([("WrongListing".to_owned(), 2)]);
+        ours.warm_up.insert(Operation::List, Seen { errors, ..Seen::default() });
+        let lied = ours.row(None);
+        assert_eq!((honest.errors, lied.errors), (0, 2));
+        assert_eq!(
+            (honest.requests, honest.seconds, honest.p50_millis),
+            (lied.requests, lied.seconds, lied.p50_millis)
+        );
+        assert_eq!(ours.parts(), [None, Some(Operation::Get), Some(Operation::List)]);
+        let parameters = Parameters {
+            operations: vec![Operation::Mixed],
+            mix: Some("get=1,list=1".parse().unwrap()),
+            sizes_bytes: vec![1],
+            range_bytes: None,
+            objects: None,
+            clients: 1,
+            seconds: 2,
+            requests: None,
+            warm_up_seconds: 1,
+        };
+        let mut report = Report::new(parameters, Vec::new(), Vec::new());
+        report.rows.push(honest);
+        assert!(report.verdict().is_ok());
+        report.rows.push(lied);
+        assert!(report.verdict().is_err());
     }
 }

@@ -1,11 +1,10 @@
 //! One S3 store, ours or another's, behind one or several endpoints. Requests are signed in
 //! the query (the payload is not), so that the client's hashing is not measured.
 
+mod clean;
+
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -19,12 +18,8 @@ use hyper_util::{
 };
 use rusty_s3::{
     Bucket, Credentials, S3Action, UrlStyle,
-    actions::{
-        CreateBucket, DeleteBucket, DeleteObject, DeleteObjects, GetObject, HeadBucket, HeadObject,
-        ListObjectsV2, ObjectIdentifier, PutObject,
-    },
+    actions::{CreateBucket, DeleteObject, GetObject, HeadBucket, HeadObject, ListObjectsV2, PutObject},
 };
-use tokio::task::JoinSet;
 
 use super::body::{Content, Payload};
 use crate::failure::{Failure, Fault};
@@ -34,11 +29,6 @@ const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 /// so it has if the rest of an answer does not come.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 const BYTES_PER_SECOND_MIN: u64 = 1 << 20;
-/// S3's limit for one DeleteObjects is 1,000 keys, which is also a page of a listing.
-const DELETES_IN_FLIGHT: usize = 8;
-/// A put that was cut off by Ctrl-C may still arrive; 5 s, with the pauses below.
-const CLEAN_TRIES: u32 = 20;
-const CLEAN_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why a request brought nothing.
 #[derive(Debug)]
@@ -71,10 +61,12 @@ impl std::error::Error for RequestError {}
 
 /// A get that brought other bytes than were put.
 pub const WRONG_BYTES: &str = "WrongBytes";
-/// A listing that had fewer keys than there are, or more.
+/// A listing that had fewer keys than there are, or more, or others, or that breaks off.
 pub const WRONG_LISTING: &str = "WrongListing";
 /// A second put succeeded under a condition that the first had made false.
 pub const CONDITION_IGNORED: &str = "ConditionIgnored";
+/// What makes all figures of a store worthless, those of its warm-up too.
+pub const LIES: [&str; 3] = [WRONG_BYTES, WRONG_LISTING, CONDITION_IGNORED];
 
 /// Certificates are read only if an endpoint needs them: machines without any can be measured.
 enum Http {
@@ -116,7 +108,8 @@ pub struct Store {
     prefix: String,
     /// The bucket is this run's, and goes with it.
     ours: bool,
-    /// Something of this run may be there: set before the first request, cleared by its refusal.
+    /// Something of this run may be there: set before the first request, cleared by its refusal
+    /// and when all is taken away.
     used: AtomicBool,
 }
 
@@ -165,6 +158,16 @@ impl Store {
 
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// Where what this run makes is, as users name it.
+    pub fn place(&self) -> String {
+        format!("s3://{}/{}", self.bucket_name(), self.prefix)
+    }
+
+    /// Whether something of this run may be there.
+    pub fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Makes the bucket, if it is to be this run's, and asks every endpoint for it.
@@ -264,11 +267,7 @@ impl Store {
         let text = self.page(endpoint, prefix, token).await?;
         // Counted, not parsed: the client's XML parser is not what is measured.
         let keys = text.matches("<Key>").count() as u64;
-        let token = text
-            .split_once("<NextContinuationToken>")
-            .and_then(|(_, rest)| rest.split_once("</NextContinuationToken>"))
-            .map(|(token, _)| token.to_string());
-        Ok((keys, token))
+        Ok((keys, next_page(&text)?))
     }
 
     async fn page(&self, endpoint: usize, prefix: &str, token: Option<&str>) -> Result<String, RequestError> {
@@ -337,79 +336,28 @@ impl Store {
             }
             _ => {
                 let text = String::from_utf8_lossy(&refusal);
-                let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-                let code =
-                    code.map_or_else(|| format!("HTTP{}", status.as_u16()), |(code, _)| code.to_owned());
+                let code = between(&text, "<Code>", "</Code>");
+                let code = code.map_or_else(|| format!("HTTP{}", status.as_u16()), str::to_owned);
                 Err(RequestError::Failed { code, text: format!("{status} {}", text.trim()) })
             }
         }
     }
+}
 
-    /// Deletes what is there of this run, and its bucket, if that is the run's.
-    pub async fn clean(self: &Arc<Self>) -> Result<(), RequestError> {
-        if !self.used.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let deleted = match self.delete_all().await {
-                Err(RequestError::Failed { code, .. }) if code == "NoSuchBucket" => return Ok(()),
-                deleted => deleted?,
-            };
-            let gone = if self.ours {
-                let url = DeleteBucket::new(&self.buckets[0], &self.credentials).sign(PRESIGNED_FOR);
-                self.send(Method::DELETE, url.as_str(), &[], Payload::empty(), &mut |_| true)
-                    .await
-                    .map(|_| ())
-            } else if deleted == 0 {
-                Ok(())
-            } else {
-                Err(RequestError::Refused)
-            };
-            match gone {
-                Ok(()) => return Ok(()),
-                Err(error) if tries == CLEAN_TRIES => return Err(error),
-                Err(_) => tokio::time::sleep(CLEAN_PAUSE).await,
-            }
-        }
-    }
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(begin)?;
+    rest.split_once(end).map(|(inner, _)| inner)
+}
 
-    /// How many there were.
-    async fn delete_all(self: &Arc<Self>) -> Result<usize, RequestError> {
-        let (mut token, mut deleted, mut deletes) = (None::<String>, 0, JoinSet::new());
-        loop {
-            let text = self.page(0, &self.prefix, token.as_deref()).await?;
-            let page = ListObjectsV2::parse_response(&text)
-                .map_err(|error| RequestError::failed("NotAListing", error))?;
-            let keys: Vec<String> = page.contents.into_iter().map(|object| object.key).collect();
-            deleted += keys.len();
-            if !keys.is_empty() {
-                let store = self.clone();
-                deletes.spawn(async move { store.delete_keys(keys).await });
-            }
-            token = page.next_continuation_token;
-            let in_flight_max = if token.is_some() { DELETES_IN_FLIGHT - 1 } else { 0 };
-            while deletes.len() > in_flight_max {
-                let done = deletes.join_next().await.expect("there are some");
-                done.expect("a deletion does not panic")?;
-            }
-            if token.is_none() {
-                return Ok(deleted);
-            }
-        }
-    }
-
-    async fn delete_keys(&self, keys: Vec<String>) -> Result<(), RequestError> {
-        let keys: Vec<ObjectIdentifier> = keys.into_iter().map(ObjectIdentifier::new).collect();
-        let mut action = DeleteObjects::new(&self.buckets[0], Some(&self.credentials), keys.iter());
-        action.set_quiet(true);
-        let url = action.sign(PRESIGNED_FOR);
-        let (body, digest) = action.body_with_md5();
-        let headers = [(HeaderName::from_static("content-md5"), digest.as_str())];
-        self.send(Method::POST, url.as_str(), &headers, Payload::Bytes(body.into()), &mut |_| true)
-            .await
-            .map(|_| ())
+/// Where a listing goes on. A page that is not cut short may carry a token, which leads nowhere,
+/// or an empty one.
+fn next_page(text: &str) -> Result<Option<String>, RequestError> {
+    let truncated = between(text, "<IsTruncated>", "</IsTruncated>");
+    let token = between(text, "<NextContinuationToken>", "</NextContinuationToken>");
+    match (truncated, token.filter(|token| !token.is_empty())) {
+        (Some("false"), _) | (None, None) => Ok(None),
+        (_, Some(token)) => Ok(Some(token.to_owned())),
+        (_, None) => Err(RequestError::failed(WRONG_LISTING, "a page is cut short and has no next")),
     }
 }
 
@@ -430,4 +378,28 @@ pub fn is_endpoint(text: &str) -> bool {
             && uri.host().is_some_and(|host| !host.is_empty())
             && uri.query().is_none()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_goes_on_only_if_it_says_that_it_is_cut_short() {
+        let page = |truncated: &str, token: &str| {
+            next_page(&format!("<Key>k</Key>{truncated}{token}")).map_err(|error| error.to_string())
+        };
+        let (yes, no) = ("<IsTruncated>true</IsTruncated>", "<IsTruncated>false</IsTruncated>");
+        let token = "<NextContinuationToken>t</NextContinuationToken>";
+        let empty = "<NextContinuationToken></NextContinuationToken>";
+        assert_eq!(page(yes, token), Ok(Some("t".to_owned())));
+        assert_eq!(page("", token), Ok(Some("t".to_owned())));
+        for (truncated, token) in [(no, token), (no, empty), (no, ""), ("", empty), ("", "")] {
+            assert_eq!(page(truncated, token), Ok(None), "{truncated} {token}");
+        }
+        for token in [empty, "", "<NextContinuationToken/>"] {
+            let refused = page(yes, token).expect_err("there is no next page");
+            assert!(refused.starts_with(WRONG_LISTING), "{refused}");
+        }
+    }
 }
