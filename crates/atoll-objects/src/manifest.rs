@@ -66,7 +66,7 @@ impl Manifest {
     pub fn is_of(&self, size: u64, sealed: bool) -> bool {
         match self {
             Manifest::Inline => true,
-            Manifest::Chunks(chunks) => add_up(chunks.iter().map(|chunk| chunk.content_bytes(sealed)), size),
+            Manifest::Chunks(chunks) => chunks_are_of(chunks, size, sealed),
             Manifest::Segments { sizes, .. } => add_up(sizes.iter().copied(), size),
             Manifest::Parts { parts, .. } => {
                 parts.is_sorted_by(|(one, _), (next, _)| one < next)
@@ -83,6 +83,11 @@ impl Manifest {
             Manifest::Parts { .. } => Storage::Parts,
         }
     }
+}
+
+/// Of a part's chunks, an object's, or those of one of its segments.
+pub fn chunks_are_of(chunks: &[ChunkRef], size: u64, sealed: bool) -> bool {
+    add_up(chunks.iter().map(|chunk| chunk.content_bytes(sealed)), size)
 }
 
 fn add_up(mut sizes: impl Iterator<Item = u64>, size: u64) -> bool {

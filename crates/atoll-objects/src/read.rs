@@ -11,7 +11,7 @@ use futures_util::stream::{self, StreamExt};
 use crate::{
     encryption::seal::{DataKey, StreamKey},
     error::Unavailable,
-    manifest::{ChunkRef, Manifest},
+    manifest::{ChunkRef, Manifest, chunks_are_of},
     names::{BucketId, ManifestId, UploadId},
     objects::{Objects, unexpected},
     request::BodyOut,
@@ -215,7 +215,7 @@ impl ManifestReader {
                     let deadline = self.objects.deadline();
                     let found = self.objects.query(self.shard, &object::SEGMENTS, ask, deadline).await?;
                     let segment = found.map_err(unexpected)?.pop().ok_or(Unavailable::Vanished)?;
-                    if !Manifest::Chunks(segment.chunks.clone()).is_of(bytes, stream.is_some()) {
+                    if !chunks_are_of(&segment.chunks, bytes, stream.is_some()) {
                         return Err(contradicted());
                     }
                     self.steps.push_front(Step::Chunks { chunks: segment.chunks.into(), stream });

@@ -83,3 +83,10 @@ impl Failure {
 }
 
 pub type Outcome = Result<(), Failure>;
+
+/// An error with its causes on one line, for what is not a failure of the command itself.
+pub fn with_causes(error: &dyn Error) -> String {
+    let Failure { message, mut causes, .. } = Failure::from_error(Fault::Internal, error);
+    causes.insert(0, message);
+    causes.join(": ")
+}

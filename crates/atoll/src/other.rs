@@ -15,7 +15,7 @@ use rusty_s3::{
     actions::{GetObject, ListObjectsV2, PutObject},
 };
 
-use crate::failure::{Failure, Fault};
+use crate::failure::{Failure, Fault, with_causes};
 
 /// Where the other store is, and who asks it.
 #[derive(Debug, clap::Args)]
@@ -225,16 +225,6 @@ impl OtherStore {
         let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
         Ok((status, body.to_bytes()))
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// What the other store said, as a cause.

@@ -22,7 +22,7 @@ use rusty_s3::{
 };
 
 use super::body::{Content, Payload};
-use crate::failure::{Failure, Fault};
+use crate::failure::{Failure, Fault, with_causes};
 
 const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
 /// Without an answer for so long, and for what the request's bytes take at 1 MiB/s, it has failed;
@@ -359,16 +359,6 @@ fn next_page(text: &str) -> Result<Option<String>, RequestError> {
         (_, Some(token)) => Ok(Some(token.to_owned())),
         (_, None) => Err(RequestError::failed(WRONG_LISTING, "a page is cut short and has no next")),
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Whether it is a URL of a store, as far as one can see.
