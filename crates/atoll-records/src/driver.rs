@@ -510,6 +510,8 @@ impl Driver {
                         // and its disk does not know (rule 4).
                         let reason = "it was a voter, and is empty".into();
                         self.stop_group(replica, Role::Forgotten { reason });
+                        // After the next start it may be filled by who does not call it a voter any more, or yet.
+                        self.witness.note_forgotten(replica);
                     }
                     Ok((place, meta)) => {
                         group.fill_source = (from, term);
