@@ -26,6 +26,8 @@ pub(super) struct Call<C> {
     /// To be sent again.
     message: DirectoryMessage,
     attempts_left: u8,
+    /// The last time.
+    asked_at: Instant,
     pub(super) deadline: Instant,
     pub(super) purpose: Purpose,
 }
@@ -109,18 +111,24 @@ impl<C: Contact> Directory<C> {
         out.send(to.clone(), message.clone());
         let attempts_left = self.config.attempts.saturating_sub(1);
         let deadline = now + self.config.answer_timeout;
-        self.calls.push(Call { request, to, message, attempts_left, deadline, purpose });
+        self.calls.push(Call { request, to, message, attempts_left, asked_at: now, deadline, purpose });
     }
 
     /// What this answers, if it was asked of whom it comes from, and `fits`.
-    fn answered(&mut self, from: &C, request: u32, fits: impl Fn(&Purpose) -> bool) -> Option<Purpose> {
+    fn answered(
+        &mut self,
+        now: Instant,
+        from: &C,
+        request: u32,
+        fits: impl Fn(&Purpose) -> bool,
+    ) -> Option<Purpose> {
         let is_it = |call: &Call<C>| call.request == request && call.to == *from && fits(&call.purpose);
         let place = self.calls.iter().position(is_it)?;
         let call = self.calls.swap_remove(place);
         if self.calls.is_empty() {
             self.calls = Vec::new();
         }
-        self.was_heard(from);
+        self.was_heard(now, from);
         Some(call.purpose)
     }
 
@@ -134,12 +142,13 @@ impl<C: Contact> Directory<C> {
             let call = &mut self.calls[place];
             if call.attempts_left > 0 {
                 call.attempts_left -= 1;
+                call.asked_at = now;
                 call.deadline = now + self.config.answer_timeout;
                 out.send(call.to.clone(), call.message.clone());
                 continue;
             }
-            let Call { to, purpose, .. } = self.calls.swap_remove(place);
-            self.was_silent(&to);
+            let Call { to, purpose, asked_at, .. } = self.calls.swap_remove(place);
+            self.was_silent(&to, asked_at);
             match purpose {
                 Purpose::Register => {
                     self.write_lost(&to, None, out);
@@ -168,7 +177,7 @@ impl<C: Contact> Directory<C> {
     ) {
         match message {
             DirectoryMessage::Registered { request, token: Some(token) } => {
-                if self.answered(from, request, |purpose| *purpose == Purpose::Register).is_some() {
+                if self.answered(now, from, request, |purpose| *purpose == Purpose::Register).is_some() {
                     self.registered(now, from, token, out);
                 }
             }
@@ -182,7 +191,8 @@ impl<C: Contact> Directory<C> {
                 }
             }
             DirectoryMessage::Located { request, is_index } => {
-                let purpose = self.answered(from, request, |purpose| matches!(purpose, Purpose::Locate(_)));
+                let purpose =
+                    self.answered(now, from, request, |purpose| matches!(purpose, Purpose::Locate(_)));
                 if let Some(Purpose::Locate(number)) = purpose
                     && let Some(lookup) = self.take_lookup(number)
                 {
@@ -190,24 +200,26 @@ impl<C: Contact> Directory<C> {
                 }
             }
             DirectoryMessage::Kept { request, outcomes } => {
-                let purpose = self.answered(from, request, |purpose| matches!(purpose, Purpose::Keep(_)));
+                let purpose =
+                    self.answered(now, from, request, |purpose| matches!(purpose, Purpose::Keep(_)));
                 if let Some(Purpose::Keep(places)) = purpose {
                     self.kept_there(now, from, &places, &outcomes, out);
                 }
             }
             DirectoryMessage::Got { request, entries, is_settled } => {
-                let purpose = self.answered(from, request, |purpose| matches!(purpose, Purpose::Read(_)));
+                let purpose =
+                    self.answered(now, from, request, |purpose| matches!(purpose, Purpose::Read(_)));
                 if let Some(Purpose::Read(number)) = purpose {
                     self.read_answered(now, rng, number, from, Some((entries, is_settled)), out);
                 }
             }
             DirectoryMessage::Names { request, named, is_last } => {
-                if self.answered(from, request, |purpose| *purpose == Purpose::Compare).is_some() {
+                if self.answered(now, from, request, |purpose| *purpose == Purpose::Compare).is_some() {
                     self.names_came(now, &named, is_last, out);
                 }
             }
             DirectoryMessage::Sent { request, entries } => {
-                if self.answered(from, request, |purpose| *purpose == Purpose::Send).is_some() {
+                if self.answered(now, from, request, |purpose| *purpose == Purpose::Send).is_some() {
                     self.values_came(now, from, entries, out);
                 }
             }

@@ -22,13 +22,14 @@ pub(super) struct Session<C> {
     pub(super) token: Option<u64>,
     /// It did not answer when it was last asked.
     pub(super) is_silent: bool,
+    pub(super) heard_at: Instant,
     /// What it is still to be sent. Places of entries that are gone are passed over.
     pub(super) owed: BTreeSet<Place>,
 }
 
 impl<C> Session<C> {
     pub(super) fn new(index: C, token: Option<u64>) -> Self {
-        Self { index, token, is_silent: false, owed: BTreeSet::new() }
+        Self { index, token, is_silent: false, heard_at: Instant::ORIGIN, owed: BTreeSet::new() }
     }
 }
 
@@ -186,19 +187,23 @@ impl<C: Contact> Directory<C> {
         self.upload(now, index, out);
     }
 
-    pub(super) fn was_silent(&mut self, index: &C) {
+    /// It has not answered a question of then. One that was off may have lost that, and be heard
+    /// again since.
+    pub(super) fn was_silent(&mut self, index: &C, asked_at: Instant) {
         if self.frozen {
             return;
         }
-        if let Some(session) = self.session_mut(index).filter(|session| !session.is_silent) {
+        let is_new = |session: &&mut Session<C>| !session.is_silent && session.heard_at <= asked_at;
+        if let Some(session) = self.session_mut(index).filter(is_new) {
             session.is_silent = true;
             self.neighbourhood = self.neighbourhood.wrapping_add(1);
         }
     }
 
-    pub(super) fn was_heard(&mut self, index: &C) {
-        if let Some(session) = self.session_mut(index).filter(|session| session.is_silent) {
-            session.is_silent = false;
+    pub(super) fn was_heard(&mut self, now: Instant, index: &C) {
+        let Some(session) = self.session_mut(index) else { return };
+        session.heard_at = now;
+        if std::mem::take(&mut session.is_silent) {
             self.neighbourhood = self.neighbourhood.wrapping_add(1);
         }
     }

@@ -213,6 +213,22 @@ fn the_death_of_an_index_node_loses_nothing_and_costs_one_time_out() {
     assert_eq!((stored.outcome, stored.by.len()), (Ok(Answer::Stored), 2));
 }
 
+/// A question that was lost while it was off says nothing about one that was heard since.
+#[test]
+fn an_index_node_that_is_back_is_not_held_for_silent_by_an_older_question() {
+    let mut net = town(2);
+    let key = Id::of(b"key");
+    let first = order(key)[0];
+    net.dead.insert(first);
+    net.with(11, |node, now, rng, out| node.locate(now, rng, key, out)).expect("a member");
+    net.run(Duration::from_millis(1500));
+    net.dead.remove(&first);
+    net.with(11, |node, now, _, out| node.register(now, out));
+    // By now nobody waits for an answer to it any more.
+    net.run(Duration::from_secs(1));
+    assert_eq!(store(&mut net, 11, "key", b"kept").by.len(), 3);
+}
+
 /// It remembers nothing: clients bring what they provide, its fellows have the values of authors
 /// who are gone.
 #[test]
