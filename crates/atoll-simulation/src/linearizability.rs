@@ -36,7 +36,7 @@ pub trait Model {
     type Input: Clone + PartialEq + Debug;
     type Output: Clone + Debug;
     type State: Clone + Eq + Hash + Debug;
-    /// What of a state conditions ask for.
+    /// What of a state conditions and answers ask for.
     type Trigger: Ord;
     /// Which part of the history an input belongs to.
     type Part: Clone + Ord + Debug;
@@ -60,13 +60,13 @@ pub trait Model {
     /// Where an input has an effect.
     fn acts(&self, input: &Self::Input) -> Acts<Self::Trigger>;
 
-    fn trigger(&self, state: &Self::State) -> Self::Trigger;
+    fn triggers(&self, state: &Self::State) -> impl IntoIterator<Item = Self::Trigger>;
 
-    /// The trigger of the states in which this answer is right, if they have one in common.
-    fn needs(&self, input: &Self::Input, output: &Self::Output) -> Option<Self::Trigger>;
+    /// The triggers that all states have in which this answer is right.
+    fn needs(&self, input: &Self::Input, output: &Self::Output) -> impl IntoIterator<Item = Self::Trigger>;
 
-    /// The trigger of the states that this can lead to, if it changes anything.
-    fn gives(&self, input: &Self::Input) -> Option<Self::Trigger>;
+    /// The triggers that a state can have by this, if it changes anything.
+    fn gives(&self, input: &Self::Input) -> impl IntoIterator<Item = Self::Trigger>;
 
     /// The part that each input belongs to; two inputs that can influence each other
     /// must have the same.
@@ -198,7 +198,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Five million, each of some 100 bytes: half a gigabyte, and about ten seconds.
+/// Five million, each of some 100 bytes: half a gigabyte, and about ten seconds for each of
+/// the few searches that a part can take.
 pub const CONFIGURATIONS_MAX: usize = 5_000_000;
 
 /// Searches for an order. The first part without one ends the search.

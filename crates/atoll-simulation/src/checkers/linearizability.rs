@@ -51,7 +51,7 @@ pub(super) fn make_alike(operations: &mut [Op<Input, Output>], mut told: BTreeSe
 }
 
 /// Of a client and a size that there are not.
-const NEVER_SEEN: Value = Value(u64::MAX);
+pub(super) const NEVER_SEEN: Value = Value(u64::MAX);
 
 /// What an event says about registers: nothing, one operation or two.
 pub(super) fn on_registers(event: &Event) -> Vec<Op<Input, Output>> {

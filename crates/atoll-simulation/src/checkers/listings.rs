@@ -246,11 +246,11 @@ impl Model for Shown {
         input.action.map_or(Acts::Perhaps, Action::acts)
     }
 
-    fn trigger(&self, state: &Option<Value>) -> Option<u64> {
-        state.map(Value::content)
+    fn triggers(&self, state: &Option<Value>) -> impl IntoIterator<Item = Option<u64>> {
+        [state.map(Value::content)]
     }
 
-    fn needs(&self, asked: &Asked, told: &Told) -> Option<Option<u64>> {
+    fn needs(&self, asked: &Asked, told: &Told) -> impl IntoIterator<Item = Option<u64>> {
         match (asked.action, told) {
             (Some(action), Told::Output(output)) => action.needs(*output),
             (None, Told::Content(content)) => Some(*content),
@@ -258,7 +258,7 @@ impl Model for Shown {
         }
     }
 
-    fn gives(&self, asked: &Asked) -> Option<Option<u64>> {
+    fn gives(&self, asked: &Asked) -> impl IntoIterator<Item = Option<u64>> {
         asked.action.and_then(Action::gives)
     }
 

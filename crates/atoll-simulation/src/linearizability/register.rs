@@ -131,15 +131,15 @@ impl Model for Registers {
         input.action.acts()
     }
 
-    fn trigger(&self, state: &Self::State) -> Option<u64> {
-        state.map(Value::content)
+    fn triggers(&self, state: &Self::State) -> impl IntoIterator<Item = Option<u64>> {
+        [state.map(Value::content)]
     }
 
-    fn needs(&self, input: &Input, output: &Output) -> Option<Option<u64>> {
+    fn needs(&self, input: &Input, output: &Output) -> impl IntoIterator<Item = Option<u64>> {
         input.action.needs(*output)
     }
 
-    fn gives(&self, input: &Input) -> Option<Option<u64>> {
+    fn gives(&self, input: &Input) -> impl IntoIterator<Item = Option<u64>> {
         input.action.gives()
     }
 

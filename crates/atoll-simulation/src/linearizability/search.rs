@@ -8,6 +8,10 @@
 //! nothing returned waits for W. Do this until it can be done no more, and each W stands in
 //! a row of such before one operation X with an outcome, and neither without it nor with it
 //! behind X is X answered as it was, or the same held then.
+//!
+//! Few operations need more than one before them, and to try all longer rows wherever an
+//! early choice was wrong takes for ever. So the first search tries none longer than one,
+//! and one that finds no order is repeated with longer ones, at last with any.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,6 +19,10 @@ use std::{
 };
 
 use super::{Acts, Contradiction, Model, Op, Verdict};
+
+/// How many operations without an outcome may stand in a row before one with, in one search
+/// after the other.
+const ROWS_MAX: [usize; 4] = [1, 2, 4, usize::MAX];
 
 /// As many comparisons, or tries of an operation, take about as long as one configuration.
 const COMPARISONS_PER_CONFIGURATION: usize = 50;
@@ -37,6 +45,9 @@ pub(super) struct Search<'a, M: Model> {
     /// The closed ones that need a state with a trigger, and those that lead to one.
     needing: BTreeMap<M::Trigger, Vec<usize>>,
     giving: BTreeMap<M::Trigger, Givers>,
+    row_max: usize,
+    /// Longer rows would have been tried.
+    was_cut: bool,
     /// Work done beside reaching configurations.
     comparisons: usize,
 }
@@ -174,26 +185,51 @@ impl<'a, M: Model> Search<'a, M> {
         }
         let mut giving = BTreeMap::<_, Givers>::new();
         for (index, operation) in open.iter().enumerate() {
-            if let Some(trigger) = model.gives(&operation.input) {
+            for trigger in model.gives(&operation.input) {
                 giving.entry(trigger).or_default().open.push(index);
             }
         }
         let mut needing = BTreeMap::<_, Vec<usize>>::new();
         for (index, operation) in closed.iter().enumerate() {
             let Some((_, output)) = &operation.returned else { continue };
-            if let Some(trigger) = model.needs(&operation.input, output) {
+            for trigger in model.needs(&operation.input, output) {
                 needing.entry(trigger).or_default().push(index);
             }
-            if !model.changes_nothing(&operation.input, Some(output))
-                && let Some(trigger) = model.gives(&operation.input)
-            {
+            if model.changes_nothing(&operation.input, Some(output)) {
+                continue;
+            }
+            for trigger in model.gives(&operation.input) {
                 giving.entry(trigger).or_default().closed.push(index);
             }
         }
-        Self { model, closed, open, before, triggered, untold, needing, giving, comparisons: 0 }
+        Self {
+            model,
+            closed,
+            open,
+            before,
+            triggered,
+            untold,
+            needing,
+            giving,
+            row_max: 0,
+            was_cut: false,
+            comparisons: 0,
+        }
     }
 
     pub(super) fn run(mut self, part: &M::Part, configurations_max: usize) -> Verdict {
+        let mut verdict = Verdict::Linearizable;
+        for row_max in ROWS_MAX {
+            (self.row_max, self.was_cut, self.comparisons) = (row_max, false, 0);
+            verdict = self.search(part, configurations_max);
+            if verdict.is_linearizable() || !self.was_cut {
+                break;
+            }
+        }
+        verdict
+    }
+
+    fn search(&mut self, part: &M::Part, configurations_max: usize) -> Verdict {
         let done = Done { before: 0, ahead: Vec::new(), open: vec![0; self.open.len().div_ceil(64)] };
         let mut seen = Seen::default();
         let mut best = (done.clone(), self.model.initial(), None);
@@ -235,16 +271,18 @@ impl<'a, M: Model> Search<'a, M> {
     /// A step may leave a state, at its beginning or within its row, that something undone
     /// needs and nothing undone leads to. What, if so: it will never be answered as it was.
     fn stranded(&self, before: &M::State, step: &Step, done: &Done, after: &M::State) -> Option<usize> {
-        let kept = self.model.trigger(after);
+        let kept: Vec<M::Trigger> = self.model.triggers(after).into_iter().collect();
         let stranded_by_leaving = |state: &M::State| {
-            let left = self.model.trigger(state);
-            let needing = self.needing.get(&left).filter(|_| left != kept)?;
-            let waiting = needing.iter().find(|index| !done.closed(**index))?;
-            let is_led_to = self.giving.get(&left).is_some_and(|giving| {
-                giving.closed.iter().any(|index| !done.closed(*index))
-                    || giving.open.iter().any(|index| !done.open(*index))
-            });
-            (!is_led_to).then_some(*waiting)
+            let mut left = self.model.triggers(state).into_iter().filter(|trigger| !kept.contains(trigger));
+            left.find_map(|trigger| {
+                let needing = self.needing.get(&trigger)?;
+                let waiting = needing.iter().find(|index| !done.closed(**index))?;
+                let is_led_to = self.giving.get(&trigger).is_some_and(|giving| {
+                    giving.closed.iter().any(|index| !done.closed(*index))
+                        || giving.open.iter().any(|index| !done.open(*index))
+                });
+                (!is_led_to).then_some(*waiting)
+            })
         };
         let mut state = before.clone();
         stranded_by_leaving(&state).or_else(|| {
@@ -297,7 +335,8 @@ impl<'a, M: Model> Search<'a, M> {
         if row.is_empty() {
             return (0..called).filter(is_next).collect();
         }
-        let triggered = self.triggered.get(&self.model.trigger(state)).into_iter().flatten();
+        let triggers = self.model.triggers(state).into_iter();
+        let triggered = triggers.filter_map(|trigger| self.triggered.get(&trigger)).flatten();
         triggered.chain(&self.untold).copied().filter(is_next).collect()
     }
 
@@ -323,6 +362,10 @@ impl<'a, M: Model> Search<'a, M> {
     /// Steps with one open operation more than before. False if there are none.
     fn lengthen(&mut self, frame: &mut Frame<M::State>) -> bool {
         let Some(Rows { rows, closed, called }) = frame.rows.take() else { return false };
+        if rows.first().is_some_and(|(row, _)| row.len() >= self.row_max) {
+            self.was_cut = true;
+            return false;
+        }
         let mut longer = Vec::new();
         for (row, before) in rows {
             for index in self.next_in_row(&frame.done, &row, &before, called) {

@@ -47,6 +47,10 @@ impl Transaction {
     }
 }
 
+fn held((key, value): &(String, Option<Value>)) -> Option<(String, Value)> {
+    Some((key.clone(), (*value)?))
+}
+
 /// One store. Keys that some transaction names together belong together.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Store;
@@ -55,7 +59,8 @@ impl Model for Store {
     type Input = Transaction;
     type Output = Answer;
     type State = Contents;
-    type Trigger = ();
+    /// A key and the value it holds.
+    type Trigger = (String, Value);
     /// The smallest of the keys that belong together.
     type Part = String;
 
@@ -73,18 +78,22 @@ impl Model for Store {
         input.writes.is_empty() || output.is_some_and(|answer| !answer.committed)
     }
 
-    fn acts(&self, _input: &Transaction) -> Acts<()> {
-        Acts::Perhaps
+    fn acts(&self, input: &Transaction) -> Acts<Self::Trigger> {
+        input.compares.iter().find_map(held).map_or(Acts::Perhaps, Acts::Where)
     }
 
-    fn trigger(&self, _state: &Contents) {}
-
-    fn needs(&self, _input: &Transaction, _answer: &Answer) -> Option<()> {
-        None
+    fn triggers(&self, state: &Contents) -> impl IntoIterator<Item = Self::Trigger> {
+        state.iter().map(|(key, value)| (key.clone(), *value))
     }
 
-    fn gives(&self, _input: &Transaction) -> Option<()> {
-        Some(())
+    fn needs(&self, input: &Transaction, answer: &Answer) -> impl IntoIterator<Item = Self::Trigger> {
+        let read = input.reads.iter().zip(&answer.read);
+        let read = read.filter_map(|(key, value)| Some((key.clone(), (*value)?)));
+        read.chain(input.compares.iter().filter(|_| answer.committed).filter_map(held))
+    }
+
+    fn gives(&self, input: &Transaction) -> impl IntoIterator<Item = Self::Trigger> {
+        input.writes.iter().filter_map(held)
     }
 
     fn parts(&self, inputs: &[&Transaction]) -> Vec<String> {
