@@ -223,6 +223,8 @@ refused('NotImplemented', send(form(fields={'x-amz-server-side-encryption': 'AES
 refused('AccessControlListNotSupported', send(form(fields={'acl': 'public-read'}), b'hello'))
 old = client(endpoint, signature_version='s3').generate_presigned_post('bucket', 'v2')
 assert send(old, b'hello')[0] >= 400
+for target in ['/done', 'done?x=1', '']:
+    refused('InvalidArgument', send(form(key='up/elsewhere', fields={'success_action_redirect': target}), b'hello'))
 anywhere = form(key='dir/${filename}', conditions=[['starts-with', '$key', 'dir/']])
 assert send(anywhere, b'hello', key='dir/mine')[0] == 204
 refused('InvalidPolicyDocument', send(anywhere, b'hello', key='other/mine'))

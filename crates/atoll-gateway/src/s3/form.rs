@@ -112,6 +112,10 @@ impl S3Operations {
     }
 }
 
+fn is_url(text: &str) -> bool {
+    !text.contains(char::is_control) && url::Url::parse(text).is_ok()
+}
+
 /// What a put refuses by its headers, a form has in its fields.
 fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
     let by_kms = input.ssekms_key_id.is_some() || input.ssekms_encryption_context.is_some();
@@ -134,6 +138,10 @@ fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
     }
     if input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD") {
         return Err(not_implemented("A storage class other than STANDARD"));
+    }
+    // `s3s` would look at it once the object is there.
+    if input.success_action_redirect.as_deref().is_some_and(|to| !is_url(to)) {
+        return Err(s3_error!(InvalidArgument, "success_action_redirect is no absolute URL"));
     }
     Ok(())
 }
