@@ -9,7 +9,7 @@ mod inspecting;
 mod performing;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -148,6 +148,13 @@ impl ClusterView {
                 clock.sleep(START_AGAIN).await;
             }
         });
+    }
+
+    /// Whether one of these can let a newcomer in, with the ticket that there is.
+    pub fn ticket_names_one_of(&self, members: &BTreeSet<usize>) -> bool {
+        let ticket = self.ticket.borrow();
+        let mut issuers = ticket.iter().flat_map(|ticket| &ticket.issuers);
+        issuers.any(|issuer| members.iter().any(|member| World::id(*member) == issuer.node))
     }
 
     /// An operator has node `by` make a new ticket, which names more of those who are

@@ -255,6 +255,11 @@ impl<'a> Story<'a> {
             self.within(left, "a drained node is removed within 10 min")?;
             self.world.take_away(leaver);
             self.members.remove(&leaver);
+            if !self.cluster.ticket_names_one_of(&self.members) {
+                self.cluster.renew_ticket(by);
+                let made = self.world.go_on_for(Duration::from_secs(5));
+                self.unbroken(made)?;
+            }
         }
         Ok(())
     }
