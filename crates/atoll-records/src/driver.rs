@@ -255,6 +255,9 @@ impl Driver {
                 Some(value)
             }
             Err(_) => {
+                if let (Some(observer), Some(group)) = (&self.observer, self.groups.get(&replica)) {
+                    observer.asserted(group.shard, replica);
+                }
                 self.stop_group(replica, stopped("raft's assertions failed"));
                 None
             }

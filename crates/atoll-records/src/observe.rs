@@ -14,6 +14,9 @@ pub trait Observer: Send + Sync + 'static {
     /// This replica has found that it may have forgotten something (rule 4): it must have
     /// no say from now on.
     fn forgotten(&self, shard: ShardId, replica: ReplicaId);
+
+    /// An assertion of Raft's failed in this replica, which stops.
+    fn asserted(&self, shard: ShardId, replica: ReplicaId);
 }
 
 /// A replica as it is between two rounds.

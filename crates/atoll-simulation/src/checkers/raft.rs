@@ -144,13 +144,22 @@ impl Observer for NodeWatch {
     fn forgotten(&self, _shard: ShardId, replica: ReplicaId) {
         lock(&self.seen.seen).forgotten.insert(replica, self.node);
     }
+
+    fn asserted(&self, shard: ShardId, replica: ReplicaId) {
+        lock(&self.seen.seen)
+            .note(format!("shard {shard}, replica {replica}: an assertion of Raft's failed"));
+    }
 }
 
 impl Seen {
     fn violated(&mut self, step: &Step<'_>, what: &str) {
+        let Step { shard, replica, term, .. } = step;
+        self.note(format!("shard {shard}, replica {replica} in term {term}: {what}"));
+    }
+
+    fn note(&mut self, violation: String) {
         if self.violations.len() < VIOLATIONS_MAX {
-            let Step { shard, replica, term, .. } = step;
-            self.violations.push(format!("shard {shard}, replica {replica} in term {term}: {what}"));
+            self.violations.push(violation);
         }
     }
 
