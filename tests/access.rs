@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, NodeProcess, boto3, wait_until};
+use crate::harness::{Cluster, NodeProcess, SECRET_KEY, boto3, wait_until};
 
 /// Gives a boto3 script `as_user(name)`, a client with the key of that user.
 fn boto3_as(endpoint: &str, keys: &[(&str, &Value)], script: &str) -> String {
@@ -146,31 +146,68 @@ assert ann.get_object(Bucket='anns', Key='k')['Body'].read() in (b'1', b'2')
 fn secrets_are_told_once_and_lie_where_only_their_owner_reads() {
     use std::os::unix::fs::PermissionsExt;
 
-    let cluster = Cluster::with_flags(1, |_| Vec::new());
-    let node = &cluster.nodes[0];
+    let mut cluster = Cluster::serving(0, |_| Vec::new());
+    // The operator made the folder, and others may look into it.
+    let folder = cluster.path("node-0");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::set_permissions(&folder, PermissionsExt::from_mode(0o755)).unwrap();
+    cluster.join(&[]);
+    let node = &mut cluster.nodes[0];
+    assert_eq!(node.stop(), Some(0));
+    node.log = "trace".into();
+    node.restart();
     let ann = user_with_key(node, "ann");
-    let secret = ann["secret_key"].as_str().unwrap().to_owned();
-    boto3_as(&node.s3, &[("ann", &ann)], "as_user('ann').create_bucket(Bucket='anns')");
     boto3_as(
         &node.s3,
         &[("ann", &ann)],
         r#"
-ann = boto3.client('s3', endpoint_url=endpoint, aws_access_key_id=keys['ann']['access_key'], aws_secret_access_key='wrong')
-assert code_of(lambda: ann.list_buckets()) == 'SignatureDoesNotMatch'
+import base64, urllib.request, urllib.error
+as_user('ann').create_bucket(Bucket='anns')
+sealed = {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': 'a key that only its customer has'}
+as_user('ann').put_object(Bucket='anns', Key='k', Body=b'1', **sealed)
+assert as_user('ann').get_object(Bucket='anns', Key='k', **sealed)['Body'].read() == b'1'
+wrong = boto3.client('s3', endpoint_url=endpoint, aws_access_key_id=keys['ann']['access_key'], aws_secret_access_key='wrong')
+assert code_of(lambda: wrong.list_buckets()) == 'SignatureDoesNotMatch'
+assert code_of(lambda: wrong.put_object(Bucket='anns', Key='k', Body=b'1', **sealed)) == 'SignatureDoesNotMatch'
+malformed = urllib.request.Request(endpoint + '/anns?delete', data=b'<Delete><Secret>plan', method='POST')
+try:
+    urllib.request.urlopen(malformed); assert False
+except urllib.error.HTTPError as error:
+    assert 400 <= error.code < 500, error.code
 "#,
     );
+    let log = std::fs::read_to_string(node.data.with_extension("log")).unwrap();
+    assert!(log.contains("TRACE") && log.contains("DEBUG"), "it logs whatever there is");
+    assert!(!log.contains("s3s::") && !log.contains(" s3s:"), "it tells what a signature should have been");
+    let token = std::fs::read_to_string(node.data.join("admin-token")).unwrap();
+    let secrets = [
+        ann["secret_key"].as_str().unwrap(),
+        SECRET_KEY,
+        token.trim(),
+        "a key that only its customer has",
+        "YSBrZXkgdGhhdCBvbmx5IGl0cyBjdXN0b21lciBoYXM=",
+    ];
     for told in [
         node.atoll(&["key", "list", "-o", "json"]).stdout,
         node.atoll(&["user", "list", "-o", "json"]).stdout,
         node.atoll(&["status", "-o", "json"]).stdout,
-        std::fs::read(node.data.with_extension("log")).unwrap(),
+        node.atoll(&["audit", "list", "-o", "json"]).stdout,
+        log.into_bytes(),
         metrics(node),
     ] {
+        let told = String::from_utf8_lossy(&told);
         assert!(!told.is_empty());
-        assert!(!String::from_utf8_lossy(&told).contains(&secret));
+        for secret in secrets {
+            assert!(!told.contains(secret), "{secret} is told");
+        }
     }
-    // Whatever lies in it: nobody else gets into the folder.
-    assert_eq!(node.data.metadata().unwrap().permissions().mode() & 0o077, 0);
+    // Whatever lies in it: nobody else gets at it.
+    let entries: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap()).collect();
+    assert!(entries.iter().any(|entry| entry.file_name() == "store"));
+    for entry in entries {
+        let mode = entry.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{:?} has {mode:o}", entry.path());
+    }
 }
 
 fn metrics(node: &NodeProcess) -> Vec<u8> {

@@ -28,6 +28,14 @@ fn the_trail_says_who_did_what_and_shows_whatever_is_done_to_it() {
     let [first, second] = &cluster.nodes[..] else { panic!("two nodes") };
     first.json(&["user", "create", "ann"]);
     let key = first.json(&["key", "create", "--user", "ann"]);
+    for act in [
+        &["cluster", "set", "overlay", "kademlia"][..],
+        &["bucket", "create", "plans", "--owner", "root"],
+        &["bucket", "grant", "--user", "ann", "plans", "read"],
+    ] {
+        let done = first.atoll(act);
+        assert!(done.status.success(), "{act:?}: {}", String::from_utf8_lossy(&done.stderr));
+    }
     boto3(
         &second.s3,
         r#"
@@ -63,9 +71,16 @@ except urllib.error.HTTPError as error:
     };
     let access_key = key["access_key"].as_str().unwrap();
     for (who, what, on, rule) in [
-        ("operator", "admin:POST /v1/users", "", "admin token"),
-        ("operator", "admin:POST /v1/keys", "", "admin token"),
-        ("user root", "s3:CreateBucket", "", "the user may create buckets"),
+        ("operator", "admin:POST /v1/users", r#""name":"ann""#, "admin token"),
+        ("operator", "admin:POST /v1/keys", r#""user":"ann""#, "admin token"),
+        ("operator", "admin:PUT /v1/settings/{name}", r#"overlay {"value":"kademlia"}"#, "admin token"),
+        (
+            "operator",
+            "admin:POST /v1/buckets/{bucket}/grant",
+            r#"plans/grant {"rights":["read"],"user":"ann"}"#,
+            "admin token",
+        ),
+        ("user root", "s3:CreateBucket", "roots", "the user may create buckets"),
         ("user ann, key", "s3:GetObject", "roots/secret/plan", "no rule allows it"),
         (&format!("key {access_key}, not proven"), "s3:GET", "", "SignatureDoesNotMatch"),
         ("key NOBODY, not proven", "s3:GET", "", "InvalidAccessKeyId"),

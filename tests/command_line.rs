@@ -37,6 +37,13 @@ fn a_ticket_joins_as_often_as_it_says_and_every_change_of_it_is_refused() {
         "{}",
         stderr(&refused)
     );
+    let brief = cluster.nodes[0].json(&["ticket", "create", "--for", "1s"]);
+    let expired = std::time::Duration::from_secs(2);
+    std::thread::sleep(expired);
+    let late = start(brief["ticket"].as_str().unwrap(), &cluster.path("later"));
+    assert!(!late.status.success());
+    // It is forgotten some time after it expired.
+    assert!(stderr(&late).contains("expired"), "{}", stderr(&late));
     cluster.nodes[0].ticket = original;
     cluster.wait_settled();
     assert_eq!(cluster.nodes[1].status()["nodes"].as_array().unwrap().len(), 2);

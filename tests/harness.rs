@@ -20,6 +20,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct NodeProcess {
     child: Option<Child>,
     flags: Vec<String>,
+    /// What it logs from its next start on.
+    pub log: String,
     pub data: PathBuf,
     pub id: String,
     pub s3: String,
@@ -49,6 +51,7 @@ impl NodeProcess {
         let mut node = Self {
             child: None,
             flags: flags.iter().map(|flag| flag.to_string()).collect(),
+            log: std::env::var("ATOLL_TEST_LOG").unwrap_or("info".into()),
             data: data.into(),
             id: String::new(),
             s3: "http://127.0.0.1:0".into(),
@@ -72,7 +75,7 @@ impl NodeProcess {
             .args(["--node-addr", &self.node_addr])
             .args(&self.flags)
             .args(more)
-            .env("ATOLL_LOG", std::env::var("ATOLL_TEST_LOG").unwrap_or("info".into()))
+            .env("ATOLL_LOG", &self.log)
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()

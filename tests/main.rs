@@ -30,6 +30,7 @@ mod object_store;
 mod operations;
 mod overlay;
 mod parallelism;
+mod protocol;
 mod records;
 mod recovery;
 mod replication;

@@ -135,7 +135,7 @@ impl Simulated {
 }
 
 /// The atoll that cargo built.
-fn binary(profile: &str) -> PathBuf {
+pub(crate) fn binary(profile: &str) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     target.join(profile).join("atoll")
 }

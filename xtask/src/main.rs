@@ -1,10 +1,11 @@
 //! The workspace's own chores, as `cargo xtask <chore>`: `tidy`, `test`, `simulate`,
-//! `traces`, `fuzz`, `ci`.
+//! `traces`, `fuzz`, `scaling`, `ci`.
 //!
 //! Nothing here is part of the product, and nothing of the product is needed to run it.
 
 mod chores;
 mod fuzz;
+mod scaling;
 mod tidy;
 
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ usage: cargo xtask <chore>
   simulate  the seeds that ever found something, and some that nobody ever ran
   traces    one seed in a debug and in a release build: the same run, to the byte
   fuzz      the decoders of what others send, under libFuzzer
+  scaling   how puts and gets grow with nodes and clients, each held to a share of a core
   ci        what CI runs: format, lints, tests, simulations";
 
 fn main() -> ExitCode {
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         ["simulate"] => chores::simulate(),
         ["traces"] => chores::traces(),
         ["fuzz", ref rest @ ..] => fuzz::fuzz(rest),
+        ["scaling", ref rest @ ..] => scaling::scaling(rest),
         ["ci"] => chores::ci(),
         _ => Err(USAGE.into()),
     };

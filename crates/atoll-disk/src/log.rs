@@ -126,8 +126,8 @@ pub struct LogSettings {
     /// ahead 0.20, zeros ahead 0.12: a ratio of 1.7. Default 1 MiB; 0 turns it off.
     pub zeros_ahead: usize,
     /// The newest batches stay in memory up to this size, for followers that keep up.
-    /// Default 16 MiB: half a second at 32 MiB/s, many times a follower's round trip; and a
-    /// node that is idle keeps them.
+    /// Default 4 MiB: an eighth of a second at 32 MiB/s, some times a follower's round trip, and
+    /// behind it is the page cache; a node that is idle keeps them.
     pub cache_bytes: usize,
     /// The note is renewed at most this often, off the path of appends. Default 1 s. A
     /// shorter one narrows what it can't know, and costs a flush each time.
@@ -140,7 +140,7 @@ impl Default for LogSettings {
             segment_bytes: 64 << 20,
             batch_bytes: 4 << 20,
             zeros_ahead: 1 << 20,
-            cache_bytes: 16 << 20,
+            cache_bytes: 4 << 20,
             note_interval: Duration::from_secs(1),
         }
     }

@@ -13,13 +13,20 @@ pub struct Preset {
 }
 
 const LOOKUPS: &[&str] = &["lookup", "failure", "churn", "grow", "lie"];
+/// Of systems that were for searching.
+const LOOKUPS_AND_SEARCH: &[&str] = &["lookup", "failure", "churn", "grow", "lie", "search"];
 
 pub static PRESETS: &[Preset] = &[
     Preset {
         name: "napster",
         about: "Napster, 1999, as OpenNap's authors wrote its protocol down: a client asks the one server that it is connected to",
-        experiments: LOOKUPS,
-        parameters: &[("overlays", "directory"), ("directory_indexes", "1"), ("directory_reads", "1")],
+        experiments: LOOKUPS_AND_SEARCH,
+        parameters: &[
+            ("overlays", "directory"),
+            ("directory_indexes", "1"),
+            ("directory_reads", "1"),
+            ("methods", "none"),
+        ],
     },
     Preset {
         name: "chord",
@@ -35,7 +42,7 @@ pub static PRESETS: &[Preset] = &[
     },
     Preset {
         name: "kademlia",
-        about: "Maymounkov and Mazières 2002: k = 20, α = 3, b = 1, one path",
+        about: "Maymounkov and Mazières 2002: k = 20, α = 3, one path; b = 1 as their basic protocol, where their implementation used 5",
         experiments: LOOKUPS,
         parameters: &[
             ("overlays", "kademlia"),
@@ -79,28 +86,30 @@ pub static PRESETS: &[Preset] = &[
     Preset {
         name: "kazaa",
         about: "Liang, Kumar, Ross 2004: one super-node to each ordinary node, up to 160 of these; queries do not flood here",
-        experiments: LOOKUPS,
+        experiments: LOOKUPS_AND_SEARCH,
         parameters: &[
             ("overlays", "hybrid"),
             ("hybrid_attachments", "1"),
             ("hybrid_leaves_high", "160"),
             ("hybrid_witnesses", "1"),
+            ("methods", "none"),
         ],
     },
     Preset {
         name: "edonkey",
-        about: "a client logs in to one server, and Kad goes on without; 768 clients each here, up to a million there (lugdunum)",
-        experiments: LOOKUPS,
+        about: "a client logs in to one server, and Kad goes on without; 768 clients each here, as our tables hold, over a million there (lugdunum)",
+        experiments: LOOKUPS_AND_SEARCH,
         parameters: &[
             ("overlays", "hybrid"),
             ("hybrid_attachments", "1"),
             ("hybrid_leaves_high", "768"),
             ("hybrid_witnesses", "1"),
+            ("methods", "none"),
         ],
     },
     Preset {
         name: "bitcoin",
-        about: "inv and getdata as before compact blocks: 8 connections opened and as many accepted, blocks of 1 MB",
+        about: "inv and getdata as before compact blocks: 8 connections opened (and as many accepted, the mean if everybody listens), blocks of 1 MB",
         experiments: &["broadcast", "blocks"],
         parameters: &[
             ("overlays", "none"),

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr};
 
 use atoll_types::{Revision, WallTime};
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -23,9 +24,10 @@ pub struct ETag {
 impl fmt::Display for ETag {
     /// Without the quotes that HTTP puts around it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for byte in self.md5 {
-            write!(f, "{byte:02x}")?;
-        }
+        // A listing has a thousand of them: formatted byte by byte they took a seventh of it.
+        let mut digits = [0; 32];
+        HEXLOWER.encode_mut(&self.md5, &mut digits);
+        f.write_str(std::str::from_utf8(&digits).map_err(|_| fmt::Error)?)?;
         if self.parts > 0 {
             write!(f, "-{}", self.parts)?;
         }

@@ -30,8 +30,8 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 /// and signature 128 bytes, content 32, numbers and lengths up to 36.
 pub(crate) const ENTRY_OVERHEAD: usize = 200;
 
-/// Entries of one class under one key that a node keeps and tells. The first come stay: an
-/// author whose entry is there may renew it, and others wait until some expire.
+/// Entries of one class under one key that a node keeps and tells. The first come stay, and their
+/// authors may renew them; but whoever has many there gives way to authors who have fewer.
 pub(crate) const fn per_key_max(class: Class) -> usize {
     match class {
         Class::Value => 8,

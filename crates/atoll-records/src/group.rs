@@ -48,8 +48,10 @@ const UNAPPLIED_BYTES_MAX: usize = 32 << 20;
 const PROPOSED_BYTES_MAX: usize = 4 << 20;
 
 /// 256 KiB of applied entries stay in memory for followers that are a little behind: 16
-/// MiB with 64 shards.
+/// MiB with 64 shards, until nothing has been applied for a while.
 const RECENT_BYTES_MAX: usize = 256 << 10;
+/// 10 s. Whoever is still behind then is sent what the log's files have.
+const RECENT_TICKS: u32 = 100;
 /// Entries kept for a follower that is behind or away; one further behind is filled by a
 /// snapshot. 8,192 of 1 KiB in 64 shards: 512 MiB of disk.
 const LAG_ENTRIES_MAX: u64 = 8192;
@@ -180,6 +182,8 @@ pub(crate) struct Group {
     /// What was handed to the apply worker: the last index and the bytes of each piece.
     unapplied: VecDeque<(u64, usize)>,
     unapplied_bytes: usize,
+    /// Since something was applied.
+    ticks_at_rest: u32,
     election_seed: u64,
     /// Term and role when last looked, to notice changes of either.
     seen: (u64, StateRole),
@@ -248,6 +252,7 @@ impl Group {
             unpersisted: VecDeque::new(),
             unapplied: VecDeque::new(),
             unapplied_bytes: 0,
+            ticks_at_rest: 0,
         };
         group.after_step();
         if group.members.voters == [group.replica] && !group.members.is_joint() {
@@ -336,6 +341,10 @@ impl Group {
             // Raft requires a candidate's log to be durable; and a replica whose disk
             // hangs should not want to lead.
             return false;
+        }
+        self.ticks_at_rest = self.ticks_at_rest.saturating_add(1);
+        if self.ticks_at_rest == RECENT_TICKS {
+            self.raw.mut_store().shrink(0);
         }
         let active = self.raw.tick();
         self.after_step();
@@ -644,6 +653,7 @@ impl Group {
             }
         }
         log.shrink(RECENT_BYTES_MAX);
+        self.ticks_at_rest = 0;
         while let Some((last, bytes)) = self.unapplied.front()
             && *last <= index
         {

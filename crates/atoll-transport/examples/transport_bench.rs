@@ -25,7 +25,7 @@ use tokio::{
 /// glibc's gives the pages of each chunk back to the kernel, and a third of the time goes
 /// into getting them again.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 struct Everyone;
 

@@ -42,9 +42,10 @@ use clap::{Parser, Subcommand};
 use client::{AdminArgs, AdminClient};
 
 /// glibc's gives the pages of each chunk back to the kernel, and a third of a transfer's time
-/// goes into getting them again (measured with `atoll bench transport`).
+/// goes into getting them again (measured with `atoll bench transport`). Mimalloc 3 kept 60 MiB
+/// for a node that had come to rest and used 8; this one gives back what rests for some seconds.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Enough to keep several disks busy while as many threads hash. Each keeps the pages of what
 /// it allocated: with tokio's 512 a node under load grew to 135 threads and 1.5 GiB, with 16 to

@@ -14,29 +14,28 @@
 mod journal;
 
 use std::{
-    fs::File,
+    fs::{DirBuilder, File, Permissions},
     io::{self, Write},
     ops::Bound,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, config::PartitioningPolicy};
 
 use super::{OrderedStore, Pairs, Snapshot, StoreError, Table, WriteBatch, check, holds_nothing};
 
 // Memory, at most: blocks 8 MiB + memtables, each up to twice its limit while a full one
-// is being written out: 2 × (4 + 2 + 1) MiB = 14 MiB. The rest is tables' filters and
-// indexes, and the allocator's slack. Measured with a million records of 170 bytes and a
-// million chunks' entries (`examples/measure.rs`): 53 MiB right after writing them, 9 MiB
-// when opened again, 27 MiB when then everything was read.
+// is being written out: 2 × (2 + 1 + 1) MiB = 8 MiB, and what a skip list adds, which is
+// more than the entries are. The rest is tables' filters and indexes, and the allocator's slack.
 /// Read blocks kept decompressed; the page cache of the system is behind it.
 const BLOCK_CACHE_BYTES: u64 = 8 << 20;
-const RECORDS_MEMTABLE_BYTES: u64 = 4 << 20;
-/// An index entry is about 60 bytes: some 20,000 chunks, or 20 GiB, per memtable.
-const CHUNKS_MEMTABLE_BYTES: u64 = 2 << 20;
+const RECORDS_MEMTABLE_BYTES: u64 = 2 << 20;
+/// An index entry is about 60 bytes: some 10,000 chunks, or 10 GiB, per memtable.
+const CHUNKS_MEMTABLE_BYTES: u64 = 1 << 20;
 const LOCAL_MEMTABLE_BYTES: u64 = 1 << 20;
 /// One key.
 const META_MEMTABLE_BYTES: u64 = 256 << 10;
@@ -100,6 +99,7 @@ impl Keyspaces {
 impl FjallStore {
     /// Opens the store in `folder`, or creates it. Blocks while the journals are replayed.
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        keep_to_ourselves(folder).map_err(broken("open"))?;
         let database = match open_database(folder).ok_or_else(|| broken("open")(NotOpened::Damaged))? {
             Err(fjall::Error::JournalRecovery(error)) => {
                 let cut = journal::cut_torn_end(folder).map_err(broken("open"))?;
@@ -110,9 +110,15 @@ impl FjallStore {
         }
         .map_err(failed("open"))?;
         let keyspace = |name, memtable_bytes| {
-            database
-                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes))
-                .map_err(failed("open table"))
+            let options = || {
+                let options = KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes);
+                // A whole filter or index of a large table is megabytes, more than the cache
+                // takes in: each read would load it anew. Level 0 keeps its small ones in memory.
+                options
+                    .filter_block_partitioning_policy(PartitioningPolicy::new([false, true]))
+                    .index_block_partitioning_policy(PartitioningPolicy::new([false, true]))
+            };
+            database.keyspace(name, options).map_err(failed("open table"))
         };
         let keyspaces = Keyspaces {
             records: keyspace("records", RECORDS_MEMTABLE_BYTES)?,
@@ -131,6 +137,13 @@ impl FjallStore {
             _ => Err(broken("open")(NotOpened::BadNote)),
         }
     }
+}
+
+/// Makes the folder, for this account only: `fjall` makes files that all may read, and secrets are
+/// among what they hold. The data folder may be one that the operator made, and open to others.
+fn keep_to_ourselves(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    std::fs::set_permissions(folder, Permissions::from_mode(0o700))
 }
 
 /// `None` if it panicked over what it found.

@@ -203,6 +203,57 @@ fn the_store_and_its_twin_agree_after_random_batches() {
     assert_eq!(some(&disk), some(&twin));
 }
 
+/// Enough for several levels of tables, whose filters and indexes are in parts.
+#[test]
+fn a_store_of_many_tables_gives_what_was_written_last_of_each_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FjallStore::open(folder.path()).unwrap();
+    let mut expected: std::collections::BTreeMap<Bytes, Bytes> = Default::default();
+    let mut rng = StdRng::seed_from_u64(11);
+    let key = |number: u32| Bytes::from(format!("a key as long as those of objects are/{number:06}"));
+    for round in 0..200_u32 {
+        let mut batch = WriteBatch::default();
+        for _ in 0..500 {
+            let key = key(rng.random_range(0..40_000));
+            if rng.random_ratio(1, 5) {
+                batch.delete(Table::Records, key.clone());
+                expected.remove(&key);
+            } else {
+                let value = Bytes::from(vec![round as u8; rng.random_range(100..400)]);
+                batch.put(Table::Records, key.clone(), value.clone());
+                expected.insert(key, value);
+            }
+        }
+        store.write(batch).unwrap();
+    }
+    let check = |store: &FjallStore| {
+        for number in 0..40_000 {
+            let key = key(number);
+            assert_eq!(store.get(Table::Records, &key).unwrap().as_ref(), expected.get(&key), "{key:?}");
+        }
+        let view = store.snapshot().unwrap();
+        let mut rng = StdRng::seed_from_u64(12);
+        for _ in 0..100 {
+            let (start, count) = (key(rng.random_range(0..40_000)), rng.random_range(1..2000));
+            let pairs = |backwards: bool| -> Vec<(Bytes, Bytes)> {
+                let pairs = match backwards {
+                    false => view.range(Table::Records, Included(&start), Unbounded),
+                    true => view.range_backwards(Table::Records, Unbounded, Excluded(&start)),
+                };
+                pairs.take(count).map(Result::unwrap).collect()
+            };
+            let copied = |(key, value): (&Bytes, &Bytes)| (key.clone(), value.clone());
+            let after: Vec<_> = expected.range(start.clone()..).take(count).map(copied).collect();
+            assert_eq!(pairs(false), after);
+            let before: Vec<_> = expected.range(..start.clone()).rev().take(count).map(copied).collect();
+            assert_eq!(pairs(true), before);
+        }
+    };
+    check(&store);
+    drop(store);
+    check(&FjallStore::open(folder.path()).unwrap());
+}
+
 #[test]
 fn a_cleared_table_is_empty_for_good_and_the_others_stay() {
     on_both(|kind| {

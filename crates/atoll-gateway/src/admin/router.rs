@@ -14,7 +14,7 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Query, Request, State},
-    http::{StatusCode, header, request::Parts},
+    http::{Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post, put},
@@ -105,6 +105,28 @@ fn error_answer(status: StatusCode, code: &str, message: String, hint: Option<St
     (status, Json(api::ErrorAnswer { error })).into_response()
 }
 
+/// Whose bodies say whom an act is about, or what is to hold, and never a secret.
+const TOLD: [&str; 6] = ["/v1/users", "/v1/keys", "/v1/buckets", "/v1/settings", "/v1/tickets", "/v1/nodes"];
+
+/// What an act is about, for the audit trail: what the path names, for the route alone does not
+/// say whom, and what the body says.
+async fn told(request: Request, path: &str) -> Result<(Request, String), Response> {
+    let uri = request.uri().path().to_owned();
+    let named = if uri == path { String::new() } else { uri };
+    if request.method() == Method::GET || !TOLD.iter().any(|told| path.starts_with(told)) {
+        return Ok((request, named));
+    }
+    let (parts, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|error| {
+        error_answer(StatusCode::BAD_REQUEST, "malformed_request", format!("the body: {error}"), None)
+    })?;
+    let said = serde_json::from_slice::<serde_json::Value>(&bytes).ok();
+    let said = said.filter(|said| said.as_object().is_some_and(|fields| !fields.is_empty()));
+    let both = [named, said.map(|said| said.to_string()).unwrap_or_default()];
+    let about = both.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
+    Ok((Request::from_parts(parts, Body::from(bytes)), about))
+}
+
 async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Response {
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let action = format!("admin:{} {path}", request.method());
@@ -133,10 +155,13 @@ async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Re
     };
     match doors.access.sign_in(&token).await {
         Ok(Some(principal)) => {
-            // What is named in the path: the route alone does not say whom.
-            let named = (uri != path).then_some(uri.as_str());
+            let (request, about) = match told(request, &path).await {
+                Ok(told) => told,
+                Err(answer) => return answer,
+            };
+            let about = Some(about.as_str()).filter(|about| !about.is_empty());
             let asked =
-                Asked { principal: &principal, action: &action, bucket: None, key: named, facts: &from };
+                Asked { principal: &principal, action: &action, bucket: None, key: about, facts: &from };
             match doors.access.decide(&asked).await {
                 Ok(Decision::Allowed { .. }) => next.run(request).await,
                 Ok(Decision::Denied { rule }) => {

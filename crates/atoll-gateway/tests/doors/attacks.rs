@@ -42,10 +42,7 @@ async fn a_request_altered_by_one_byte_is_refused_wherever_the_byte_is() {
             forgeries.push(forged);
         }
     }
-    for (at, (name, value)) in original.headers.iter().enumerate() {
-        if name == "host" {
-            continue;
-        }
+    for (at, (_, value)) in original.headers.iter().enumerate() {
         for byte in 0..value.len() {
             let mut forged = original.clone();
             let mut bytes = value.clone().into_bytes();

@@ -127,6 +127,13 @@ impl SigningKey {
         );
         HEXLOWER.encode(&hmac(&self.key, text.as_bytes()))
     }
+
+    /// "Signature calculations for trailing headers", over `name:value\n` for each of them.
+    pub fn trailer_signature(&self, previous: &str, trailers: &str) -> String {
+        let hash = sha256_hex(trailers.as_bytes());
+        let text = format!("AWS4-HMAC-SHA256-TRAILER\n{}\n{}\n{previous}\n{hash}", self.date, self.scope);
+        HEXLOWER.encode(&hmac(&self.key, text.as_bytes()))
+    }
 }
 
 #[derive(Clone)]

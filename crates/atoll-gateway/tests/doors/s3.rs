@@ -12,6 +12,7 @@ use s3s::crypto::{Checksum, Crc32};
 const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 const UNSIGNED_TRAILER: &str = "STREAMING-UNSIGNED-PAYLOAD-TRAILER";
 const SIGNED_CHUNKS: &str = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD";
+const SIGNED_TRAILER: &str = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER";
 
 fn crc32(bytes: &[u8]) -> String {
     BASE64.encode(&Crc32::checksum(bytes))
@@ -157,6 +158,40 @@ async fn signed_chunks_are_taken_and_a_changed_one_is_refused() {
     let answer = client.send_as_it_is(forged).await;
     assert_eq!((answer.status, answer.code().as_str()), (403, "SignatureDoesNotMatch"), "{}", answer.text());
     assert_eq!(client.get("/bucket/forged").await.code(), "NoSuchKey");
+}
+
+#[tokio::test]
+async fn signed_chunks_with_a_signed_trailer_are_taken_and_a_changed_trailer_is_refused() {
+    let (_door, client) = Door::with_bucket("bucket").await;
+    let crc = crc32(b"hello world");
+    let put = |target: &str, said: &str, signed: &str| {
+        let mut request = trailer_put(target, 11, b"").payload(SIGNED_TRAILER);
+        let key = client.sign(&mut request);
+        let mut signature = key.seed.clone();
+        for chunk in [&b"hello world"[..], b""] {
+            signature = key.chunk_signature(&signature, chunk);
+            request.body.extend(format!("{:x};chunk-signature={signature}\r\n", chunk.len()).as_bytes());
+            request.body.extend_from_slice(chunk);
+            if !chunk.is_empty() {
+                request.body.extend_from_slice(b"\r\n");
+            }
+        }
+        let signature = key.trailer_signature(&signature, &format!("x-amz-checksum-crc32:{signed}\n"));
+        let trailers = format!("x-amz-checksum-crc32:{said}\r\nx-amz-trailer-signature:{signature}\r\n\r\n");
+        request.body.extend_from_slice(trailers.as_bytes());
+        request
+    };
+    let good = client.send_as_it_is(put("/bucket/good", &crc, &crc)).await;
+    assert_eq!((good.status, good.header("x-amz-checksum-crc32")), (200, crc.as_str()), "{}", good.text());
+    assert_eq!(&client.get("/bucket/good").await.body[..], b"hello world");
+    let other = crc32(b"other");
+    for (what, said, signed, status) in
+        [("another than was signed", &crc, &other, 403), ("of something else", &other, &other, 400)]
+    {
+        let answer = client.send_as_it_is(put("/bucket/bad", said, signed)).await;
+        assert_eq!(answer.status, status, "{what}: {}", answer.text());
+        assert_eq!(client.get("/bucket/bad").await.code(), "NoSuchKey", "{what}");
+    }
 }
 
 #[tokio::test]

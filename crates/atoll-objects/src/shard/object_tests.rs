@@ -260,6 +260,30 @@ fn completing_an_upload_names_its_parts_and_answers_the_same_again() {
     assert_eq!(complete(&mut shard, 1, &parts), Err(Refused::NoSuchUpload));
 }
 
+/// As many parts as S3 has. Nobody has so many bytes to test with: what a shard knows of them is
+/// all here, and none of them.
+#[test]
+fn ten_thousand_parts_become_an_object_of_five_tebibytes() {
+    const TEBIBYTE: u64 = 1 << 40;
+    let mut shard = FakeShard::new();
+    create(&mut shard, 1);
+    let each = 5 * TEBIBYTE / 10_000;
+    let last = 5 * TEBIBYTE - 9_999 * each;
+    let parts: Vec<(u16, String)> = (1..=10_000)
+        .map(|number| {
+            let size = if number == 10_000 { last } else { each };
+            (number, put_part(&mut shard, 1, number, size).unwrap())
+        })
+        .collect();
+    let written = complete(&mut shard, 1, &parts).unwrap();
+    assert_eq!((written.size, written.etag.parts), (5 * TEBIBYTE, 10_000));
+    let version = get(&shard, b"big").unwrap().version;
+    let Manifest::Parts { parts: kept, .. } = &version.content.manifest else { panic!("it is of parts") };
+    assert_eq!((kept.len(), kept[9_999]), (10_000, (10_000, last)));
+    assert!(version.content.manifest.is_of(version.size, false));
+    assert_eq!(complete(&mut shard, 1, &parts), Ok(written), "asked again it says the same");
+}
+
 #[test]
 fn an_aborted_upload_leaves_nothing() {
     let mut shard = FakeShard::new();

@@ -1,9 +1,12 @@
 //! What a node keeps for others: entries by key, with the limits on them. Knows no messages
 //! and no nodes but by who brought what.
 
-use std::{cmp::Ordering, collections::BTreeMap};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use atoll_types::{Instant, WallTime};
+use atoll_types::{Instant, NodeId, WallTime};
 
 use super::message::{Named, Refused};
 use crate::{
@@ -50,6 +53,20 @@ impl<C> Default for Cellar<C> {
     }
 }
 
+/// Whose place under a full key a newcomer gets: one of the author who has most there, if it has
+/// more than the newcomer's will then. So nobody fills a word with what one author made up, and
+/// all who keep the key let go of the same.
+fn gives_way<C>(held: &[Held<C>], newcomer: &Entry) -> Option<Slot> {
+    let class = newcomer.class();
+    let mut slots: BTreeMap<NodeId, BTreeSet<Slot>> = BTreeMap::new();
+    for entry in held.iter().map(|held| &held.entry).filter(|entry| entry.class() == class) {
+        slots.entry(entry.author).or_default().insert(entry.slot());
+    }
+    let own = slots.get(&newcomer.author).map_or(0, BTreeSet::len);
+    let most = slots.into_values().max_by_key(BTreeSet::len)?;
+    if own + 1 < most.len() { most.last().copied() } else { None }
+}
+
 impl<C: Contact> Cellar<C> {
     pub(super) fn kept(&self) -> Kept {
         self.total
@@ -71,11 +88,12 @@ impl<C: Contact> Cellar<C> {
                 Ordering::Equal => return Ok(()),
                 Ordering::Greater => {}
             }
-        } else if held.iter().filter(|held| held.entry.class() == slot.class).count()
-            >= per_key_max(slot.class)
-        {
-            return Err(Refused::Full);
         }
+        let count = held.iter().filter(|held| held.entry.class() == slot.class).count();
+        let gives_way = match former {
+            None if count >= per_key_max(slot.class) => Some(gives_way(held, &entry).ok_or(Refused::Full)?),
+            _ => None,
+        };
         let (freed, freed_bytes) = former.map_or((0, 0), |former| (1, former.entry.bytes()));
         let brought = by.as_ref().and_then(|by| self.brought.get(by)).copied().unwrap_or(0);
         let is_full = self.total.entries - freed >= ENTRIES_MAX
@@ -85,6 +103,9 @@ impl<C: Contact> Cellar<C> {
             return Err(Refused::Full);
         }
         self.remove(entry.key, slot);
+        if let Some(other) = gives_way {
+            self.remove(entry.key, other);
+        }
         if let Some(by) = &by {
             *self.brought.entry(by.clone()).or_insert(0) += 1;
         }

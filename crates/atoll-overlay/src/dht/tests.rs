@@ -3,9 +3,9 @@
 
 mod hybrid;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use atoll_types::{Instant, WallTime};
+use atoll_types::{Instant, NodeId, WallTime};
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 
 use super::{cellar::*, message::*, operation::OPERATIONS_MAX, publish::PUBLISHED_MAX, *};
@@ -420,6 +420,42 @@ fn a_key_has_room_for_so_many_authors_and_they_may_renew() {
     cellar.forget_expired(WALL + HOUR);
     assert_eq!(cellar.kept(), Kept::default());
     assert_eq!(cellar.put(entry(8, 1, 1), Some(At(1))), Ok(()));
+}
+
+/// A word's room is 128 postings; whoever made up so many shares it with all who come later.
+#[test]
+fn one_author_does_not_fill_a_word_and_all_who_keep_it_let_go_of_the_same() {
+    let word = crate::entry::keyword_key("plans");
+    let posting = |seed: u8, number: u32| {
+        let content = key(number);
+        let body = Body::Posting { content, name: format!("plans {number}") };
+        author(seed).sign(word, 1, WALL + HOUR, body)
+    };
+    let made_up: Vec<Entry> = (0..200).map(|number| posting(1, number)).collect();
+    let others: Vec<Entry> = (0..200).map(|number| posting(2 + (number % 10) as u8, number)).collect();
+    let keep = |entries: &[&Entry]| {
+        let mut cellar: Cellar<At> = Cellar::default();
+        for entry in entries {
+            let _ = cellar.put((*entry).clone(), Some(At(1)));
+        }
+        let mut counts: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for held in cellar.held(word) {
+            *counts.entry(held.entry.author).or_default() += 1;
+        }
+        assert_eq!(counts.values().sum::<usize>(), 128);
+        counts
+    };
+    let poisoned_first: Vec<&Entry> = made_up.iter().chain(&others).collect();
+    let counts = keep(&poisoned_first);
+    assert_eq!(counts.len(), 11, "every author is found under the word: {counts:?}");
+    assert!(counts.values().all(|count| (11..=12).contains(count)), "{counts:?}");
+    // The same of those who came first, when the other comes late.
+    let poisoned_last: Vec<&Entry> = others.iter().chain(&made_up).collect();
+    let counts = keep(&poisoned_last);
+    assert!(counts.values().all(|count| (11..=12).contains(count)), "{counts:?}");
+    // Who has one of a full word may still renew it, and one alone takes nothing from itself.
+    let alone: Vec<&Entry> = made_up.iter().collect();
+    assert_eq!(keep(&alone).len(), 1);
 }
 
 #[test]
