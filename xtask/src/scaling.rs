@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread::sleep,
@@ -20,7 +19,7 @@ const NODES: [usize; 3] = [1, 3, 5];
 const CLIENTS: [usize; 4] = [1, 2, 4, 8];
 /// Requests that a client has in flight.
 const IN_FLIGHT: &str = "4";
-const SECONDS: &str = "10";
+const SECONDS: &str = "6";
 /// The controller of Linux' control groups, version 1.
 const CGROUPS: &str = "/sys/fs/cgroup/cpu";
 /// Short against a request, or a process that has used up its share stops for as long.
@@ -153,9 +152,9 @@ impl Cluster {
         let mut node = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
         let output = node.stdout.take().expect("it is piped");
         self.nodes.push(node);
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line).map_err(|error| error.to_string())?;
-        serde_json::from_str(&line).map_err(|error| format!("node {number} says {line:?}: {error}"))
+        let said = serde_json::Deserializer::from_reader(output).into_iter::<Value>().next();
+        said.ok_or_else(|| format!("node {number} ended before it served"))?
+            .map_err(|error| format!("what node {number} says is no JSON: {error}"))
     }
 
     fn data(&self, number: usize) -> PathBuf {
@@ -164,7 +163,9 @@ impl Cluster {
 
     /// Whether all are there, nothing moves, and nothing is missing.
     fn is_settled(&self, atoll: &Path, count: usize) -> bool {
-        let status = Command::new(atoll).args(["status", "-o", "json", "--data"]).arg(self.data(0)).output();
+        let mut status = Command::new(atoll);
+        status.args(["--admin", &format!("http://127.0.0.1:{}", port(0, 1)), "--data"]).arg(self.data(0));
+        let status = status.args(["status", "-o", "json"]).output();
         let Some(status) =
             status.ok().and_then(|output| serde_json::from_slice::<Value>(&output.stdout).ok())
         else {

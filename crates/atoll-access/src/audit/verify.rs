@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::audit::{
         batch::{Batch, Entry, Link},
-        witness::WitnessNote,
+        witness::{NotExtended, Witness, WitnessNote},
     };
 
     fn key(number: u8) -> SigningKey {
@@ -215,11 +215,9 @@ mod tests {
         assert_eq!(verify(&trail[..7], &saw), Err(cut));
     }
 
-    #[test]
-    fn a_trail_that_was_written_anew_shows_against_any_witness() {
-        let honest = trail(10);
-        // By one who has two of the three nodes: their batches say something else, the third
-        // never said anything, and all is linked as it should be.
+    /// By one who has two of the three nodes: their batches say something else, the third never
+    /// said anything, and all is linked as it should be.
+    fn rewritten() -> Vec<LinkedBatch> {
         let mut heads = [Head::default(); 2];
         let batches = (0..12).map(|at| {
             let node = at % 2;
@@ -229,12 +227,38 @@ mod tests {
             heads[node] = Head { index: number, hash: batch.hash() };
             batch.sign(&key(node as u8))
         });
-        let rewritten = link(batches.collect());
+        link(batches.collect())
+    }
+
+    #[test]
+    fn a_trail_that_was_written_anew_shows_against_any_witness() {
+        let honest = trail(10);
+        let rewritten = rewritten();
         assert!(verify(&rewritten, &[]).is_ok(), "the trail alone can't tell");
         for saw in 1..=10 {
             let broken = verify(&rewritten, &[witness(&honest[..saw], 2)]);
             assert_eq!(broken, Err(Broken::Rewritten { witness: id(&key(2)), index: saw as u64 }));
         }
+    }
+
+    #[test]
+    fn a_witness_moves_along_one_chain_and_stays_where_something_does_not_continue_it() {
+        let (honest, rewritten) = (trail(10), rewritten());
+        let mut witness = Witness::default();
+        assert_eq!(witness.follow(&honest[..4]), Ok(()));
+        let seen = witness.note;
+        for (what, shown) in [
+            ("links are missing", &honest[5..]),
+            ("it is shown again from its beginning", &honest[..4]),
+            ("it was written anew", &rewritten[4..]),
+        ] {
+            assert_eq!(witness.follow(shown), Err(NotExtended { seen: 4 }), "{what}");
+            assert_eq!(witness.note, seen, "{what}");
+        }
+        let forked = [&honest[4..6], &rewritten[6..]].concat();
+        assert_eq!(witness.follow(&forked), Err(NotExtended { seen: 6 }));
+        assert_eq!(witness.follow(&honest[6..]), Ok(()));
+        assert_eq!(witness.note.head.index, 10);
     }
 
     #[test]
