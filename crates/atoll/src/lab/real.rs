@@ -33,6 +33,8 @@ const ACQUAINTED_WITHIN: Duration = Duration::from_secs(120);
 /// Index nodes there are in a network as small as these, super-peers at least, and those of them
 /// that a leaf is attached to.
 const CENTRE: usize = 3;
+/// How often lookups are done anew because the centre moved meanwhile.
+const MOVES_MAX: usize = 5;
 
 /// A ring's fingers are looked up again one each two seconds, on average; a ring as small as
 /// these has three or four.
@@ -98,20 +100,21 @@ impl Real {
             eprintln!("{name}: looking {} keys up", self.lookups);
             let value = json!({ "value": name }).to_string().into_bytes();
             let Done {} = clients[0].ask(Method::PUT, "/v1/settings/overlay", Some(value)).await?;
-            let nodes = acquainted(&clients, *kind).await?;
-            if *kind == OverlayKind::Chord {
-                wait_for_fingers(&clients).await?;
-            }
             let mut rng = Seed(self.seed).stream("lookups");
             let draw =
                 |number| (rng.random_range(0..self.nodes), format!("lookup {number} of {}", self.seed));
             let asked: Vec<(usize, String)> = (0..self.lookups).map(draw).collect();
-            let mut real = Vec::new();
-            for (asker, key) in &asked {
-                let path = query("/v1/overlay/trace", &[("key", key)]);
-                let trace: OverlayTrace = clients[*asker].get(&path).await?;
-                let responsible = trace.responsible.first().cloned();
-                real.push(Ended { responsible, hops: trace.hops, timeouts: trace.timeouts });
+            let mut nodes = acquainted(&clients, *kind).await?;
+            let mut real = self.look_up(&clients, *kind, &asked).await?;
+            // The layout of a young cluster may still move its shards, and with them a centre.
+            for _ in 0..MOVES_MAX {
+                let since = acquainted(&clients, *kind).await?;
+                if since.centre == nodes.centre {
+                    break;
+                }
+                eprintln!("{name}: its centre moved, so once more");
+                nodes = since;
+                real = self.look_up(&clients, *kind, &asked).await?;
             }
             let simulated = self.simulate(*kind, nodes, &asked).await?;
             rows.push(row(name, "processes", self.nodes, &real, &simulated));
@@ -121,6 +124,25 @@ impl Real {
         let parameters =
             json!({ "real": true, "overlays": overlays, "nodes": self.nodes, "lookups": self.lookups });
         Ok(RealReport { experiment: "lookup", seed: self.seed, parameters, rows })
+    }
+
+    async fn look_up(
+        &self,
+        clients: &[AdminClient],
+        kind: OverlayKind,
+        asked: &[(usize, String)],
+    ) -> Result<Vec<Ended>, Failure> {
+        if kind == OverlayKind::Chord {
+            wait_for_fingers(clients).await?;
+        }
+        let mut ended = Vec::new();
+        for (asker, key) in asked {
+            let path = query("/v1/overlay/trace", &[("key", key)]);
+            let trace: OverlayTrace = clients[*asker].get(&path).await?;
+            let responsible = trace.responsible.first().cloned();
+            ended.push(Ended { responsible, hops: trace.hops, timeouts: trace.timeouts });
+        }
+        Ok(ended)
     }
 
     async fn simulate(
