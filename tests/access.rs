@@ -161,7 +161,7 @@ fn secrets_are_told_once_and_lie_where_only_their_owner_reads() {
         &node.s3,
         &[("ann", &ann)],
         r#"
-import base64, urllib.request, urllib.error
+import urllib.request, urllib.error
 as_user('ann').create_bucket(Bucket='anns')
 sealed = {'SSECustomerAlgorithm': 'AES256', 'SSECustomerKey': 'a key that only its customer has'}
 as_user('ann').put_object(Bucket='anns', Key='k', Body=b'1', **sealed)
@@ -208,6 +208,9 @@ except urllib.error.HTTPError as error:
         let mode = entry.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{:?} has {mode:o}", entry.path());
     }
+    // And into a folder that it made itself nobody looks at all.
+    let made = cluster.join(&[]);
+    assert_eq!(cluster.nodes[made].data.metadata().unwrap().permissions().mode() & 0o077, 0);
 }
 
 fn metrics(node: &NodeProcess) -> Vec<u8> {

@@ -1,6 +1,9 @@
 //! What the commands print, how they fail, and how a node starts.
 
-use std::process::Output;
+use std::{
+    process::Output,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crate::harness::{ACCESS_KEY, Cluster, NodeProcess, SECRET_KEY, atoll, boto3, wait_until};
 
@@ -38,8 +41,8 @@ fn a_ticket_joins_as_often_as_it_says_and_every_change_of_it_is_refused() {
         stderr(&refused)
     );
     let brief = cluster.nodes[0].json(&["ticket", "create", "--for", "1s"]);
-    let expired = std::time::Duration::from_secs(2);
-    std::thread::sleep(expired);
+    let expires = UNIX_EPOCH + Duration::from_millis(brief["expires_millis"].as_u64().unwrap());
+    wait_until("the ticket expires", || SystemTime::now() > expires);
     let late = start(brief["ticket"].as_str().unwrap(), &cluster.path("later"));
     assert!(!late.status.success());
     // It is forgotten some time after it expired.

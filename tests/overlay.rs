@@ -181,9 +181,9 @@ fn value(node: &NodeProcess, key: &str) -> Option<String> {
 /// How many keep a value: of a directory, the index nodes that run. The ninth node may have been
 /// made one while it was there; then there are two.
 fn keepers(cluster: &Cluster) -> usize {
-    let views: Vec<Value> = cluster.running().map(|node| node.json(&["overlay", "show"])).collect();
-    match views[0]["kind"] == "directory" {
-        true => views.iter().filter(|view| table_names(view).contains(&"clients")).count(),
+    let mut views = cluster.running().map(|node| node.json(&["overlay", "show"])).peekable();
+    match views.peek().expect("a node")["kind"] == "directory" {
+        true => views.filter(|view| table_names(view).contains(&"clients")).count(),
         false => 3,
     }
 }
