@@ -505,9 +505,8 @@ impl Shared {
         let Place { pack, offset } = entry.place;
         let Some(file) = self.packs.open(pack).await? else { return Ok(ReadOutcome::Gone) };
         let len = entry.len as usize;
-        let bytes = file.read_at(offset + RECORD_HEADER_BYTES as u64, len).await?;
-        let whole =
-            bytes.len() == len && (self.hash(&bytes).await == hash || is_broken(Broken::ServeUnverified));
+        let (bytes, found) = file.read_hashed(offset + RECORD_HEADER_BYTES as u64, len).await?;
+        let whole = bytes.len() == len && (found == hash || is_broken(Broken::ServeUnverified));
         Ok(if whole { ReadOutcome::Whole(bytes) } else { ReadOutcome::Damaged })
     }
 

@@ -7,6 +7,7 @@ mod real;
 use std::{io, sync::Arc};
 
 use async_trait::async_trait;
+use atoll_types::ChunkHash;
 use bytes::Bytes;
 
 pub use memory::{DiskFaults, FaultCounts, MemoryDisk, MemoryFiles};
@@ -86,6 +87,12 @@ pub trait File: Send + Sync + 'static {
     async fn len(&self) -> Result<u64, DiskError>;
     /// Up to `len` bytes; fewer only at the end of the file.
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, DiskError>;
+    /// As [`File::read_at`], with the name of what was read.
+    async fn read_hashed(&self, offset: u64, len: usize) -> Result<(Bytes, ChunkHash), DiskError> {
+        let bytes = self.read_at(offset, len).await?;
+        let hash = ChunkHash::of(&bytes);
+        Ok((bytes, hash))
+    }
     /// Writes all `parts` one after the other from `offset`; not durable before `sync`.
     async fn write_at(&self, offset: u64, parts: Vec<Bytes>) -> Result<(), DiskError>;
     /// `write_at`, then `sync`, in one trip.

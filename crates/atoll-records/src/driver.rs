@@ -35,6 +35,7 @@ use crate::{
     metrics::Metrics,
     observe::{Observed, Observer},
     reads::ReadReply,
+    records::settle,
     snapshot::{FillError, Filling, Snapshots},
     state::{Meta, Place},
     status::{ReplicaStatus, Role},
@@ -56,6 +57,8 @@ pub(crate) const FILLS_MAX: usize = 2;
 const CHECKPOINT_BYTES: usize = 32 << 20;
 /// 60 s: and what was written long ago does not stay in the log for its own sake.
 const CHECKPOINT_TICKS: u64 = 600;
+/// 30 s without anything to apply: the store has time to tidy up.
+const SETTLE_TICKS: u64 = 300;
 /// 1 s: what a peer has shown is durable here soon after, at the price of one small flush,
 /// and none while nobody writes.
 const LIVES_TICKS: u64 = 10;
@@ -189,6 +192,8 @@ pub(crate) struct Driver {
     pub observer: Option<Arc<dyn Observer>>,
     /// Bytes of entries handed to the apply worker since the last checkpoint.
     pub unflushed_bytes: usize,
+    /// Ticks since something was applied.
+    pub rested: u64,
     /// Replicas of this node that don't run, and why.
     pub absent: BTreeMap<ReplicaId, (ShardId, Role)>,
     pub groups: BTreeMap<ReplicaId, Group>,
@@ -576,6 +581,11 @@ impl Driver {
         {
             self.checkpoint(None);
         }
+        self.rested += 1;
+        if self.rested == SETTLE_TICKS {
+            let (runtime, store) = (self.runtime.clone(), self.snapshots.store.clone());
+            drop(self.runtime.spawn("records-settle", async move { settle(&runtime, store).await }));
+        }
         if self.ticks.is_multiple_of(LIVES_TICKS) {
             self.witness.keep_news();
         }
@@ -611,6 +621,7 @@ impl Driver {
                     round.push((replica, persist));
                 }
                 if !effects.apply.is_empty() {
+                    self.rested = 0;
                     self.unflushed_bytes += effects.apply.iter().map(Committed::bytes).sum::<usize>();
                     let job = Job::Apply { replica, entries: effects.apply };
                     if self.apply.send(job).is_err() {

@@ -225,6 +225,7 @@ impl Records {
             shared_log: log.clone(),
             observer: observer.clone(),
             unflushed_bytes: 0,
+            rested: 0,
             absent,
             groups,
             dirty,
@@ -434,6 +435,7 @@ impl Records {
             // Not if the disk failed, and then nothing can be done.
             let _ = finished.await;
         }
+        settle(&self.inner.runtime, self.inner.store.clone()).await;
     }
 
     /// Moves a shard that this node leads towards `target`: missing replicas become
@@ -444,6 +446,13 @@ impl Records {
     pub async fn reconfigure(&self, shard: ShardId, target: ShardReplicas) -> Result<(), RecordsError> {
         let input = Input::Reconfigure { shard, target };
         self.inner.client.inbox.send(input).await.map_err(|_| RecordsError::Unavailable { shard })
+    }
+}
+
+/// Has the store tidy up. What it fails in costs the next start some work, and nothing else.
+pub(crate) async fn settle(runtime: &Runtime, store: Arc<dyn OrderedStore>) {
+    if let Err(error) = runtime.blocking(move || store.settle()).await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the store could not tidy up");
     }
 }
 

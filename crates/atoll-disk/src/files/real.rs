@@ -13,8 +13,13 @@ use std::{
 
 use async_trait::async_trait;
 use atoll_runtime::Runtime;
+use atoll_types::ChunkHash;
 use bytes::Bytes;
 use nix::sys::statvfs::statvfs;
+use rustix::{
+    buffer::spare_capacity,
+    io::{Errno, pread},
+};
 
 use super::{DiskError, File, Files, OP_SYNC, OP_WRITE, Space, check_path};
 
@@ -187,6 +192,22 @@ impl RealFile {
     }
 }
 
+/// Up to `len` bytes from `offset`, into memory that is not filled with zeros beforehand: of a
+/// chunk that would cost as much as the reading.
+fn read_up_to(file: &std::fs::File, offset: u64, len: usize) -> Result<Bytes, (&'static str, io::Error)> {
+    let mut buffer = Vec::with_capacity(len);
+    while buffer.len() < len {
+        let next = offset + buffer.len() as u64;
+        match pread(file, spare_capacity(&mut buffer), next) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(("read", error.into())),
+        }
+    }
+    buffer.truncate(len);
+    Ok(buffer.into())
+}
+
 fn write_parts(
     file: &std::fs::File,
     mut offset: u64,
@@ -206,19 +227,15 @@ impl File for RealFile {
     }
 
     async fn read_at(&self, offset: u64, len: usize) -> Result<Bytes, DiskError> {
+        self.run(move |file| read_up_to(file, offset, len)).await
+    }
+
+    async fn read_hashed(&self, offset: u64, len: usize) -> Result<(Bytes, ChunkHash), DiskError> {
         self.run(move |file| {
-            let mut buffer = vec![0; len];
-            let mut filled = 0;
-            while filled < len {
-                match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(("read", error)),
-                }
-            }
-            buffer.truncate(filled);
-            Ok(buffer.into())
+            let bytes = read_up_to(file, offset, len)?;
+            // Here, as it may take a millisecond.
+            let hash = ChunkHash::of(&bytes);
+            Ok((bytes, hash))
         })
         .await
     }

@@ -255,6 +255,36 @@ fn a_store_of_many_tables_gives_what_was_written_last_of_each_key() {
 }
 
 #[test]
+fn a_store_that_has_settled_keeps_one_journal_and_everything_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = FjallStore::open(folder.path()).unwrap();
+    put(&store, Table::Local, &[("one", "stays in memory, and its journal with it")]);
+    // Random, so that it is as long in the journal, too, of which one takes 64 MiB.
+    let mut value = vec![0; 1 << 20];
+    StdRng::seed_from_u64(1).fill(&mut value[..]);
+    let value = Bytes::from(value);
+    for key in 0..80u32 {
+        let mut batch = WriteBatch::default();
+        batch.put(Table::Records, key.to_be_bytes().to_vec(), value.clone());
+        store.write(batch).unwrap();
+    }
+    store.flush().unwrap();
+    let journals = || {
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|suffix| suffix == "jnl")).count()
+    };
+    assert!(journals() > 1);
+    store.settle().unwrap();
+    assert_eq!(journals(), 1);
+    drop(store);
+    let store = FjallStore::open(folder.path()).unwrap();
+    assert!(store.get(Table::Local, b"one").unwrap().is_some());
+    for key in 0..80u32 {
+        assert!(store.get(Table::Records, &key.to_be_bytes()).unwrap() == Some(value.clone()));
+    }
+}
+
+#[test]
 fn a_cleared_table_is_empty_for_good_and_the_others_stay() {
     on_both(|kind| {
         let store = kind.open();
