@@ -15,16 +15,22 @@ fn write(path: &std::path::Path, lines: &[Value]) {
     std::fs::write(path, text).unwrap();
 }
 
-/// What `atoll audit verify` says, and whether it found the trail whole.
-fn verify(node: &NodeProcess, arguments: &[&str]) -> (bool, String) {
+/// What `atoll audit verify` says, and its exit code.
+fn verified(node: &NodeProcess, arguments: &[&str]) -> (Option<i32>, String) {
     let output = node.atoll(&[&["audit", "verify"], arguments].concat());
     let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The same, and whether it found the trail whole with all its witnesses.
+fn verify(node: &NodeProcess, arguments: &[&str]) -> (bool, String) {
+    let (code, text) = verified(node, arguments);
+    (code == Some(0), text)
 }
 
 #[test]
 fn the_trail_says_who_did_what_and_shows_whatever_is_done_to_it() {
-    let cluster = Cluster::serving(2, |_| Vec::new());
+    let mut cluster = Cluster::serving(2, |_| Vec::new());
     let [first, second] = &cluster.nodes[..] else { panic!("two nodes") };
     first.json(&["user", "create", "ann"]);
     let key = first.json(&["key", "create", "--user", "ann"]);
@@ -112,8 +118,8 @@ except urllib.error.HTTPError as error:
     let tampered = cluster.path("tampered");
     let broken = |what: &str, lines: &[Value], expected: &str| {
         write(&tampered, lines);
-        let (whole, text) = verify(first, &[tampered.to_str().unwrap()]);
-        assert!(!whole && text.contains(expected), "{what}: {text}");
+        let (code, text) = verified(first, &[tampered.to_str().unwrap()]);
+        assert!(code == Some(1) && text.contains(expected), "{what}: {text}");
     };
     let mut altered = original.clone();
     altered[first_link + 1]["link"]["entries"][0]["who"] = "operator somebody else".into();
@@ -133,11 +139,27 @@ except urllib.error.HTTPError as error:
     let mut cut = original[..original.len() - 1].to_vec();
     cut.drain(1..first_link);
     write(&tampered, &cut);
-    assert!(verify(first, &[tampered.to_str().unwrap()]).0, "the file alone can't tell");
+    let (code, text) = verified(first, &[tampered.to_str().unwrap()]);
+    assert!(code == Some(5) && text.contains("no witness was heard"), "the file alone can't tell: {text}");
+    let mut withheld = original.clone();
+    withheld.remove(1);
+    write(&tampered, &withheld);
+    let (code, text) = verified(first, &[tampered.to_str().unwrap()]);
+    assert!(code == Some(5) && text.contains("1 of 2 witnesses were not heard"), "{text}");
+    write(&tampered, &cut);
     let kept = cluster.path("witness");
     std::fs::write(&kept, second.atoll(&["audit", "witness"]).stdout).unwrap();
     let (whole, text) = verify(first, &[tampered.to_str().unwrap(), "--witness", kept.to_str().unwrap()]);
     assert!(!whole && text.contains("its tail was cut off"), "{text}");
     let (whole, text) = verify(first, &[file, "--witness", kept.to_str().unwrap()]);
     assert!(whole, "{text}");
+
+    // A member that can't be asked, which is not the one that keeps shard 0.
+    let away = second.id.clone();
+    cluster.nodes[1].kill_9();
+    let first = &cluster.nodes[0];
+    let (code, text) = verified(first, &["-o", "json"]);
+    assert!(code == Some(5) && text.contains(&format!("\"unheard\": [\n    \"{away}\"")), "{code:?} {text}");
+    let (whole, text) = verify(first, &["--witness", kept.to_str().unwrap()]);
+    assert!(whole, "what it said before is enough: {text}");
 }

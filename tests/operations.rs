@@ -81,6 +81,18 @@ fn a_drain_is_taken_back_and_a_dead_node_removed_by_force() {
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     wait_until("the others have taken over", || state(&cluster).is_null());
     cluster.wait_settled();
+    // It comes back after all, with a layout that knows nothing of it: the others tell it.
+    let mut back = cluster.nodes.pop().expect("the fourth");
+    back.restart();
+    let said = back.wait_ended();
+    assert!(
+        said.contains("this node was removed from its cluster") && said.contains("a new ticket"),
+        "{said}"
+    );
+    // As it says: the next to join has the same folder, empty.
+    std::fs::remove_dir_all(&back.data).expect("its folder");
+    cluster.join(&[]);
+    cluster.wait_settled();
     let read = "assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() == b'k' * 5_000_000";
     boto3(&cluster.nodes[1].s3, read, &[]);
 

@@ -249,6 +249,7 @@ impl Admin for NodeAdmin {
                     .to_string(),
             });
         }
+        notes.extend(inner.standing.doubt());
         notes.extend(inner.witness.complaint().map(|complaint| format!("{complaint}: atoll audit verify")));
         notes.extend(inner.warnings.borrow().iter().filter_map(warning_note));
         let health = if leaderless > 0 {

@@ -174,4 +174,8 @@ impl Admission for MembersOnly {
         }
         protocol == Protocol::Join || layout.node(peer).is_some()
     }
+
+    fn is_removed(&self, peer: &NodeId) -> bool {
+        self.layout.borrow().is_removed(peer)
+    }
 }

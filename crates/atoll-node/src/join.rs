@@ -65,7 +65,7 @@ pub struct Welcome {
 /// Asks the ticket's issuers, one after the other, until one decides.
 pub async fn join(transport: &dyn Transport, ticket: &Ticket, info: NodeInfo) -> Result<Welcome, JoinError> {
     let mut last = None;
-    let mut try_again = None;
+    let (mut try_again, mut is_removed) = (None, false);
     for issuer in &ticket.issuers {
         transport.set_addresses(issuer.node, issuer.addresses.clone());
         match ask(transport, ticket, issuer.node, info.clone()).await {
@@ -78,11 +78,16 @@ pub async fn join(transport: &dyn Transport, ticket: &Ticket, info: NodeInfo) ->
             Ok(JoinReply::RemovedKey) => return Err(JoinError::RemovedKey),
             Ok(JoinReply::ProgramTooOld { needed }) => return Err(JoinError::ProgramTooOld { needed }),
             Ok(JoinReply::TryAgain { reason }) => try_again = Some(reason),
+            // Another may know better.
+            Err(AskError::Call(CallError::Refused(refusal))) if refusal.code == Refusal::REMOVED => {
+                is_removed = true;
+            }
             Err(AskError::Call(error)) => last = Some(error),
             Err(AskError::Malformed) => return Err(JoinError::Malformed),
         }
     }
     match try_again {
+        _ if is_removed => Err(JoinError::RemovedKey),
         Some(reason) => Err(JoinError::TryAgain { reason }),
         None => Err(JoinError::Unreachable { tried: ticket.issuers.len(), last }),
     }

@@ -26,6 +26,7 @@ mod recover;
 mod replicas;
 mod reports;
 pub mod settings;
+mod standing;
 mod start;
 pub mod ticket;
 mod token;
@@ -37,7 +38,10 @@ mod witness;
 pub use admin::NodeAdmin;
 pub use identity::{Identity, IdentityError};
 pub use node::{Node, NodeParts, NodeProperties, procedures};
-pub use overlay::{AskError, NodeContact, Operation, OverlayParts, OverlaySettings, Overlays, Shown};
+pub use overlay::{
+    AskError, NodeContact, Operation, OverlayParts, OverlaySettings, Overlays, Shown, TableSizeError,
+    TableSizes,
+};
 pub use recover::{Examination, Losses, RecoverError, examine};
 pub use start::StartError;
 pub use truths::PROGRAM_VERSION;

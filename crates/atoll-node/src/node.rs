@@ -37,6 +37,7 @@ use crate::{
     replicas::{ReplicaKeeper, has_reached},
     reports::{ClusterHandler, ReportBook, Reporter, report_loop},
     settings::RootKey,
+    standing::Standing,
     start::StartError,
     ticket::{Issuer, Ticket, TicketId, TicketSecret},
     truths::{ClusterInfo, Truths, USERS_SINCE},
@@ -67,6 +68,16 @@ pub struct NodeParts {
     pub overlay: Option<OverlaySettings>,
     /// Who watches the Raft groups; in production nobody.
     pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// Why a node can't go on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failed {
+    /// The disk, or what is kept on it.
+    #[error("{0}")]
+    Disk(String),
+    #[error(transparent)]
+    Ended(#[from] Ended),
 }
 
 /// What a node says of itself.
@@ -103,6 +114,7 @@ pub(crate) struct Inner {
     pub editor: LayoutEditor,
     pub reporter: Arc<NodeReporter>,
     pub witness: Arc<WitnessKeeper>,
+    pub standing: Standing,
     pub warnings: watch::Receiver<Vec<Warning>>,
     /// The key that was made when this node founded its cluster, to be shown once.
     pub new_root_key: Option<RootKey>,
@@ -345,6 +357,7 @@ impl Node {
             warnings: warnings_tx,
             rest: Rest::default(),
         };
+        let standing = Standing::default();
         let keeper = ReplicaKeeper {
             runtime: runtime.clone(),
             me,
@@ -372,6 +385,15 @@ impl Node {
                 report_loop(runtime.clone(), transport.clone(), follower.clone(), reporter.clone()),
             ),
             runtime.spawn_owned("gossip", gossip.run()),
+            runtime.spawn_owned(
+                "standing",
+                standing.clone().watch(
+                    runtime.clone(),
+                    transport.clone(),
+                    follower.clone(),
+                    membership.view(),
+                ),
+            ),
         ];
         let inner = Inner {
             runtime,
@@ -387,6 +409,7 @@ impl Node {
             editor,
             reporter,
             witness,
+            standing,
             warnings,
             new_root_key,
             _tasks: tasks,
@@ -454,10 +477,10 @@ impl Node {
 
     /// Waits until this node can't go on, and says why: its disk failed, or the cluster goes
     /// on without it.
-    pub async fn failed(&self) -> String {
+    pub async fn failed(&self) -> Failed {
         match future::select(pin!(self.disk_failed()), pin!(self.inner.editor.follower.ended())).await {
-            Either::Left((reason, _)) => reason,
-            Either::Right((ended, _)) => ended.to_string(),
+            Either::Left((reason, _)) => Failed::Disk(reason),
+            Either::Right((ended, _)) => Failed::Ended(ended),
         }
     }
 

@@ -19,6 +19,7 @@ mod contact;
 mod driver;
 mod frame;
 mod inbox;
+mod sizes;
 
 use std::{
     sync::{
@@ -46,6 +47,7 @@ pub use self::{
     ask::OverlayAdmin,
     contact::NodeContact,
     driver::{Operation, Shown},
+    sizes::{TableSizeError, TableSizes},
 };
 /// What fuzz targets see of it.
 #[cfg(any(test, fuzzing))]

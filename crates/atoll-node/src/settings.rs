@@ -7,7 +7,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use atoll_types::{ByteSize, Zone};
 use serde::Deserialize;
 
-use crate::https::Https;
+use crate::{
+    https::Https,
+    overlay::{OverlaySettings, TableSizes},
+};
 
 /// What one source says: every field may be left out.
 ///
@@ -28,6 +31,7 @@ pub struct SettingsSource {
     pub lifecycle_day: Option<String>,
     pub snapshot_every: Option<String>,
     pub snapshot_keep: Option<String>,
+    pub overlay_tables: Option<String>,
     /// Several are separated by commas.
     pub s3_domains: Option<String>,
     pub s3_https: Option<bool>,
@@ -73,6 +77,9 @@ pub struct Settings {
     /// Default: 7 days. Set it alike on all nodes; each lets go of those of the shards that it
     /// leads.
     pub snapshot_keep: Duration,
+    /// Sizes of the overlay's tables, such as `kademlia_k=1`. Default: those of production. Others
+    /// for experiments on small networks only, and then on all nodes.
+    pub overlay_tables: TableSizes,
     /// The names under which clients reach S3: `bucket.name` then means that bucket
     /// (virtual-hosted style). `localhost` is always one of them.
     pub s3_domains: Vec<String>,
@@ -160,6 +167,7 @@ impl SettingsSource {
             lifecycle_day: variable("ATOLL_LIFECYCLE_DAY"),
             snapshot_every: variable("ATOLL_SNAPSHOT_EVERY"),
             snapshot_keep: variable("ATOLL_SNAPSHOT_KEEP"),
+            overlay_tables: variable("ATOLL_OVERLAY_TABLES"),
             s3_domains: variable("ATOLL_S3_DOMAINS"),
             s3_https: match variable("ATOLL_S3_HTTPS").as_deref() {
                 None => None,
@@ -200,6 +208,7 @@ impl SettingsSource {
             lifecycle_day: self.lifecycle_day.or(lower.lifecycle_day),
             snapshot_every: self.snapshot_every.or(lower.snapshot_every),
             snapshot_keep: self.snapshot_keep.or(lower.snapshot_keep),
+            overlay_tables: self.overlay_tables.or(lower.overlay_tables),
             s3_domains: self.s3_domains.or(lower.s3_domains),
             s3_https: self.s3_https.or(lower.s3_https),
             s3_cert: self.s3_cert.or(lower.s3_cert),
@@ -288,6 +297,12 @@ impl SettingsSource {
             None => SNAPSHOT_KEEP,
             Some(text) => snapshot_time("snapshot_keep", text)?,
         };
+        let overlay_tables = match self.overlay_tables.as_deref() {
+            None => TableSizes::of(&OverlaySettings::default()),
+            Some(text) => text
+                .parse::<TableSizes>()
+                .map_err(|error| invalid("overlay_tables", text, error.to_string()))?,
+        };
         let mut s3_domains = vec!["localhost".to_owned()];
         for domain in self.s3_domains.iter().flat_map(|all| all.split(',')).map(str::trim) {
             let is_sound = !domain.is_empty()
@@ -330,6 +345,7 @@ impl SettingsSource {
             lifecycle_day,
             snapshot_every,
             snapshot_keep,
+            overlay_tables,
             s3_domains,
             s3_https,
             key_file: self.key_file,
@@ -415,6 +431,7 @@ mod tests {
         assert!(refused(SettingsSource { lifecycle_day: Some("2d".into()), ..none() }));
         assert!(refused(SettingsSource { snapshot_every: Some("never".into()), ..none() }));
         assert!(refused(SettingsSource { snapshot_keep: Some("0s".into()), ..none() }));
+        assert!(refused(SettingsSource { overlay_tables: Some("kademlia_k=0".into()), ..none() }));
         assert!(refused(SettingsSource { root_access_key: Some("admin".into()), ..none() }));
     }
 }

@@ -28,11 +28,12 @@ use tokio::net::TcpListener;
 
 use crate::{
     admin::NodeAdmin,
+    follower::Ended,
     https::{self, Https, HttpsError},
     identity::{Identity, IdentityError},
     key_file::{self, KeyFileError},
     metrics::NodeMetrics,
-    node::{Node, NodeParts, NodeProperties},
+    node::{Failed, Node, NodeParts, NodeProperties},
     overlay::OverlaySettings,
     settings::{RootKey, Settings},
     start::StartError,
@@ -120,7 +121,7 @@ impl UpError {
                     .into(),
             ),
             UpError::Start(StartError::Join(JoinError::RemovedKey) | StartError::Removed) => {
-                Some("start it with an empty data folder and a new ticket: it then has a new key".into())
+                Some(REMOVED_HINT.into())
             }
             _ => None,
         }
@@ -220,7 +221,7 @@ pub async fn up(settings: Settings, join: Option<Ticket>) -> Result<RunningNode,
             }),
             ..MaintenanceSettings::default()
         },
-        overlay: Some(OverlaySettings::default()),
+        overlay: Some(settings.overlay_tables.apply(OverlaySettings::default())),
         observer: None,
     })
     .await?;
@@ -322,8 +323,21 @@ const DOORS_TIME: Duration = Duration::from_secs(8);
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct NodeFailed {
-    reason: String,
+    reason: Failed,
 }
+
+impl NodeFailed {
+    /// What to do, where it is not to start the node again.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self.reason {
+            Failed::Ended(Ended::Removed) => Some(REMOVED_HINT),
+            _ => None,
+        }
+    }
+}
+
+/// A removed key stays removed.
+const REMOVED_HINT: &str = "start it with an empty data folder and a new ticket: it then has a new key";
 
 async fn told(mut shutdown: watch::Receiver<bool>) {
     // The sender's end is as good as its word.

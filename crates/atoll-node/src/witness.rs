@@ -107,3 +107,80 @@ impl WitnessKeeper {
         moved && !broken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use atoll_access::audit::{Entry, Hash, Head};
+    use atoll_disk::{LogSettings, MemoryDisk, MemoryStore, SharedLog};
+    use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
+    use atoll_runtime::watch;
+    use atoll_transport::memory::MemoryNetwork;
+    use atoll_types::{NodeId, ReplicaId, ShardId, WallTime};
+
+    use super::*;
+
+    const ME: NodeId = NodeId([1; 32]);
+
+    /// A trail of this node's own, in a shard 0 of which it is the only voter.
+    async fn auditor(runtime: &Runtime) -> Auditor {
+        let transport = MemoryNetwork::perfect().endpoint(ME, runtime.clone());
+        let files = Arc::new(MemoryDisk::new(1).files(runtime));
+        let (log, recovery) = SharedLog::open(files, runtime.clone(), LogSettings::default()).await.unwrap();
+        let mut procedures = Procedures::default();
+        atoll_access::register(&mut procedures);
+        let founding = vec![ReplicaAddress { replica: ReplicaId(1), node: ME }];
+        let replicas = ShardReplicas { voters: founding.clone(), learners: Vec::new() };
+        let shards = BTreeMap::from([(ShardId::META, replicas)]);
+        let map = watch::Sender::new(Arc::new(ShardMap { version: 1, shards })).subscribe();
+        let store = Arc::new(MemoryStore::default());
+        let runtime = runtime.clone();
+        let parts =
+            RecordsParts { runtime: runtime.clone(), transport, store, log, recovery, procedures, map };
+        let records = Records::start(parts).await.unwrap();
+        records.create_replica(ShardId::META, ReplicaId(1), Some(founding)).await.unwrap();
+        Auditor::start(runtime, records, [1; 32])
+    }
+
+    fn entry() -> Entry {
+        let [who, what, on, from, rule] = ["operator", "act", "all", "here", "rule"].map(str::to_owned);
+        Entry { at: WallTime::from_millis(1), who, what, on, from, allowed: true, rule }
+    }
+
+    async fn open(runtime: &Runtime, files: &Arc<dyn Files>, auditor: &Auditor) -> WitnessKeeper {
+        WitnessKeeper::open(runtime.clone(), files.clone(), auditor.clone()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_witness_follows_the_trail_remembers_over_a_start_and_complains_of_another_one() {
+        let runtime = Runtime::tokio();
+        let auditor = auditor(&runtime).await;
+        let files: Arc<dyn Files> = Arc::new(MemoryDisk::new(2).files(&runtime));
+        let keeper = open(&runtime, &files, &auditor).await;
+        assert_eq!(keeper.statement().head, Head::default());
+        for seen in 1..=3 {
+            auditor.act(entry()).await.unwrap();
+            while keeper.look().await {}
+            let statement = keeper.statement();
+            assert_eq!((statement.head.index, keeper.complaint()), (seen, None));
+            assert!(statement.is_genuine());
+        }
+        let seen = keeper.statement().head;
+        assert_eq!(open(&runtime, &files, &auditor).await.statement().head, seen);
+
+        // It has seen what this trail is not: longer, or of the same length and another one.
+        for index in [5, 3] {
+            let other = WitnessNote { head: Head { index, hash: Hash([7; 32]) } };
+            replace_whole(files.as_ref(), "", FILE, other.encode()).await.unwrap();
+            let keeper = open(&runtime, &files, &auditor).await;
+            assert!(!keeper.look().await, "there is nothing more to follow");
+            assert_eq!(keeper.statement().head, other.head, "it stays where it was");
+            let complaint = keeper.complaint().expect("it complains");
+            assert!(complaint.contains(&format!("has seen {index} links")), "{complaint}");
+        }
+
+        replace_whole(files.as_ref(), "", FILE, vec![0xff; 3]).await.unwrap();
+        assert!(WitnessKeeper::open(runtime, files, auditor).await.is_err(), "a note that can't be read");
+    }
+}

@@ -270,7 +270,7 @@ impl Program for Cluster {
             view.set(place.index, place.runtime.clone(), node.clone());
             let (mourned, ended) = (node.clone(), view.ended.clone());
             place.runtime.spawn("last words", async move {
-                let reason = mourned.failed().await;
+                let reason = mourned.failed().await.to_string();
                 lock(&ended).insert(place.index, reason);
             });
             let (index, runtime) = (place.index, place.runtime);

@@ -29,7 +29,7 @@ pub use executor::{
     FaultPoints, Faults, NodeIndex, RunError, Schedule, Simulation, StopReason, Strike, Tracer,
 };
 pub use network::{Network, Stalls};
-pub use overlays::{OverlayMember, OverlayWorld, overlay_lookups};
+pub use overlays::{OverlayMember, OverlayWorld, overlay_lookups, places_at_rest, places_of};
 pub use run::{Check, Failure, Report, RunOptions, run};
 pub use seed::{ParseSeedError, Seed, seeds};
 pub use swarm::{Change, Swarm, Synchrony};

@@ -1,6 +1,8 @@
 //! Overlays of whole nodes: the driver that runs in production, on virtual time and simulated
 //! links, without the rest of a node. Who is a member and who is alive is the world's to say.
 
+mod rest;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use atoll_membership::{Member, MemberState, View};
@@ -11,6 +13,7 @@ use atoll_runtime::watch;
 use atoll_transport::{Admission, Protocol, Transport, memory::LinkProfile};
 use atoll_types::{ByteSize, DiskId, Generation, Instant, NodeId, OverlayKind, Role, Roles, Zone};
 
+pub use self::rest::{places_at_rest, places_of};
 use crate::{Network, NodeIndex, RunError, Schedule, Seed, Simulation};
 
 /// Upkeep finds who is missing within some of its rounds of 2 to 5 s, even where datagrams are
@@ -18,6 +21,9 @@ use crate::{Network, NodeIndex, RunError, Schedule, Seed, Simulation};
 const SETTLED: Duration = Duration::from_secs(60);
 /// Who finds that nobody lets it in begins by itself.
 const FOUNDED: Duration = Duration::from_secs(15);
+/// Times that a network is given to settle. Small tables fill by what is looked up meanwhile,
+/// and Kademlia looks something up in a bucket's range once a minute.
+const SETTLES_MAX: usize = 5;
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,6 +50,7 @@ pub struct OverlayWorld {
     layout: watch::Sender<Arc<Layout>>,
     view: watch::Sender<Arc<View>>,
     author: fn(usize) -> AuthorKey,
+    settings: OverlaySettings,
     pub members: Vec<OverlayMember>,
 }
 
@@ -99,12 +106,23 @@ fn view(ids: &[NodeId], alive: impl Fn(usize) -> bool) -> View {
 impl OverlayWorld {
     /// `ids` are at least one, and none is there twice; `author` signs what a member publishes.
     pub fn new(seed: Seed, links: LinkProfile, ids: &[NodeId], author: fn(usize) -> AuthorKey) -> Self {
+        Self::with_settings(seed, links, ids, author, OverlaySettings::default())
+    }
+
+    /// The same with members that play as `settings` say.
+    pub fn with_settings(
+        seed: Seed,
+        links: LinkProfile,
+        ids: &[NodeId],
+        author: fn(usize) -> AuthorKey,
+        settings: OverlaySettings,
+    ) -> Self {
         let simulation = Simulation::new(seed, Schedule::Shuffled);
         let network = Network::new(&simulation);
         network.links().set_all(links);
         let (layout, _) = watch::channel(Arc::new(layout(ids)));
         let (view, _) = watch::channel(Arc::new(view(ids, |_| true)));
-        let mut world = Self { simulation, network, layout, view, author, members: Vec::new() };
+        let mut world = Self { simulation, network, layout, view, author, settings, members: Vec::new() };
         world.add(ids);
         world
     }
@@ -136,7 +154,7 @@ impl OverlayWorld {
             layout: self.layout.subscribe(),
             view: self.view.subscribe(),
             author: (self.author)(number),
-            settings: OverlaySettings::default(),
+            settings: self.settings.clone(),
         }));
         OverlayMember { node, id, transport, overlays }
     }
@@ -158,6 +176,19 @@ impl OverlayWorld {
     /// Until all have found each other, and what they keep is where it belongs.
     pub fn settle(&self) -> Result<(), RunError> {
         self.simulation.run_for(SETTLED)
+    }
+
+    /// Whether all members' tables are as the ids say; of kinds of which they say nothing, always.
+    fn is_at_rest(&self, kind: OverlayKind) -> Result<bool, RunError> {
+        let ids: Vec<NodeId> = self.members.iter().map(|member| member.id).collect();
+        for (number, id) in ids.iter().enumerate() {
+            let Some(expected) = places_at_rest(kind, &self.settings, &ids, *id) else { continue };
+            let shown = self.ask(number, |overlays| async move { overlays.show().await.ok() })?;
+            if shown.is_none_or(|shown| rest::places(kind, &shown.tables) != expected) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Ends lives without a word; the others' membership sees it.
@@ -202,11 +233,12 @@ impl OverlayWorld {
 }
 
 /// The lookups that members with these ids make in a calm network of one room: (who asks, key),
-/// one after the other. `centre` are those of them that a kind with a centre has in it; they are
+/// one after the other; `settings` are all members'. `centre` are those of them that a kind with a centre has in it; they are
 /// there before the others. `None`: the overlay did not take the question.
 pub fn overlay_lookups(
     seed: Seed,
     kind: OverlayKind,
+    settings: &OverlaySettings,
     ids: &[NodeId],
     centre: &[NodeId],
     asked: &[(usize, Id)],
@@ -214,7 +246,8 @@ pub fn overlay_lookups(
     let author = |_| AuthorKey::from_seed([1; 32]);
     let (first, then): (Vec<NodeId>, Vec<NodeId>) =
         ids.iter().partition(|id| centre.is_empty() || centre.contains(id));
-    let mut world = OverlayWorld::new(seed, LinkProfile::local_network(), &first, author);
+    let links = LinkProfile::local_network();
+    let mut world = OverlayWorld::with_settings(seed, links, &first, author, settings.clone());
     world.choose(kind);
     if kind == OverlayKind::Hybrid && !centre.is_empty() {
         world.found_alone()?;
@@ -222,6 +255,12 @@ pub fn overlay_lookups(
     world.settle()?;
     if !then.is_empty() {
         world.admit(&then);
+        world.settle()?;
+    }
+    for _ in 1..SETTLES_MAX {
+        if world.is_at_rest(kind)? {
+            break;
+        }
         world.settle()?;
     }
     let member = |asker: usize| world.members.iter().position(|member| member.id == ids[asker]);

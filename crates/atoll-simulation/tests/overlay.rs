@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_node::{AskError, Operation, Overlays};
+use atoll_node::{AskError, Operation, OverlaySettings, Overlays};
 use atoll_overlay::{Answer, AuthorKey, Body, Contact, ContentError, Finished, Id, LocateError, Offered};
 use atoll_simulation::{OverlayWorld, Seed, TraceHash, overlay_lookups, seeds};
 use atoll_transport::{Protocol, memory::LinkProfile};
@@ -274,7 +274,7 @@ fn lookups_of_a_calm_network_find_the_key_in_every_kind() {
         (OverlayKind::Directory, &ids[5..8]),
         (OverlayKind::Hybrid, &ids[5..8]),
     ] {
-        let located = overlay_lookups(Seed(1), kind, &ids, centre, &asked);
+        let located = overlay_lookups(Seed(1), kind, &OverlaySettings::default(), &ids, centre, &asked);
         for (located, (asker, _)) in located.unwrap_or_else(|error| panic!("{error}")).iter().zip(&asked) {
             let located = located.as_ref().expect("it was asked");
             let first = located.outcome.as_ref().expect("it was found")[0].node;

@@ -94,9 +94,15 @@ impl Refusal {
     pub const REPLY_TOO_LARGE: u16 = 0xff03;
     /// The handler panicked; what it did is unknown.
     pub const HANDLER_FAILED: u16 = 0xff04;
+    /// The callee knows that the caller's key was removed, for good.
+    pub const REMOVED: u16 = 0xff05;
 
     pub(crate) fn not_admitted(protocol: Protocol) -> Self {
         Self { code: Self::NOT_ADMITTED, reason: format!("not admitted to {}", protocol.name()) }
+    }
+
+    pub(crate) fn removed() -> Self {
+        Self { code: Self::REMOVED, reason: "this key was removed".into() }
     }
 }
 
@@ -133,6 +139,11 @@ pub trait Handler: Send + Sync + 'static {
 /// [`Protocol::Join`]; a removed key nothing at all.
 pub trait Admission: Send + Sync + 'static {
     fn admits(&self, peer: &NodeId, protocol: Protocol) -> bool;
+
+    /// Whether a peer that is not admitted is told that its key was removed.
+    fn is_removed(&self, _peer: &NodeId) -> bool {
+        false
+    }
 }
 
 #[async_trait]

@@ -54,6 +54,12 @@ impl Registry {
         }
     }
 
+    /// Whether the peer's key was removed, which it is told.
+    pub(crate) fn is_removed(&self, peer: &NodeId) -> bool {
+        let admission = self.admission.read().expect("no holder panics").clone();
+        admission.is_some_and(|admission| admission.is_removed(peer))
+    }
+
     fn handler(&self, protocol: Protocol) -> Option<Arc<dyn Handler>> {
         self.handlers.read().expect("no holder panics").get(&protocol).cloned()
     }
@@ -61,7 +67,8 @@ impl Registry {
     /// The handler for a call by `peer`, or why there is none.
     pub(crate) fn route(&self, peer: &NodeId, protocol: Protocol) -> Result<Arc<dyn Handler>, Refusal> {
         if !self.admits(peer, protocol) {
-            return Err(Refusal::not_admitted(protocol));
+            let is_removed = self.is_removed(peer);
+            return Err(if is_removed { Refusal::removed() } else { Refusal::not_admitted(protocol) });
         }
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Refusal { code: Refusal::BUSY, reason: "the node stops".into() });

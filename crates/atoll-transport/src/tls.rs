@@ -444,7 +444,9 @@ impl Node {
     fn keep_accepted(&self, connection: &Arc<Connection>) -> bool {
         let peer = connection.peer().node;
         let stranger = self.is_stranger(&peer);
-        if stranger && !self.registry.admits(&peer, Protocol::Join) {
+        // A removed key has a stranger's place for as long as it takes to be told so.
+        let may_ask = || self.registry.admits(&peer, Protocol::Join) || self.registry.is_removed(&peer);
+        if stranger && !may_ask() {
             return false;
         }
         if stranger {

@@ -2,6 +2,7 @@
 //! it is whole.
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
@@ -41,6 +42,10 @@ pub enum AuditCommand {
     ///
     /// All is checked here, against the nodes' own keys; neither the node that is asked nor
     /// the file is believed. Without FILE the cluster's trail is verified.
+    ///
+    /// Ends with 0 if the trail is whole and every member was heard as a witness, with 5 if it is
+    /// whole as far as can be seen but a witness was not heard, without whom a trail that was cut
+    /// off or written anew may not show, and with 1 if it is broken.
     Verify {
         /// What `atoll audit export` wrote. Needs no node.
         #[arg(value_name = "FILE")]
@@ -87,16 +92,15 @@ impl AuditCommand {
                 None => export(client, std::io::stdout().lock()).await,
             },
             AuditCommand::Verify { export, witness, output } => {
-                let mut witnesses = Vec::new();
+                let mut kept = Vec::new();
                 for path in &witness {
-                    witnesses.push(read_witness(path)?);
+                    kept.push(read_witness(path)?);
                 }
-                let verified = match export {
-                    Some(path) => verify_export(&path, witnesses)?,
-                    None => verify_cluster(client, witnesses).await?,
+                let found = match export {
+                    Some(path) => verify_export(&path, kept)?,
+                    None => verify_cluster(client, kept).await?,
                 };
-                show(&verified, output);
-                Ok(())
+                show(&found, output)
             }
             AuditCommand::Witness => {
                 let witness: AuditWitness = client.get("/v1/audit/witness").await?;
@@ -207,12 +211,45 @@ fn broken(error: &dyn std::error::Error) -> Failure {
     Failure::new(Fault::Request, "the audit trail is broken").caused_by(error)
 }
 
-fn verify_export(path: &Path, mut witnesses: Vec<WitnessStatement>) -> Result<Verified, Failure> {
+/// A whole trail, and who might say otherwise.
+#[derive(Default)]
+struct Found {
+    verified: Verified,
+    /// Members that could not be asked.
+    silent: BTreeSet<String>,
+    /// As the trail names them, which may be the beginning of an id.
+    removed: BTreeSet<String>,
+}
+
+/// What the trail says of the removal of nodes.
+const REMOVE_NODE: &str = "admin:POST /v1/nodes/{node}/remove";
+
+impl Found {
+    fn note_removals(&mut self, linked: &LinkedBatch) {
+        let removals =
+            linked.signed.batch.entries.iter().filter(|entry| entry.allowed && entry.what == REMOVE_NODE);
+        self.removed.extend(removals.filter_map(|entry| Some(entry.on.split_once('/')?.0.to_owned())));
+    }
+
+    /// Who signed a part of the trail, was not removed, and has not said what it has seen; and who
+    /// could not be asked.
+    fn unheard(&self) -> BTreeSet<String> {
+        let is_removed = |node: &String| {
+            self.removed.iter().any(|beginning| !beginning.is_empty() && node.starts_with(beginning))
+        };
+        let signers = self.verified.nodes.keys().map(ToString::to_string).filter(|node| !is_removed(node));
+        let heard: BTreeSet<String> = self.verified.witnesses.keys().map(ToString::to_string).collect();
+        signers.chain(self.silent.iter().cloned()).filter(|node| !heard.contains(node)).collect()
+    }
+}
+
+fn verify_export(path: &Path, mut witnesses: Vec<WitnessStatement>) -> Result<Found, Failure> {
     let malformed = |number: usize, error: &dyn std::error::Error| {
         broken(error).hint(format!("line {} of {}", number + 1, path.display()))
     };
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     let mut verifier: Option<Verifier> = None;
+    let mut found = Found::default();
     for (number, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|error| unreadable(path, &error))?;
         let line: Line = serde_json::from_str(&line).map_err(|error| malformed(number, &error))?;
@@ -235,6 +272,7 @@ fn verify_export(path: &Path, mut witnesses: Vec<WitnessStatement>) -> Result<Ve
                     }
                 };
                 verifier.take(&linked).map_err(|error| malformed(number, &error))?;
+                found.note_removals(&linked);
             }
             (number, Line::Export(_) | Line::Witness(_)) => {
                 let message = format!("line {} of {} is out of place", number + 1, path.display());
@@ -246,18 +284,17 @@ fn verify_export(path: &Path, mut witnesses: Vec<WitnessStatement>) -> Result<Ve
         Some(verifier) => verifier,
         None => Verifier::new(&witnesses).map_err(|error| broken(&error))?,
     };
-    verifier.finish().map_err(|error| broken(&error))
+    found.verified = verifier.finish().map_err(|error| broken(&error))?;
+    Ok(found)
 }
 
 async fn verify_cluster(
     client: &AdminClient,
     mut witnesses: Vec<WitnessStatement>,
-) -> Result<Verified, Failure> {
+) -> Result<Found, Failure> {
     // Before the trail: what they saw is then in it.
     let asked: AuditWitnesses = client.get("/v1/audit/witnesses").await?;
-    for node in &asked.silent {
-        eprintln!("node {node} could not be asked what it has seen");
-    }
+    let mut found = Found { silent: asked.silent.into_iter().collect(), ..Found::default() };
     for witness in &asked.witnesses {
         witnesses.push(WitnessStatement::try_from(witness).map_err(|error| broken(&error))?);
     }
@@ -270,9 +307,11 @@ async fn verify_cluster(
         for link in &page.links {
             let linked = LinkedBatch::try_from(link).map_err(|error| broken(&error))?;
             verifier.take(&linked).map_err(|error| broken(&error))?;
+            found.note_removals(&linked);
         }
     }
-    verifier.finish().map_err(|error| broken(&error))
+    found.verified = verifier.finish().map_err(|error| broken(&error))?;
+    Ok(found)
 }
 
 /// What `verify` says of a whole trail.
@@ -284,6 +323,8 @@ struct Report {
     head: String,
     signers: Vec<Signer>,
     witnesses: Vec<Seen>,
+    /// Members that are witnesses, and were not heard.
+    unheard: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -298,7 +339,8 @@ struct Seen {
     links: u64,
 }
 
-fn show(verified: &Verified, output: Output) {
+fn show(found: &Found, output: Output) -> Outcome {
+    let verified = &found.verified;
     let report = Report {
         links: verified.head.index,
         entries: verified.entries,
@@ -314,6 +356,7 @@ fn show(verified: &Verified, output: Output) {
             .iter()
             .map(|(node, links)| Seen { node: node.to_string(), links: *links })
             .collect(),
+        unheard: found.unheard().into_iter().collect(),
     };
     output.show(&report, |report| {
         println!("the trail is whole: {} links, {} entries", report.links, report.entries);
@@ -326,10 +369,20 @@ fn show(verified: &Verified, output: Output) {
         for seen in &report.witnesses {
             println!("  node {} has seen {} links of it", seen.node, seen.links);
         }
-        if report.witnesses.is_empty() {
-            println!(
-                "no witness was heard: a tail that was cut off, or a trail written anew, would not show"
-            );
+        for node in &report.unheard {
+            println!("  node {node} was not heard as a witness");
         }
     });
+    let what = match (report.witnesses.is_empty(), report.unheard.len()) {
+        (false, 0) => return Ok(()),
+        (true, _) => "no witness was heard".to_owned(),
+        (false, unheard) => {
+            format!("{} of {} witnesses were not heard", unheard, report.witnesses.len() + unheard)
+        }
+    };
+    let message = format!("{what}: a trail that was cut off or written anew may not show");
+    Err(Failure::new(Fault::Incomplete, message).hint(
+        "run `atoll audit witness` at each node that is up, and name the files with --witness; try again when \
+         the others are",
+    ))
 }

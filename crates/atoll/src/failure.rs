@@ -13,6 +13,8 @@ pub enum Fault {
     Configuration = 3,
     /// Nobody answered, or not now. Trying again may help.
     Unavailable = 4,
+    /// What was looked at is as it should be, but not all could be looked at.
+    Incomplete = 5,
     /// Ours.
     Internal = 70,
 }

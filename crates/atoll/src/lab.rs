@@ -9,6 +9,7 @@ use std::{
 };
 
 use atoll_lab::{EXPERIMENTS, Experiment, PRESETS, ParameterError, Preset, Report, columns_of, page};
+use atoll_node::{TableSizeError, TableSizes};
 use atoll_runtime::Runtime;
 use atoll_types::{OverlayKind, ParseOverlayKindError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -76,7 +77,10 @@ pub struct Run {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// For lookup: by nodes in processes of their own (--nodes, 16 if not given, up to 32), next
-    /// to the same nodes simulated. Of parameters it knows lookups.
+    /// to the same nodes simulated. Of parameters it knows lookups, networks (how often the nodes
+    /// find each other anew) and chord_successors, kademlia_k, pastry_bits_per_digit and
+    /// pastry_leaves_each, which are 1 if not given: with larger tables so few nodes all know
+    /// each other.
     #[arg(long, conflicts_with_all = ["report", "preset"])]
     real: bool,
     #[command(flatten)]
@@ -256,11 +260,17 @@ impl Run {
         if !(2..=real::NODES_MAX).contains(&nodes) {
             return Err(wrong(format!("real nodes are 2 to {}", real::NODES_MAX)));
         }
-        let mut lookups = real::LOOKUPS_DEFAULT;
+        let (mut lookups, mut networks) = (real::LOOKUPS_DEFAULT, real::NETWORKS_DEFAULT);
+        let mut sizes = real::SIZES_DEFAULT;
         for (name, value) in &self.set {
             match name.as_str() {
                 "lookups" => lookups = number("lookups", value)?.max(1),
-                _ => return Err(wrong(format!("--real knows no parameter {name}"))),
+                "networks" => networks = number("networks", value)?.max(1),
+                _ => sizes.set(name, value).map_err(|error| match error {
+                    TableSizeError::Unknown { .. } => wrong(format!("--real knows no parameter {name}"))
+                        .hint(format!("it knows lookups, networks, {}", TableSizes::NAMES.join(", "))),
+                    TableSizeError::Invalid { .. } => wrong(error.to_string()),
+                })?,
             }
         }
         let kinds = match &self.overlay {
@@ -282,7 +292,7 @@ impl Run {
             }
         };
         let seed = self.seed();
-        let report = real::Real { seed, kinds, nodes, lookups }.run().await?;
+        let report = real::Real { seed, kinds, nodes, lookups, networks, sizes }.run().await?;
         self.output.show(&report, real::print);
         Ok(())
     }

@@ -75,6 +75,9 @@ pub struct Up {
     /// For how long they are kept. [env: ATOLL_SNAPSHOT_KEEP] [default: 7d]
     #[arg(long, value_name = "TIME")]
     snapshot_keep: Option<String>,
+    /// Sizes of the overlay's tables, such as kademlia_k=1: for experiments.
+    #[arg(long, value_name = "NAME=SIZE,…", hide = true)]
+    overlay_tables: Option<String>,
     /// The settings file. [env: ATOLL_SETTINGS] [default: atoll.toml, if it is there]
     #[arg(long, value_name = "FILE")]
     settings: Option<PathBuf>,
@@ -125,6 +128,7 @@ impl Up {
             lifecycle_day: self.lifecycle_day,
             snapshot_every: self.snapshot_every,
             snapshot_keep: self.snapshot_keep,
+            overlay_tables: self.overlay_tables,
             s3_domains: self.s3_domains,
             s3_https: self.s3_https.then_some(true),
             s3_cert: self.s3_cert,
@@ -152,7 +156,16 @@ impl Up {
                 node.stop().await;
                 Ok(())
             }
-            Some(error) => Err(Failure::new(Fault::Internal, "the node stopped itself").caused_by(&error)),
+            Some(error) => {
+                let hint = error.hint();
+                // What a person has to mend has a hint.
+                let fault = if hint.is_some() { Fault::Configuration } else { Fault::Internal };
+                let failure = Failure::new(fault, "the node stopped itself").caused_by(&error);
+                Err(match hint {
+                    Some(hint) => failure.hint(hint),
+                    None => failure,
+                })
+            }
         }
     }
 }

@@ -309,6 +309,8 @@ fn snapshot(history: &Arc<Mutex<atoll_simulation::load::History>>) -> Vec<atoll_
 /// Nodes in processes of their own, on loopback, for other commands to ask.
 pub struct Cluster {
     nodes: Vec<Process>,
+    /// Of each node's `atoll up`, besides those that all have.
+    flags: Vec<String>,
     folder: Folder,
     network: Network,
     /// The proxies end with it.
@@ -320,25 +322,25 @@ pub struct Cluster {
 const STARTS_MAX: usize = 5;
 
 impl Cluster {
-    pub async fn new(seed: Seed, count: usize) -> Result<Self, Failure> {
+    pub async fn new(seed: Seed, count: usize, flags: Vec<String>) -> Result<Self, Failure> {
         let folder = Folder::new(seed)?;
         let (network, mut tasks) = (Network::new(count), JoinSet::new());
         let mut nodes = Vec::new();
         for number in 0..count {
             nodes.push(Process::new(number, &folder.path, &network, &mut tasks).await?);
         }
-        Ok(Self { nodes, folder, network, tasks })
+        Ok(Self { nodes, flags, folder, network, tasks })
     }
 
     /// Starts them; a client for each, in their order. They may not have found each other yet.
     pub async fn form(&mut self) -> Result<Vec<AdminClient>, Failure> {
-        self.nodes[0].start(None)?;
+        self.nodes[0].start_with(None, &self.flags)?;
         self.wait_ready(0, None).await?;
         let first = AdminClient::new(&self.nodes[0].admin(), None, Some(self.nodes[0].folder()));
         let uses = self.nodes.len() as u32;
         let ticket = first.create_ticket(uses, Duration::from_secs(600)).await?.ticket;
         for node in &mut self.nodes[1..] {
-            node.start(Some(&ticket))?;
+            node.start_with(Some(&ticket), &self.flags)?;
         }
         for number in 1..self.nodes.len() {
             self.wait_ready(number, Some(&ticket)).await?;
@@ -365,7 +367,7 @@ impl Cluster {
                 }
                 starts += 1;
                 *node = Process::new(number, &self.folder.path, &self.network, &mut self.tasks).await?;
-                node.start(ticket)?;
+                node.start_with(ticket, &self.flags)?;
             }
             sleep(Duration::from_millis(100)).await;
         }

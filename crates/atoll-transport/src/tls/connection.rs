@@ -406,7 +406,7 @@ impl Connection {
             Kind::Request => match self.admit(prefix)? {
                 Ok(purpose) => Ok(Some(purpose)),
                 Err(refusal) => {
-                    if refusal.code == Refusal::NOT_ADMITTED {
+                    if matches!(refusal.code, Refusal::NOT_ADMITTED | Refusal::REMOVED) {
                         self.node.counters.frames_not_admitted.count();
                     }
                     self.outbox
@@ -424,7 +424,7 @@ impl Connection {
                 let routed = protocol.map(|protocol| self.node.registry.route(&self.peer.node, protocol));
                 let handler = match routed {
                     Some(Ok(handler)) => Some(handler),
-                    Some(Err(Refusal { code: Refusal::NOT_ADMITTED, .. })) => {
+                    Some(Err(Refusal { code: Refusal::NOT_ADMITTED | Refusal::REMOVED, .. })) => {
                         self.node.counters.frames_not_admitted.count();
                         None
                     }

@@ -1,15 +1,22 @@
 //! `atoll lab run lookup --real`: the same lookups twice, by nodes in processes of their own and
 //! by the same nodes, ids and all, in the simulation. What differs is sockets, threads and time.
+//!
+//! A dozen nodes with the tables of production all know each other, and no lookup takes more than
+//! a hop. So theirs are small here, the simulation's too: as large as a lookup takes the hops of
+//! a network a thousand times as large.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use atoll_gateway::admin::api::{Done, OverlayTrace, OverlayView};
+use atoll_node::{OverlaySettings, TableSizes};
 use atoll_overlay::Id;
 use atoll_runtime::Runtime;
-use atoll_simulation::{Seed, overlay_lookups};
+use atoll_simulation::{Seed, overlay_lookups, places_at_rest, places_of};
 use atoll_types::{NodeId, OverlayKind};
 use http::Method;
-use rand::Rng;
 use serde::Serialize;
 use serde_json::json;
 
@@ -24,7 +31,16 @@ use crate::{
 /// More than a workstation runs without being late: each is a whole node.
 pub const NODES_MAX: usize = 32;
 pub const NODES_DEFAULT: usize = 16;
-pub const LOOKUPS_DEFAULT: usize = 200;
+/// Of each network. A mean over these is within 2 % of the mean over all keys.
+pub const LOOKUPS_DEFAULT: usize = 512;
+/// Times that a kind's nodes find each other anew where it is chance whom a node has in its tables:
+/// hops are a mean over these networks. One of Pastry's is 2 % from the next, of sixteen nodes.
+pub const NETWORKS_DEFAULT: usize = 3;
+/// Simulated ones to each of them: they cost less.
+const SIMULATED_TO_EACH: usize = 4;
+/// As small as a core takes them.
+pub const SIZES_DEFAULT: TableSizes =
+    TableSizes { chord_successors: 1, kademlia_k: 1, pastry_bits_per_digit: 1, pastry_leaves_each: 1 };
 /// The hybrid only if it is asked for: its super-peers may change while it is measured.
 pub const KINDS_DEFAULT: [OverlayKind; 4] =
     [OverlayKind::Directory, OverlayKind::Chord, OverlayKind::Kademlia, OverlayKind::Pastry];
@@ -36,15 +52,13 @@ const CENTRE: usize = 3;
 /// How often lookups are done anew because the centre moved meanwhile.
 const MOVES_MAX: usize = 5;
 
-/// A ring's fingers are looked up again one each two seconds, on average; a ring as small as
-/// these has three or four.
-const FINGERS_REST: Duration = Duration::from_secs(12);
-
 pub struct Real {
     pub seed: u64,
     pub kinds: Vec<OverlayKind>,
     pub nodes: usize,
     pub lookups: usize,
+    pub networks: usize,
+    pub sizes: TableSizes,
 }
 
 /// In the shape of the lab's reports, with their columns' meanings (docs/lab.md).
@@ -71,6 +85,9 @@ struct RealRow {
     lookups_failed_share: f64,
 }
 
+/// Who asks for which key.
+type Asked = Vec<(usize, String)>;
+
 /// How one lookup ended.
 struct Ended {
     responsible: Option<String>,
@@ -78,10 +95,29 @@ struct Ended {
     timeouts: u32,
 }
 
+/// All lookups of one kind, by processes or simulated.
+#[derive(Default)]
+struct Tally {
+    hops: Vec<u32>,
+    timeouts: u32,
+    failed: usize,
+}
+
+impl Tally {
+    fn add(&mut self, ended: &[Ended], others: &[Ended]) {
+        for (one, other) in ended.iter().zip(others) {
+            self.hops.push(one.hops);
+            self.timeouts += one.timeouts;
+            self.failed += usize::from(one.responsible.is_none() || one.responsible != other.responsible);
+        }
+    }
+}
+
 impl Real {
     pub async fn run(self) -> Result<RealReport, Failure> {
         let mut stop = StopSignal::new()?;
-        let mut cluster = Cluster::new(Seed(self.seed), self.nodes).await?;
+        let flags = vec!["--overlay-tables".to_owned(), self.sizes.to_string()];
+        let mut cluster = Cluster::new(Seed(self.seed), self.nodes, flags).await?;
         let outcome = tokio::select! {
             biased;
             () = stop.received() => Err(Failure::new(Fault::Request, "stopped")),
@@ -94,68 +130,123 @@ impl Real {
     async fn measure(&self, cluster: &mut Cluster) -> Result<RealReport, Failure> {
         eprintln!("starting {} nodes", self.nodes);
         let clients = cluster.form().await?;
+        let mut tallies: BTreeMap<OverlayKind, [Tally; 2]> = BTreeMap::new();
+        // Kind after kind, and all over again: each time its nodes have to find each other.
+        for network in 0..self.networks {
+            let again = |kind: &&OverlayKind| network == 0 || is_chance(**kind);
+            for kind in self.kinds.iter().filter(again) {
+                let tally = tallies.entry(*kind).or_default();
+                self.compare(&clients, *kind, network, tally).await?;
+            }
+        }
         let mut rows = Vec::new();
         for kind in &self.kinds {
-            let name = kind.name();
-            eprintln!("{name}: looking {} keys up", self.lookups);
-            let value = json!({ "value": name }).to_string().into_bytes();
-            let Done {} = clients[0].ask(Method::PUT, "/v1/settings/overlay", Some(value)).await?;
-            let mut rng = Seed(self.seed).stream("lookups");
-            let draw =
-                |number| (rng.random_range(0..self.nodes), format!("lookup {number} of {}", self.seed));
-            let asked: Vec<(usize, String)> = (0..self.lookups).map(draw).collect();
-            let mut nodes = acquainted(&clients, *kind).await?;
-            let mut real = self.look_up(&clients, *kind, &asked).await?;
-            // The layout of a young cluster may still move its shards, and with them a centre.
-            for _ in 0..MOVES_MAX {
-                let since = acquainted(&clients, *kind).await?;
-                if since.centre == nodes.centre {
-                    break;
-                }
-                eprintln!("{name}: its centre moved, so once more");
-                nodes = since;
-                real = self.look_up(&clients, *kind, &asked).await?;
-            }
-            let simulated = self.simulate(*kind, nodes, &asked).await?;
-            rows.push(row(name, "processes", self.nodes, &real, &simulated));
-            rows.push(row(name, "simulated", self.nodes, &simulated, &real));
+            let [real, simulated] = tallies.remove(kind).unwrap_or_default();
+            rows.push(row(kind.name(), "processes", self.nodes, real));
+            rows.push(row(kind.name(), "simulated", self.nodes, simulated));
         }
         let overlays: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
-        let parameters =
-            json!({ "real": true, "overlays": overlays, "nodes": self.nodes, "lookups": self.lookups });
+        let TableSizes { chord_successors, kademlia_k, pastry_bits_per_digit, pastry_leaves_each } =
+            self.sizes;
+        let parameters = json!({
+            "real": true,
+            "overlays": overlays,
+            "nodes": self.nodes,
+            "lookups": self.lookups,
+            "networks": self.networks,
+            "chord_successors": chord_successors,
+            "kademlia_k": kademlia_k,
+            "pastry_bits_per_digit": pastry_bits_per_digit,
+            "pastry_leaves_each": pastry_leaves_each,
+        });
         Ok(RealReport { experiment: "lookup", seed: self.seed, parameters, rows })
     }
 
-    async fn look_up(
+    /// One network of processes, and those simulated to it.
+    async fn compare(
         &self,
         clients: &[AdminClient],
         kind: OverlayKind,
-        asked: &[(usize, String)],
-    ) -> Result<Vec<Ended>, Failure> {
-        if kind == OverlayKind::Chord {
-            wait_for_fingers(clients).await?;
+        network: usize,
+        [of_processes, of_simulated]: &mut [Tally; 2],
+    ) -> Result<(), Failure> {
+        let name = kind.name();
+        self.choose(clients, kind).await?;
+        let asked = self.asked(network);
+        let mut nodes = self.acquainted(clients, kind).await?;
+        eprintln!("{name}: looking {} keys up", self.lookups);
+        let mut real = look_up(clients, &asked).await?;
+        // The layout of a young cluster may still move its shards, and with them a centre.
+        for _ in 0..MOVES_MAX {
+            let since = self.acquainted(clients, kind).await?;
+            if since.centre == nodes.centre {
+                break;
+            }
+            eprintln!("{name}: its centre moved, so once more");
+            nodes = since;
+            real = look_up(clients, &asked).await?;
         }
-        let mut ended = Vec::new();
-        for (asker, key) in asked {
-            let path = query("/v1/overlay/trace", &[("key", key)]);
-            let trace: OverlayTrace = clients[*asker].get(&path).await?;
-            let responsible = trace.responsible.first().cloned();
-            ended.push(Ended { responsible, hops: trace.hops, timeouts: trace.timeouts });
+        let simulated = if is_chance(kind) { SIMULATED_TO_EACH } else { 1 };
+        for number in 0..simulated {
+            let seed = Seed(self.seed.wrapping_add((network * simulated + number) as u64));
+            let simulated = self.simulate(seed, kind, &nodes, &asked).await?;
+            if number == 0 {
+                of_processes.add(&real, &simulated);
+            }
+            of_simulated.add(&simulated, &real);
         }
-        Ok(ended)
+        Ok(())
+    }
+
+    /// Its nodes begin without tables, also if it is the kind that there is.
+    async fn choose(&self, clients: &[AdminClient], kind: OverlayKind) -> Result<(), Failure> {
+        let set = async |kind: OverlayKind| {
+            let value = json!({ "value": kind.name() }).to_string().into_bytes();
+            let Done {} = clients[0].ask(Method::PUT, "/v1/settings/overlay", Some(value)).await?;
+            Ok::<_, Failure>(())
+        };
+        let is_played = async |kind: OverlayKind| {
+            views(clients).await.is_ok_and(|views| views.iter().all(|view| view.kind == kind.name()))
+        };
+        if views(clients).await?.iter().any(|view| view.kind == kind.name()) {
+            set(OverlayKind::Flood).await?;
+            let forgotten = "the nodes do not all leave the kind that there is";
+            within(ACQUAINTED_WITHIN, forgotten, async || is_played(OverlayKind::Flood).await).await?;
+        }
+        set(kind).await
+    }
+
+    /// Keys that lie evenly among the identifiers, one in each of as many ranges: fewer say as much
+    /// as more that are drawn. Nodes ask in turn.
+    fn asked(&self, network: usize) -> Asked {
+        let ranges = self.lookups as u128;
+        let range_of = |name: &str| {
+            let [first, second, third, fourth, ..] = <[u8; 32]>::from(Id::of(name.as_bytes()));
+            (u128::from(u32::from_be_bytes([first, second, third, fourth])) * ranges) >> 32
+        };
+        let mut keys: BTreeMap<u128, String> = BTreeMap::new();
+        for number in 0_u64.. {
+            if keys.len() == self.lookups {
+                break;
+            }
+            let name = format!("lookup {number} of {} in {network}", self.seed);
+            keys.entry(range_of(&name)).or_insert(name);
+        }
+        keys.into_values().enumerate().map(|(number, key)| (number % self.nodes, key)).collect()
     }
 
     async fn simulate(
         &self,
+        seed: Seed,
         kind: OverlayKind,
-        nodes: Nodes,
+        nodes: &Nodes,
         asked: &[(usize, String)],
     ) -> Result<Vec<Ended>, Failure> {
         let asked: Vec<(usize, Id)> =
             asked.iter().map(|(asker, key)| (*asker, Id::of(key.as_bytes()))).collect();
-        let seed = Seed(self.seed);
+        let (Nodes { ids, centre }, settings) = (nodes.clone(), self.settings());
         // Not in a task of tokio's: its budget for one turn would stop the simulated tasks.
-        let simulate = move || overlay_lookups(seed, kind, &nodes.ids, &nodes.centre, &asked);
+        let simulate = move || overlay_lookups(seed, kind, &settings, &ids, &centre, &asked);
         let located = Runtime::tokio().blocking(simulate).await;
         let located = located
             .map_err(|error| Failure::new(Fault::Internal, "the simulation stopped").caused_by(&error))?;
@@ -168,37 +259,62 @@ impl Real {
         });
         Ok(ended.collect())
     }
+
+    fn settings(&self) -> OverlaySettings {
+        self.sizes.apply(OverlaySettings::default())
+    }
+
+    /// Waits until each node plays this kind and its tables are right; where there is a centre,
+    /// until it knows all, and all know it.
+    async fn acquainted(&self, clients: &[AdminClient], kind: OverlayKind) -> Result<Nodes, Failure> {
+        let settings = self.settings();
+        let all_know = async || {
+            views(clients).await.is_ok_and(|views| know_each_other(&views, kind, &settings).unwrap_or(false))
+        };
+        within(ACQUAINTED_WITHIN, "the nodes do not all know each other", all_know).await?;
+        let views = views(clients).await?;
+        let ids = views.iter().map(|view| id(&view.seen_by)).collect::<Result<_, Failure>>()?;
+        let centre = views.iter().filter(|view| is_centre(view, kind)).map(|view| id(&view.seen_by));
+        Ok(Nodes { ids, centre: centre.collect::<Result<_, Failure>>()? })
+    }
+}
+
+/// Whether it is chance whom a node has in its tables: whom it met first, or who answered soonest.
+fn is_chance(kind: OverlayKind) -> bool {
+    matches!(kind, OverlayKind::Kademlia | OverlayKind::Pastry)
+}
+
+async fn look_up(clients: &[AdminClient], asked: &[(usize, String)]) -> Result<Vec<Ended>, Failure> {
+    let mut ended = Vec::new();
+    for (asker, key) in asked {
+        let path = query("/v1/overlay/trace", &[("key", key)]);
+        let trace: OverlayTrace = clients[*asker].get(&path).await?;
+        let responsible = trace.responsible.first().cloned();
+        ended.push(Ended { responsible, hops: trace.hops, timeouts: trace.timeouts });
+    }
+    Ok(ended)
+}
+
+async fn views(clients: &[AdminClient]) -> Result<Vec<OverlayView>, Failure> {
+    let mut views = Vec::new();
+    for client in clients {
+        views.push(client.get("/v1/overlay").await?);
+    }
+    Ok(views)
+}
+
+fn id(node: &str) -> Result<NodeId, Failure> {
+    node.parse().map_err(|error: atoll_types::ParseIdError| {
+        Failure::new(Fault::Internal, "a node gave an answer this program does not know").caused_by(&error)
+    })
 }
 
 /// Of one network, in the nodes' order.
+#[derive(Clone)]
 struct Nodes {
     ids: Vec<NodeId>,
     /// A directory's index nodes, a hybrid's super-peers.
     centre: Vec<NodeId>,
-}
-
-/// Waits until each node plays this kind and knows all others; where there is a centre, until it
-/// knows all, and all know it.
-async fn acquainted(clients: &[AdminClient], kind: OverlayKind) -> Result<Nodes, Failure> {
-    let views = async || {
-        let mut views = Vec::new();
-        for client in clients {
-            views.push(client.get::<OverlayView>("/v1/overlay").await?);
-        }
-        Ok::<_, Failure>(views)
-    };
-    let all_know = async || views().await.is_ok_and(|views| know_each_other(&views, kind));
-    within(ACQUAINTED_WITHIN, "the nodes do not all know each other", all_know).await?;
-    let views = views().await?;
-    let id = |view: &OverlayView| {
-        view.seen_by.parse().map_err(|error: atoll_types::ParseIdError| {
-            Failure::new(Fault::Internal, "a node gave an answer this program does not know")
-                .caused_by(&error)
-        })
-    };
-    let ids = views.iter().map(id).collect::<Result<_, Failure>>()?;
-    let centre = views.iter().filter(|view| is_centre(view, kind)).map(id).collect::<Result<_, Failure>>()?;
-    Ok(Nodes { ids, centre })
 }
 
 fn is_centre(view: &OverlayView, kind: OverlayKind) -> bool {
@@ -210,24 +326,38 @@ fn is_centre(view: &OverlayView, kind: OverlayKind) -> bool {
     view.tables.iter().any(|table| table.name == theirs)
 }
 
-fn know_each_other(views: &[OverlayView], kind: OverlayKind) -> bool {
+fn know_each_other(
+    views: &[OverlayView],
+    kind: OverlayKind,
+    settings: &OverlaySettings,
+) -> Result<bool, Failure> {
     let has_centre = matches!(kind, OverlayKind::Directory | OverlayKind::Hybrid);
     let centre: BTreeSet<&str> =
         views.iter().filter(|view| is_centre(view, kind)).map(|view| view.seen_by.as_str()).collect();
-    let knows = |view: &OverlayView| {
-        let rows = || view.tables.iter().flat_map(|table| &table.rows);
-        let known: BTreeSet<&str> = rows().map(|row| row.node.as_str()).collect();
-        let knows_enough = match (kind, is_centre(view, kind)) {
-            (OverlayKind::Directory, false) => known == centre && rows().all(|row| row.place == "registered"),
-            (OverlayKind::Hybrid, true) => {
+    if has_centre && centre.len() < CENTRE.min(views.len()) {
+        return Ok(false);
+    }
+    let ids = views.iter().map(|view| id(&view.seen_by)).collect::<Result<Vec<_>, _>>()?;
+    for (view, me) in views.iter().zip(&ids) {
+        let rows = || view.tables.iter().flat_map(|table| table.rows.iter().map(move |row| (table, row)));
+        let known: BTreeSet<&str> = rows().map(|(_, row)| row.node.as_str()).collect();
+        let knows_enough = match (places_at_rest(kind, settings, &ids, *me), is_centre(view, kind)) {
+            (Some(places), _) => {
+                let rows = rows().map(|(table, row)| Ok((&*table.name, &*row.place, id(&row.node)?)));
+                places_of(kind, rows.collect::<Result<Vec<_>, Failure>>()?.into_iter()) == places
+            }
+            (None, true) if kind == OverlayKind::Hybrid => {
                 known.is_superset(&centre.iter().copied().filter(|id| *id != view.seen_by).collect())
             }
-            (OverlayKind::Hybrid, false) => known.is_superset(&nearest(view, &centre)),
-            _ => known.len() == views.len() - 1,
+            (None, true) => known.len() == views.len() - 1,
+            (None, false) if kind == OverlayKind::Hybrid => known.is_superset(&nearest(view, &centre)),
+            (None, false) => known == centre && rows().all(|(_, row)| row.place == "registered"),
         };
-        view.is_member && view.kind == kind.name() && knows_enough
-    };
-    (!has_centre || centre.len() >= CENTRE.min(views.len())) && views.iter().all(knows)
+        if !(view.is_member && view.kind == kind.name() && knows_enough) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Those super-peers that a leaf is attached to once it has found its place.
@@ -238,54 +368,16 @@ fn nearest<'a>(leaf: &OverlayView, centre: &BTreeSet<&'a str>) -> BTreeSet<&'a s
     sorted.into_iter().take(CENTRE).collect()
 }
 
-/// Waits until no node's tables have changed for a while: knowing all others is not to have the
-/// right ones as fingers.
-async fn wait_for_fingers(clients: &[AdminClient]) -> Result<(), Failure> {
-    let tables = async || {
-        let mut tables = Vec::new();
-        for client in clients {
-            let view: OverlayView = client.get("/v1/overlay").await?;
-            let rows = view.tables.into_iter().flat_map(|table| table.rows);
-            tables.push(rows.map(|row| (row.place, row.node)).collect::<Vec<_>>());
-        }
-        Ok::<_, Failure>(tables)
-    };
-    let runtime = Runtime::tokio();
-    let rest = async {
-        let mut former = tables().await?;
-        loop {
-            runtime.sleep(FINGERS_REST).await;
-            let now = tables().await?;
-            if now == former {
-                return Ok(());
-            }
-            former = now;
-        }
-    };
-    let late = |_| Failure::new(Fault::Internal, format!("fingers still change after {ACQUAINTED_WITHIN:?}"));
-    runtime.timeout(ACQUAINTED_WITHIN, rest).await.map_err(late)?
-}
-
-fn row(
-    overlay: &'static str,
-    network: &'static str,
-    nodes: usize,
-    ended: &[Ended],
-    others: &[Ended],
-) -> RealRow {
-    let failed =
-        |(one, other): &(&Ended, &Ended)| one.responsible.is_none() || one.responsible != other.responsible;
-    let failed = ended.iter().zip(others).filter(failed).count();
-    let mut hops: Vec<u32> = ended.iter().map(|one| one.hops).collect();
+fn row(overlay: &'static str, network: &'static str, nodes: usize, tally: Tally) -> RealRow {
+    let Tally { mut hops, timeouts, failed } = tally;
     hops.sort_unstable();
-    let count = ended.len().max(1);
+    let count = hops.len().max(1);
     let percentile = |percent: usize| hops.get((hops.len() * percent / 100).min(count - 1)).copied();
-    let timeouts: u32 = ended.iter().map(|one| one.timeouts).sum();
     RealRow {
         overlay,
         network,
         nodes,
-        lookups: ended.len(),
+        lookups: hops.len(),
         hops_mean: f64::from(hops.iter().sum::<u32>()) / count as f64,
         hops_p50: percentile(50).unwrap_or(0),
         hops_p99: percentile(99).unwrap_or(0),

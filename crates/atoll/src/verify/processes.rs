@@ -74,6 +74,11 @@ impl Process {
 
     /// Its first life or the next; only the first needs a ticket, unless it founds.
     pub fn start(&mut self, ticket: Option<&str>) -> Result<(), Failure> {
+        self.start_with(ticket, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(&mut self, ticket: Option<&str>, flags: &[String]) -> Result<(), Failure> {
         let cannot = |what: &str, error: &std::io::Error| {
             Failure::new(Fault::Internal, format!("can't start node {}: {what}", self.number))
                 .caused_by(error)
@@ -98,6 +103,7 @@ impl Process {
         if let Some(ticket) = ticket {
             command.arg("--join").arg(ticket);
         }
+        command.args(flags);
         let child = command
             // When we end, however, they do.
             .arg("--stop-with-stdin")
