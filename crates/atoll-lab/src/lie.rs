@@ -23,6 +23,7 @@ use crate::{
     world::{Links, World},
 };
 
+pub(crate) use self::hide::Hider;
 use self::{
     hide::{Hide, Hiding},
     liar::WithLiars,
