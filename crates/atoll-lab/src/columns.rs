@@ -118,8 +118,8 @@ columns! {
     OperationsFoundShare "operations_found_share" ["share", 3] "of the operations that found somebody who has it and lives";
     AnswerMsMean "answer_ms_mean" ["ms", 0] "from the question until the operation ended, of those that found something";
     AnswerMsP99 "answer_ms_p99" ["ms", 0] "the same, 99th percentile";
-    OperationMessagesMean "operation_messages_mean" ["messages", 1] "sent by anybody while operations are asked, upkeep included, by operations";
-    TrafficBytesPerNodeS "traffic_bytes_per_node_s" ["bytes/s", 0] "sent by a node while operations are asked, on the wire, upkeep included";
+    OperationMessagesMean "operation_messages_mean" ["messages", 1] "sent by anybody while operations are asked, upkeep and broadcasts included, by operations";
+    TrafficBytesPerNodeS "traffic_bytes_per_node_s" ["bytes/s", 0] "sent by a node while operations are asked, on the wire, upkeep and broadcasts included";
     BusiestBytesPerS "busiest_bytes_per_s" ["bytes/s", 0] "sent and got by the node that had most of both, meanwhile";
     BusiestTimesMean "busiest_times_mean" ["times", 1] "the same, by what nodes have on average";
     StaleShare "stale_share" ["share", 4] "of the contacts in nodes' tables that are gone";
