@@ -187,8 +187,8 @@ mod tests {
             match overlay.as_str() {
                 // Index nodes and super-peers are others, wherever it stands.
                 "directory" | "hybrid" => assert_eq!((owned, missed), (0.0, 0.0), "{overlay}"),
-                // The first says who the others are.
-                "pastry" => assert!(owned >= 0.8 && missed >= 0.8, "{owned}, {missed}"),
+                // Who misses something asks on.
+                "pastry" => assert!(owned >= 0.8 && missed <= 0.4, "{owned}, {missed}"),
                 _ if identities < 3.0 => assert!(owned >= 0.8 && missed <= 0.2, "{overlay} {missed}"),
                 _ => assert!(owned >= 0.8 && missed >= 0.6, "{overlay} {missed}"),
             }

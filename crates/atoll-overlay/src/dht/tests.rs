@@ -463,6 +463,35 @@ fn forged_answers_are_as_good_as_none() {
     assert_eq!(finished.outcome, Ok(Answer::Values(Vec::new())));
 }
 
+/// In Pastry a lookup names the first alone, who says who else has it. If it hides what it has, and names
+/// nobody, the reader finds the others by itself.
+#[test]
+fn the_first_who_is_named_alone_hides_nothing_alone() {
+    let mut net = grown(on_pastry);
+    let mut hidden = 0;
+    for number in 0..12 {
+        let by = net.store(3, key(number), "value", HOUR);
+        let owner = At(by[0]);
+        let reader = *TWELVE.iter().find(|place| !by.contains(place)).expect("one that has it not");
+        net.with(reader, |node, now, rng, out| node.fetch(now, rng, key(number), out)).expect("begun");
+        while let Some((from, to, message)) = net.wire.pop_front() {
+            let message = match message {
+                DhtMessage::Content(ContentMessage::Got { request, .. }) if from == owner => {
+                    hidden += 1;
+                    let (entries, replicas) = (Vec::new(), Vec::new());
+                    DhtMessage::Content(ContentMessage::Got { request, entries, replicas })
+                }
+                message => message,
+            };
+            net.hear(to.0, from.0, message);
+        }
+        let (_, finished) = net.operations.pop().expect("it ended");
+        let Ok(Answer::Values(entries)) = finished.outcome else { panic!("{:?}", finished.outcome) };
+        assert_eq!(entries.len(), 1, "{number}, kept by {by:?}");
+    }
+    assert!(hidden >= 12);
+}
+
 fn any_content(rng: &mut StdRng, numbered: u32, token: u64) -> ContentMessage<At> {
     let request = numbered.wrapping_sub(rng.random_range(0..4));
     let named = |rng: &mut StdRng| Named { key: key(rng.random_range(0..20)), tag: rng.random_range(0..3) };
