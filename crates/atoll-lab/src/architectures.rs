@@ -6,13 +6,14 @@
 //! ```
 //!
 //! Things have names, and a few nodes hold each. In every condition nodes that are drawn ask who
-//! provides a thing, or what is called by a word; and a message is broadcast over whom nodes
-//! know. What is the centre of a network nobody says: it is the nodes that had most to do.
+//! provides a thing, or what is called by a word; and meanwhile messages are broadcast over whom nodes
+//! know at that moment, be they gone. What is the centre of a network nobody says: it is the nodes that had most to do.
 //!
 //! What textbooks claim of the architectures is tested on the rows ([`Verdict`]).
 //!
-//! - `town`: a network that lives through all of it. `verdicts`: what follows from the rows.
+//! - `resident`: its nodes. `town`: a network that lives through all of it. `verdicts`: what follows from the rows.
 
+mod resident;
 mod town;
 mod verdicts;
 
@@ -68,7 +69,7 @@ parameters! {
         pub session_median_s: Within<1, 86_400> = Within(1_800),
         /// The share of the nodes that fail at once, the busiest ones, at least one.
         pub centre_share: Share = Share(0.01),
-        /// Broadcasts in each condition.
+        /// Broadcasts in each condition, while operations are asked.
         pub broadcasts: Within<1, 1_000> = Within(3),
         + pub settings: Settings,
     }
@@ -179,8 +180,34 @@ mod tests {
                 }
                 _ => assert!(recovered >= least - 0.05, "{overlay:?} recovered: {recovered}"),
             }
-            assert!(of(&report, overlay, Condition::Calm, Column::ReachedShareMean) > 0.97, "{overlay:?}");
+            for &condition in Condition::ALL {
+                let reached = of(&report, overlay, condition, Column::ReachedShareMean);
+                let has_centre =
+                    overlay.family() != Family::ClientServer || found(Condition::CentreFails) > 0.0;
+                match condition {
+                    Condition::CentreFails | Condition::Recovered if !has_centre => {
+                        assert_eq!(reached, 0.0, "clients know nobody else");
+                    }
+                    _ => assert!(reached > 0.97, "{overlay:?} {condition:?}: {reached}"),
+                }
+            }
         }
+    }
+
+    #[test]
+    fn what_is_sent_for_broadcasts_is_in_the_same_row() {
+        let [few, many] = [1, 9].map(|broadcasts| {
+            let report = run(|parameters| {
+                parameters.overlays = vec![Architecture::Chord];
+                parameters.broadcasts = Within(broadcasts);
+            });
+            let sent = |column| of(&report, Architecture::Chord, Condition::Calm, column);
+            let for_one = sent(Column::BroadcastBytesPerNode);
+            (for_one, sent(Column::TrafficBytesPerNodeS) * 30.0 - for_one * broadcasts as f64)
+        });
+        // The rest is the same operations and the same upkeep, but for what chance is in them.
+        assert!((few.0 / many.0 - 1.0).abs() < 0.05, "{few:?}, {many:?}");
+        assert!((few.1 / many.1 - 1.0).abs() < 0.2, "{few:?}, {many:?}");
     }
 
     #[test]

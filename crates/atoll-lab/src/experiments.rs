@@ -2,6 +2,7 @@
 
 use crate::{
     architectures::architectures,
+    attack::attack,
     blocks::blocks,
     broadcast::broadcast,
     churn::churn,
@@ -70,6 +71,13 @@ pub static EXPERIMENTS: &[Experiment] = &[
         plots: crate::lie::PLOTS,
         described: crate::LieParameters::described,
         run: |name, seed, given, tell| Ok(lie(seed, read(name, given)?, tell)),
+    },
+    Experiment {
+        name: "attack",
+        about: "what one hostile member gains by many identities, made-up authors, messages sent again, and junk",
+        plots: crate::attack::PLOTS,
+        described: crate::AttackParameters::described,
+        run: |name, seed, given, tell| Ok(attack(seed, read(name, given)?, tell)),
     },
     Experiment {
         name: "broadcast",

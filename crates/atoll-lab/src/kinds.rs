@@ -12,7 +12,7 @@ mod pastry;
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Content, ContentMessage, Dht, DhtConfig, DhtMessage, Id, Overlay};
+use atoll_overlay::{AuthorKey, Content, ContentMessage, Dht, DhtConfig, DhtMessage, Entry, Id, Overlay};
 use serde::Serialize;
 
 pub use self::architecture::Architecture;
@@ -123,6 +123,9 @@ pub(crate) trait Recipe {
     /// nothing"; none where it does as all do.
     fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>>;
 
+    /// The entries that a message brings to be kept; none if it brings none.
+    fn brings<'m>(&self, message: &'m mut ContentMessageOf<Self>) -> Option<&'m mut Vec<Entry>>;
+
     /// How long a network that grew needs to come to rest.
     fn rest(&self) -> Duration;
 
@@ -168,6 +171,14 @@ pub(crate) fn dht<O: Overlay>(core: O, author: AuthorKey) -> Dht<O> {
 /// The same outside of any overlay.
 fn newcomer<O: Overlay>(core: O, author: AuthorKey) -> Dht<O> {
     Dht::new(core, author, Arc::new(DhtConfig::default()))
+}
+
+/// [`Recipe::brings`] for kinds whose content is a [`Dht`]'s.
+pub(crate) fn brings_to_dht<C, M>(message: &mut DhtMessage<C, M>) -> Option<&mut Vec<Entry>> {
+    match message {
+        DhtMessage::Content(ContentMessage::Keep { entries, .. }) => Some(entries),
+        _ => None,
+    }
 }
 
 /// [`Recipe::hide`] for kinds whose content is a [`Dht`]'s.

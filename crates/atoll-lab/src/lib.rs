@@ -10,6 +10,7 @@
 //! - Tests in `tests/` hold the rows against what the papers published; `docs/lab.md` shows both.
 
 mod architectures;
+mod attack;
 mod blocks;
 mod broadcast;
 mod churn;
@@ -34,6 +35,7 @@ mod value;
 mod world;
 
 pub use architectures::{ArchitecturesParameters, Condition, Holds, Verdict, Winner, architectures};
+pub use attack::{Attack, AttackParameters, attack};
 pub use blocks::{BlocksParameters, blocks};
 pub use broadcast::{BroadcastParameters, broadcast};
 pub use churn::{ChurnParameters, churn};

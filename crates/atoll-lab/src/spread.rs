@@ -43,6 +43,16 @@ pub(crate) struct SimulatedPayload {
     bytes: u32,
 }
 
+impl SimulatedPayload {
+    pub(crate) fn new(number: u32, bytes: u32) -> Self {
+        Self { number, bytes }
+    }
+
+    pub(crate) fn number(self) -> u32 {
+        self.number
+    }
+}
+
 static ZEROS: [u8; PAYLOAD_BYTES_MAX] = [0; PAYLOAD_BYTES_MAX];
 
 impl Serialize for SimulatedPayload {
@@ -319,7 +329,7 @@ impl Spread {
         B: Broadcast<Contact = SimulatedContact, Payload = SimulatedPayload, Message: Serialize>,
     {
         *number += 1;
-        let payload = SimulatedPayload { number: *number, bytes: self.payload_bytes as u32 };
+        let payload = SimulatedPayload::new(*number, self.payload_bytes as u32);
         let source = living[rng.random_range(0..living.len())];
         let (began, before) = (world.now(), world.traffic());
         world.with(source, |core, now, rng, out| core.0.broadcast(now, rng, payload, out));

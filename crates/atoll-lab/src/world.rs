@@ -31,11 +31,12 @@ use atoll_types::Instant;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::Serialize;
 
+use self::places::Place;
+pub(crate) use self::wire::message_bytes;
 pub use self::{
     contact::SimulatedContact,
     wire::{CONTACT_BYTES, ENVELOPE_BYTES},
 };
-use self::{places::Place, wire::message_bytes};
 
 /// What passages between nodes suffer, besides the way's length.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -320,6 +321,13 @@ impl<K: Core> World<K> {
         self.add_at(place, Some(core));
     }
 
+    /// Leaves the next contact unused.
+    pub(crate) fn skip(&mut self) {
+        let place = Place::drawn(&mut self.places_rng);
+        self.add_at(place, None);
+        self.bury(self.nodes.len() - 1);
+    }
+
     fn add_at(&mut self, place: Place, core: Option<K>) {
         let place_among_living = small(self.living.len());
         self.living.push(small(self.nodes.len()));
@@ -343,11 +351,15 @@ impl<K: Core> World<K> {
         let node = &mut self.nodes[index];
         node.timeout_at = None;
         if node.core.take().is_some() {
-            let place = node.place_among_living as usize;
-            self.living.swap_remove(place);
-            if let Some(moved) = self.living.get(place) {
-                self.nodes[*moved as usize].place_among_living = small(place);
-            }
+            self.bury(index);
+        }
+    }
+
+    fn bury(&mut self, index: usize) {
+        let place = self.nodes[index].place_among_living as usize;
+        self.living.swap_remove(place);
+        if let Some(moved) = self.living.get(place) {
+            self.nodes[*moved as usize].place_among_living = small(place);
         }
     }
 

@@ -94,9 +94,10 @@ pub trait Broadcast {
     fn state_bytes(&self) -> usize;
 }
 
-/// Neighbours that a core keeps; more are not taken. Far above what any overlay's tables hold:
-/// Kademlia's at a million nodes are some 300.
-const NEIGHBOURS_MAX: usize = 1024;
+/// Neighbours that a core keeps; more are not taken. Above what any overlay's tables hold: Kademlia's
+/// at a million nodes are some 300, a super-peer's with all others 4,864, and an index node has 65,536
+/// clients, none of whom may be left out, for nobody else knows them.
+const NEIGHBOURS_MAX: usize = 1 << 17;
 
 fn neighbours_of<C: Contact>(me: &C, neighbours: impl IntoIterator<Item = C>) -> Vec<C> {
     let mut kept: Vec<C> = neighbours.into_iter().filter(|contact| contact != me).collect();

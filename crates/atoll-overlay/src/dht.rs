@@ -27,9 +27,10 @@
 //!
 //! Against hostile nodes: an entry is believed by its author's signature, whoever sends it, so an
 //! index is poisoned only with what somebody signs; reads ask several nodes and take the highest
-//! sequence, so one of them can hide nothing alone, where others than the first say who they are
-//! (not in Pastry, in Chord's recursive lookups, nor for the last of a Chord node's list); each table has a limit, and one peer at
-//! most a quarter of the room. What is not prevented: an author that signs false postings, and
+//! sequence, so one of them can hide nothing alone; where only the first says who the others are (in
+//! Pastry, in Chord's recursive lookups, and for the last of a Chord node's list), who finds nothing
+//! asks on by its own tables. Each table has a limit, one peer at most a quarter of the room, and the
+//! places under a key are shared among peers. What is not prevented: an author that signs false postings, and
 //! somebody who draws keys until all r nodes of a key are his (an eclipse); disjoint paths and ids
 //! that are hashes make it dear.
 

@@ -31,7 +31,8 @@ pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 pub(crate) const ENTRY_OVERHEAD: usize = 200;
 
 /// Entries of one class under one key that a node keeps and tells. The first come stay, and their
-/// authors may renew them; but whoever has many there gives way to authors who have fewer.
+/// authors may renew them; but whoever brought many gives way to who brought fewer, and an author
+/// with many to others that the same peer brings ([`gives_way`](crate::shares::gives_way)).
 pub(crate) const fn per_key_max(class: Class) -> usize {
     match class {
         Class::Value => 8,

@@ -31,6 +31,7 @@ mod id;
 mod kademlia;
 mod overlay;
 mod pastry;
+mod shares;
 #[cfg(test)]
 mod testing;
 mod unstructured;

@@ -21,8 +21,8 @@
 //!   `index`: what neighbours provide.
 //!
 //! Against hostile nodes: only neighbours' queries and hits are passed on, no query farther than
-//! `TTL_MAX` whatever it says, and of hits so many for each query; what is found is believed by
-//! its author's signature. A walker names its origin, and a liar can name anybody: that one gets
+//! `TTL_MAX` whatever it says, of one neighbour so many a second, and of hits so many for each query;
+//! what is found is believed by its author's signature. A walker names its origin, and a liar can name anybody: that one gets
 //! a message of some twenty bytes for every fourth step.
 
 mod index;
@@ -166,6 +166,8 @@ pub struct Unstructured<C> {
     /// Queries by their numbers, and these in the order in which they came.
     seen: BTreeMap<u64, Seen<C>>,
     seen_order: VecDeque<(u64, Instant)>,
+    /// Of who has sent queries lately, until when its share is used up; at most `PACES_MAX`.
+    paces: BTreeMap<C, Instant>,
     operations: Vec<Operation<C>>,
     /// Other nodes' walkers.
     waiting: Vec<Waiting<C>>,
@@ -198,6 +200,7 @@ impl<C: Contact> Unstructured<C> {
             introduce_after: Instant::ORIGIN,
             seen: BTreeMap::new(),
             seen_order: VecDeque::new(),
+            paces: BTreeMap::new(),
             operations: Vec::new(),
             waiting: Vec::new(),
             numbered: 0,
@@ -412,6 +415,7 @@ impl<C: Contact> Overlay for Unstructured<C> {
             + contacts * size_of::<C>()
             + self.calls.capacity() * size_of::<Call<C>>()
             + self.seen.len() * (size_of::<(u64, Seen<C>)>() + size_of::<(u64, Instant)>())
+            + self.paces.len() * size_of::<(C, Instant)>()
             + self.operations.capacity() * size_of::<Operation<C>>()
             + self.waiting.capacity() * size_of::<Waiting<C>>()
             + self.kept().bytes

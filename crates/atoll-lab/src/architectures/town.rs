@@ -1,8 +1,10 @@
 //! A network that things are published in, asked for, and lost from.
 
 use std::{
+    cell::Cell,
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap},
+    rc::Rc,
     time::Duration,
 };
 
@@ -12,15 +14,18 @@ use atoll_overlay::{
 use atoll_types::{Instant, NodeId, WallTime};
 use rand::{Rng, rngs::StdRng, seq::index};
 
-use super::{ArchitecturesParameters, Condition, RECOVERS_IN};
+use super::{
+    ArchitecturesParameters, Condition, RECOVERS_IN,
+    resident::{Happened, Resident},
+};
 use crate::{
     columns::{Column, Row},
     experiment::{JOIN_EVERY, micros, percentile, share},
     kinds::{ContentRecipe, ContentTask},
     parameters::Within,
     sessions::Sessions,
-    spread::{Graph, Method, Spread},
-    world::{Links, Reported, SimulatedContact, Traffic, World, stream},
+    spread::SimulatedPayload,
+    world::{Core, Links, Reported, SimulatedContact, Traffic, World, stream},
 };
 
 /// All that one network goes through.
@@ -44,7 +49,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 /// How often clocks are set: entries expire after an hour.
 const CLOCK_EVERY: Duration = Duration::from_secs(60);
 /// A message of a few hundred words.
-const BROADCAST_BYTES: usize = 1_000;
+const BROADCAST_BYTES: u32 = 1_000;
 
 impl ContentTask for Life<'_> {
     type Output = Vec<Row>;
@@ -85,6 +90,16 @@ struct Asked {
     thing: usize,
 }
 
+/// A broadcast.
+struct Spreading {
+    number: u32,
+    began: Instant,
+    /// Members then, without its source.
+    others: Vec<SimulatedContact>,
+    /// When it came to whom.
+    reached: BTreeMap<SimulatedContact, Instant>,
+}
+
 /// How the operations of one condition ended.
 #[derive(Default)]
 struct Ends {
@@ -97,7 +112,13 @@ struct Ends {
 struct Town<'a, R: ContentRecipe> {
     recipe: &'a R,
     life: &'a Life<'a>,
-    world: World<R::Core>,
+    world: World<Resident<R::Core>>,
+    /// What was sent for broadcasts.
+    tally: Rc<Cell<Traffic>>,
+    /// Those of the condition that is measured.
+    spreading: Vec<Spreading>,
+    /// All so far.
+    broadcasts: u32,
     /// Whose signature is whose.
     authors: BTreeMap<NodeId, SimulatedContact>,
     /// Who has joined and lives.
@@ -120,6 +141,9 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
             recipe,
             life,
             world: World::new(life.seed, Links::default()),
+            tally: Rc::default(),
+            spreading: Vec::new(),
+            broadcasts: 0,
             authors: BTreeMap::new(),
             members: Vec::new(),
             joining: BTreeSet::new(),
@@ -145,11 +169,13 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
         let (now, wall) = (self.world.now(), self.wall());
         let author = AuthorKey::from_seed(self.rng.random());
         let id = author.author();
-        let recipe = self.recipe;
-        let came = self.world.join(|me| {
-            let mut core = recipe.newcomer(me, author.clone());
-            core.set_clock(now, wall);
-            core
+        let known = self.world.draw_living();
+        let came = self.world.next_contact();
+        let mut core = self.recipe.newcomer(came, author);
+        core.set_clock(now, wall);
+        self.world.add(Resident::new(core, self.tally.clone()));
+        self.world.with(came, |node, now, rng, out| {
+            node.act(out, |core, out| core.join(now, rng, known.as_slice(), out));
         });
         self.authors.insert(id, came);
         self.joining.insert(came);
@@ -182,7 +208,9 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
         let Thing { word, content, .. } = &self.things[thing];
         let offered = Offered { content: *content, name: word.clone() };
         // A node that has lost everybody refuses, and holds it unseen.
-        let _ = self.world.with(holder, |core, now, rng, out| core.provide(now, rng, offered, out));
+        let _ = self.world.with(holder, |node, now, rng, out| {
+            node.act(out, |core, out| core.provide(now, rng, offered, out))
+        });
         self.things[thing].holders.insert(holder);
     }
 
@@ -271,12 +299,23 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
         let wall = self.wall();
         let all: Vec<SimulatedContact> = self.world.living().map(|(contact, _)| contact).collect();
         for contact in all {
-            self.world.with(contact, |core, now, _, _| core.set_clock(now, wall));
+            self.world.with(contact, |node, now, _, _| node.core.set_clock(now, wall));
         }
     }
 
     fn take_reports(&mut self) {
         for Reported { at, by, notification } in self.world.take_reports() {
+            let notification = match notification {
+                Happened::Overlay(notification) => notification,
+                Happened::Delivered(delivered) => {
+                    let number = delivered.payload.number();
+                    let spreading = self.spreading.iter_mut().find(|one| one.number == number);
+                    spreading.into_iter().for_each(|one| {
+                        one.reached.entry(by).or_insert(at);
+                    });
+                    continue;
+                }
+            };
             match notification {
                 Notification::Joined => {
                     if self.joining.remove(&by) {
@@ -317,12 +356,11 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
         let asker = self.members[self.rng.random_range(0..self.members.len())];
         let Thing { word, content, .. } = &self.things[thing];
         let (word, content) = (word.clone(), *content);
-        let begun: Result<OperationId, ContentError> = self.world.with(asker, |core, now, rng, out| {
-            if for_providers {
-                core.providers(now, rng, content, out)
-            } else {
-                core.search(now, rng, &word, out)
-            }
+        let begun: Result<OperationId, ContentError> = self.world.with(asker, |node, now, rng, out| {
+            node.act(out, |core, out| match for_providers {
+                true => core.providers(now, rng, content, out),
+                false => core.search(now, rng, &word, out),
+            })
         });
         self.ends.begun += 1;
         if let Ok(operation) = begun {
@@ -332,7 +370,9 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
     }
 
     fn measure(&mut self, condition: Condition, mut row: Row) -> Row {
-        let ArchitecturesParameters { operations_per_node, measured_s, .. } = self.life.parameters;
+        let ArchitecturesParameters { operations_per_node, measured_s, broadcasts, .. } =
+            self.life.parameters;
+        let broadcasts = broadcasts.0 as u32;
         let operations = ((operations_per_node * self.life.nodes as f64).round() as u32).max(2);
         let measured = Duration::from_secs(measured_s.0 as u64);
         // What fails must be met by who asks, before upkeep has mended it.
@@ -348,7 +388,13 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
         let (before, began) = (self.world.traffic(), self.world.now());
         let loads_before: BTreeMap<SimulatedContact, u64> = self.world.loads().collect();
         let every = measured / operations;
+        self.spreading.clear();
+        let told_before = self.tally.get();
         for number in 0..operations {
+            // Evenly among the operations; those of the first part are in time for all to have ended.
+            let due =
+                (number * broadcasts).div_ceil(operations)..((number + 1) * broadcasts).div_ceil(operations);
+            due.for_each(|_| self.broadcast());
             self.ask(number % 2 == 0);
             self.run(every);
         }
@@ -368,7 +414,8 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
 
         let Ends { begun, found, answered_after_micros: mut after } = std::mem::take(&mut self.ends);
         after.sort_unstable();
-        let states: Vec<usize> = self.world.living().map(|(_, core)| Overlay::state_bytes(core)).collect();
+        let states: Vec<usize> = self.world.living().map(|(_, node)| node.state_bytes()).collect();
+        let contacts: usize = self.world.living().map(|(_, node)| node.core.contacts().len()).sum();
         let row = row
             .with(Column::Operations, begun)
             .with_some(Column::OperationsFoundShare, share(found as f64, begun))
@@ -382,8 +429,9 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
                 (all > 0).then(|| busiest as f64 * loads.len() as f64 / all as f64),
             )
             .with(Column::BytesPerNode, self.world.bytes_per_node())
-            .with_some(Column::StateBytesMax, states.iter().copied().max());
-        self.broadcast(row)
+            .with_some(Column::StateBytesMax, states.iter().copied().max())
+            .with_some(Column::ContactsMean, share(contacts as f64, states.len()));
+        self.reached(row, self.tally.get() - told_before)
     }
 
     /// Messages and bytes sent by a node in a second, since.
@@ -393,39 +441,47 @@ impl<'a, R: ContentRecipe> Town<'a, R> {
         [traffic.sent, traffic.sent_bytes].map(|sum| sum as f64 / node_seconds)
     }
 
-    /// Inventories over whom nodes know now, those that are gone left out.
-    fn broadcast(&self, row: Row) -> Row {
-        let living: Vec<SimulatedContact> = self.world.living().map(|(contact, _)| contact).collect();
-        let numbered = World::<R::Core>::contacts(self.life.seed, living.len());
-        let renamed: BTreeMap<SimulatedContact, SimulatedContact> =
-            living.iter().copied().zip(numbered).collect();
-        let graph: Graph = self
-            .world
-            .living()
-            .map(|(_, core)| {
-                core.contacts().iter().filter_map(|contact| renamed.get(contact).copied()).collect()
-            })
-            .collect();
-        let spread = Spread {
-            seed: self.life.seed,
-            nodes: living.len(),
-            fanout: 0,
-            failed_share: 0.0,
-            repair: Duration::ZERO,
-            broadcasts: self.life.parameters.broadcasts.0,
-            payload_bytes: BROADCAST_BYTES,
-            upload_bytes_per_s: 0,
-        };
-        let spread = spread.over(Method::Inventory, &graph, Row::default());
-        [
-            Column::ReachedShareMean,
-            Column::PayloadsPerNode,
-            Column::BroadcastMessagesPerNode,
-            Column::BroadcastBytesPerNode,
-            Column::LastMsMean,
-            Column::ContactsMean,
-        ]
-        .into_iter()
-        .fold(row, |row, column| row.with_some(column, spread.number(column)))
+    /// By inventories, from a drawn member, over whom nodes know when it comes to them.
+    fn broadcast(&mut self) {
+        if self.members.is_empty() {
+            return;
+        }
+        let source = self.members[self.rng.random_range(0..self.members.len())];
+        self.broadcasts += 1;
+        let number = self.broadcasts;
+        let payload = SimulatedPayload::new(number, BROADCAST_BYTES);
+        let others: Vec<SimulatedContact> =
+            self.members.iter().copied().filter(|member| *member != source).collect();
+        let began = self.world.now();
+        self.spreading.push(Spreading { number, began, others, reached: BTreeMap::new() });
+        self.world.with(source, |node, now, rng, out| node.broadcast(now, rng, payload, out));
+        self.take_reports();
+    }
+
+    /// How the broadcasts went; `told` is what was sent for them.
+    fn reached(&self, row: Row, told: Traffic) -> Row {
+        let (mut reached, mut last_ms) = (Vec::new(), Vec::new());
+        let receivers: usize = self.spreading.iter().map(|one| one.others.len() + 1).sum();
+        for Spreading { began, others, reached: by, .. } in &self.spreading {
+            // Of those who were members then, and live.
+            let others = others.iter().filter(|other| self.world.is_living(**other));
+            let (mut count, mut heard, mut last) = (0_usize, 0_usize, *began);
+            for other in others {
+                count += 1;
+                if let Some(at) = by.get(other) {
+                    heard += 1;
+                    last = last.max(*at);
+                }
+            }
+            reached.extend(share(heard as f64, count));
+            last_ms.extend((heard > 0).then(|| micros(last.saturating_since(*began)) as f64 / 1000.0));
+        }
+        let of = |sum: u64| share(sum as f64, receivers);
+        row.with(Column::Broadcasts, self.spreading.len())
+            .with_some(Column::ReachedShareMean, share(reached.iter().sum(), reached.len()))
+            .with_some(Column::PayloadsPerNode, of(told.payloads))
+            .with_some(Column::BroadcastMessagesPerNode, of(told.sent))
+            .with_some(Column::BroadcastBytesPerNode, of(told.sent_bytes))
+            .with_some(Column::LastMsMean, share(last_ms.iter().sum(), last_ms.len()))
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Chord, ChordConfig, ChordMessage, Dht, Id, LookupStyle};
+use atoll_overlay::{AuthorKey, Chord, ChordConfig, ChordMessage, Dht, Entry, Id, LookupStyle};
 
-use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, newcomer};
+use super::{ContentMessageOf, Recipe, Settings, brings_to_dht, dht, hide_in_dht, newcomer};
 use crate::world::SimulatedContact;
 
 pub(super) struct ChordRecipe(Arc<ChordConfig>);
@@ -79,6 +79,10 @@ impl Recipe for ChordRecipe {
 
     fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
         hide_in_dht(question)
+    }
+
+    fn brings<'m>(&self, message: &'m mut ContentMessageOf<Self>) -> Option<&'m mut Vec<Entry>> {
+        brings_to_dht(message)
     }
 
     /// One finger is looked up every 30 s, and there are about log₂N + 3: twice round at a

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Contact, Directory, DirectoryConfig, DirectoryMessage, Id};
+use atoll_overlay::{AuthorKey, Contact, Directory, DirectoryConfig, DirectoryMessage, Entry, Id};
 
 use super::{Recipe, Settings};
 use crate::world::SimulatedContact;
@@ -101,6 +101,13 @@ impl Recipe for DirectoryRecipe {
                 let (entries, is_settled) = (Vec::new(), true);
                 Some(DirectoryMessage::Got { request: *request, entries, is_settled })
             }
+            _ => None,
+        }
+    }
+
+    fn brings<'m>(&self, message: &'m mut DirectoryMessage) -> Option<&'m mut Vec<Entry>> {
+        match message {
+            DirectoryMessage::Keep { entries, .. } => Some(entries),
             _ => None,
         }
     }

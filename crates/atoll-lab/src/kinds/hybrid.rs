@@ -2,9 +2,11 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
-use atoll_overlay::{AtRest, AuthorKey, Dht, Hybrid, HybridConfig, HybridMessage, Id};
+use atoll_overlay::{AtRest, AuthorKey, Dht, Entry, Hybrid, HybridConfig, HybridMessage, Id};
 
-use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, kademlia::nearest_by_xor, newcomer};
+use super::{
+    ContentMessageOf, Recipe, Settings, brings_to_dht, dht, hide_in_dht, kademlia::nearest_by_xor, newcomer,
+};
 use crate::world::SimulatedContact;
 
 /// A ring, told from others.
@@ -86,6 +88,10 @@ impl Recipe for HybridRecipe {
 
     fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
         hide_in_dht(question)
+    }
+
+    fn brings<'m>(&self, message: &'m mut ContentMessageOf<Self>) -> Option<&'m mut Vec<Entry>> {
+        brings_to_dht(message)
     }
 
     /// Roles change for as long as there are too many leaves somewhere, which takes a few

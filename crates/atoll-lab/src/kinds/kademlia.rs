@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Dht, Id, Kademlia, KademliaConfig, KademliaMessage};
+use atoll_overlay::{AuthorKey, Dht, Entry, Id, Kademlia, KademliaConfig, KademliaMessage};
 
-use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, newcomer};
+use super::{ContentMessageOf, Recipe, Settings, brings_to_dht, dht, hide_in_dht, newcomer};
 use crate::world::SimulatedContact;
 
 pub(super) struct KademliaRecipe(Arc<KademliaConfig>);
@@ -70,6 +70,10 @@ impl Recipe for KademliaRecipe {
 
     fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
         hide_in_dht(question)
+    }
+
+    fn brings<'m>(&self, message: &'m mut ContentMessageOf<Self>) -> Option<&'m mut Vec<Entry>> {
+        brings_to_dht(message)
     }
 
     /// A node that joins refreshes all its buckets one after the other, some twenty lookups of

@@ -2,9 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Dht, Id, Pastry, PastryConfig, PastryMessage};
+use atoll_overlay::{AuthorKey, Dht, Entry, Id, Pastry, PastryConfig, PastryMessage};
 
-use super::{ContentMessageOf, Recipe, Settings, dht, hide_in_dht, newcomer};
+use super::{ContentMessageOf, Recipe, Settings, brings_to_dht, dht, hide_in_dht, newcomer};
 use crate::world::SimulatedContact;
 
 pub(super) struct PastryRecipe(Arc<PastryConfig>);
@@ -66,6 +66,10 @@ impl Recipe for PastryRecipe {
 
     fn hide(&self, question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
         hide_in_dht(question)
+    }
+
+    fn brings<'m>(&self, message: &'m mut ContentMessageOf<Self>) -> Option<&'m mut Vec<Entry>> {
+        brings_to_dht(message)
     }
 
     /// A row is compared with somebody's every 2 min, and there are six: twice each.

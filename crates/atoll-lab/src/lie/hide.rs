@@ -36,13 +36,14 @@ pub(super) struct Hide {
     pub(super) row: Row,
 }
 
-struct Node<'a, R: Recipe> {
-    core: R::WithContent,
-    recipe: &'a R,
-    hides: bool,
+/// A node with content, that hides what it should keep, or does not.
+pub(crate) struct Hider<'a, R: Recipe> {
+    pub(crate) core: R::WithContent,
+    pub(crate) recipe: &'a R,
+    pub(crate) hides: bool,
 }
 
-impl<R: Recipe> Core for Node<'_, R> {
+impl<R: Recipe> Core for Hider<'_, R> {
     type Message = ContentMessageOf<R>;
     type Notification = Notification<SimulatedContact>;
 
@@ -84,13 +85,13 @@ impl Task for Hide {
         };
         // One for all: who signs makes no difference to what is hidden, and keys are dear.
         let author = AuthorKey::from_seed([1; 32]);
-        let mut world: World<Node<'_, R>> = World::new(seed, Links::default());
+        let mut world: World<Hider<'_, R>> = World::new(seed, Links::default());
         world.set_up(nodes, |contact, ring, round_trip| {
             let core = recipe.converged(contact, ring, round_trip);
             let mut core = recipe.with_content(core, author.clone());
             core.set_clock(Instant::ORIGIN, WALL);
             core.freeze();
-            Node { core, recipe, hides: hides(contact) }
+            Hider { core, recipe, hides: hides(contact) }
         });
         let honest: Vec<SimulatedContact> =
             world.living().filter(|(_, node)| !node.hides).map(|(contact, _)| contact).collect();

@@ -2,7 +2,9 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
-use atoll_overlay::{AuthorKey, Contact, Dht, DhtConfig, Id, LocateError, LookupId, Out, Overlay, Table};
+use atoll_overlay::{
+    AuthorKey, Contact, Dht, DhtConfig, Entry, Id, LocateError, LookupId, Out, Overlay, Table,
+};
 use atoll_types::Instant;
 use rand::RngCore;
 
@@ -85,6 +87,10 @@ impl<'a, R: Recipe> Recipe for WithLiars<'a, R> {
 
     /// Those who lie show a wrong way, and keep what they are given.
     fn hide(&self, _question: &ContentMessageOf<Self>) -> Option<ContentMessageOf<Self>> {
+        None
+    }
+
+    fn brings<'m>(&self, _message: &'m mut ContentMessageOf<Self>) -> Option<&'m mut Vec<Entry>> {
         None
     }
 

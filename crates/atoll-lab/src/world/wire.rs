@@ -24,7 +24,7 @@ impl Serialize for SimulatedContact {
 }
 
 /// Bytes of one message, all told.
-pub(super) fn message_bytes(message: &impl Serialize) -> u64 {
+pub(crate) fn message_bytes(message: &impl Serialize) -> u64 {
     let counter = postcard::ser_flavors::Size::default();
     // postcard fails on sequences of unknown length only, which no derived type has.
     let bytes = postcard::serialize_with_flavor(message, counter).expect("derived types always encode");

@@ -265,3 +265,22 @@ fn no_message_makes_a_tree_panic_or_grow() {
     // 4096 identifiers twice, 256 missing, and the views.
     assert!(node.state_bytes() < (2 * 4096 * 32 + (64 << 10)) * 2, "{}", node.state_bytes());
 }
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Client(u32);
+
+impl Contact for Client {
+    fn id(&self) -> Id {
+        Id::of(&self.0.to_le_bytes())
+    }
+}
+
+/// Nobody but an index node knows its clients.
+#[test]
+fn as_many_as_a_directory_has_clients_are_all_told() {
+    let clients = crate::DirectoryConfig::default().clients_max as u32;
+    let mut node = Inventory::new(Client(0), (1..=clients).map(Client));
+    let (mut out, mut rng) = (Out::default(), StdRng::seed_from_u64(1));
+    node.broadcast(Instant::ORIGIN, &mut rng, 7_u32, &mut out);
+    assert_eq!(out.sends.len(), clients as usize);
+}

@@ -1,17 +1,15 @@
 //! What a node keeps for others: entries by key, with the limits on them. Knows no messages
 //! and no nodes but by who brought what.
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{cmp::Ordering, collections::BTreeMap};
 
-use atoll_types::{Instant, NodeId, WallTime};
+use atoll_types::{Instant, WallTime};
 
 use super::message::{Named, Refused};
 use crate::{
     Contact, Entry, Id, Kept,
     entry::{Class, Slot, per_key_max},
+    shares::gives_way,
 };
 
 /// Entries that a node keeps. A cluster of 300 nodes with three replicas holds 6.5 million.
@@ -53,20 +51,6 @@ impl<C> Default for Cellar<C> {
     }
 }
 
-/// Whose place under a full key a newcomer gets: one of the author who has most there, if it has
-/// more than the newcomer's will then. So nobody fills a word with what one author made up, and
-/// all who keep the key let go of the same.
-fn gives_way<C>(held: &[Held<C>], newcomer: &Entry) -> Option<Slot> {
-    let class = newcomer.class();
-    let mut slots: BTreeMap<NodeId, BTreeSet<Slot>> = BTreeMap::new();
-    for entry in held.iter().map(|held| &held.entry).filter(|entry| entry.class() == class) {
-        slots.entry(entry.author).or_default().insert(entry.slot());
-    }
-    let own = slots.get(&newcomer.author).map_or(0, BTreeSet::len);
-    let most = slots.into_values().max_by_key(BTreeSet::len)?;
-    if own + 1 < most.len() { most.last().copied() } else { None }
-}
-
 impl<C: Contact> Cellar<C> {
     pub(super) fn kept(&self) -> Kept {
         self.total
@@ -91,7 +75,11 @@ impl<C: Contact> Cellar<C> {
         }
         let count = held.iter().filter(|held| held.entry.class() == slot.class).count();
         let gives_way = match former {
-            None if count >= per_key_max(slot.class) => Some(gives_way(held, &entry).ok_or(Refused::Full)?),
+            None if count >= per_key_max(slot.class) => {
+                let of_class = held.iter().filter(|held| held.entry.class() == slot.class);
+                let held = of_class.map(|held| (&held.entry, held.by.as_ref()));
+                Some(gives_way(held, &entry, by.as_ref()).ok_or(Refused::Full)?)
+            }
             _ => None,
         };
         let (freed, freed_bytes) = former.map_or((0, 0), |former| (1, former.entry.bytes()));

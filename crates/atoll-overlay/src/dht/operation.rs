@@ -26,6 +26,10 @@ use crate::{
 pub(super) const OPERATIONS_MAX: usize = 64;
 /// Nodes on the way of a lookup whose answers are remembered: some forty are asked.
 const SOUGHT_MAX: usize = 128;
+/// Nodes that are asked beyond those that one node named, if these have nothing, or are too few: three
+/// steps towards the key of three each. Whoever wants to lead them astray as well needs as many
+/// accomplices.
+const BEYOND_MAX: usize = 9;
 /// Nodes that a read waits for, of those that have something: two do not lie alike by accident,
 /// and the third may be the one that is down.
 const READ_QUORUM: usize = 2;
@@ -61,6 +65,11 @@ pub(super) struct Part<C> {
     /// Not asked yet, the best first; at most `REPLICAS_MAX`.
     candidates: Vec<C>,
     pub(super) asked: Vec<Asked<C>>,
+    /// Whether the lookup named fewer nodes than there should be, so that the others are known from
+    /// the first one alone.
+    is_named_by_one: bool,
+    /// How many had been asked when it began to ask beyond them.
+    beyond: Option<usize>,
     /// Of a read that locates: who was asked on the way for what it has; at most `SOUGHT_MAX`.
     sought: Vec<Sought<C>>,
 }
@@ -103,6 +112,29 @@ pub(super) enum State {
 impl Job {
     pub(super) fn read(class: Class) -> Self {
         Job::Read { class, found: BTreeMap::new() }
+    }
+}
+
+impl<C: Contact> Part<C> {
+    /// Others that are said to be responsible too: behind those that the lookup found; of those that are
+    /// asked beyond them in front, for each step names nearer ones.
+    fn add_candidates(&mut self, named: Vec<C>) {
+        let mut place = if self.beyond.is_some() { 0 } else { self.candidates.len() };
+        for contact in named.into_iter().take(REPLICAS_MAX) {
+            if self.candidates.len() < REPLICAS_MAX && !self.candidates.contains(&contact) {
+                self.candidates.insert(place, contact);
+                place += 1;
+            }
+        }
+    }
+
+    /// Whether a read has found nothing, or what is stored has fewer keepers than it should.
+    fn is_in_want(&self, replicas: usize) -> bool {
+        let has_it = self.count(|state| state == State::Yes);
+        match self.job {
+            Job::Read { .. } => has_it == 0,
+            Job::Store(_) => has_it < replicas,
+        }
     }
 }
 
@@ -191,6 +223,8 @@ impl<O: Overlay> Dht<O> {
             lookup: None,
             candidates: Vec::new(),
             asked: Vec::new(),
+            is_named_by_one: false,
+            beyond: None,
             sought: Vec::new(),
         };
         match self.core.locate(now, rng, key, &mut self.core_out) {
@@ -292,6 +326,7 @@ impl<O: Overlay> Dht<O> {
             Ok(owners) => owners,
             Err(error) => return self.finish(now, part, Err(ContentError::NotFound(error)), out),
         };
+        part.is_named_by_one = owners.len() < self.config.replicas;
         part.candidates.extend(owners);
         part.candidates.truncate(REPLICAS_MAX);
         self.go_on(now, part, out);
@@ -301,8 +336,18 @@ impl<O: Overlay> Dht<O> {
     fn go_on(&mut self, now: Instant, mut part: Part<O::Contact>, out: &mut DhtOut<O>) {
         let replicas = self.config.replicas;
         loop {
-            let good = part.count(|state| matches!(state, State::Waiting | State::Yes | State::Empty));
-            if good >= replicas || part.candidates.is_empty() {
+            let is_enough = match part.beyond {
+                None => {
+                    part.count(|state| matches!(state, State::Waiting | State::Yes | State::Empty))
+                        >= replicas
+                }
+                Some(from) => {
+                    part.asked.len() - from >= BEYOND_MAX
+                        || part.count(|state| state == State::Waiting) >= replicas
+                        || !part.is_in_want(replicas)
+                }
+            };
+            if is_enough || part.candidates.is_empty() {
                 break;
             }
             let contact = part.candidates.remove(0);
@@ -320,6 +365,13 @@ impl<O: Overlay> Dht<O> {
         let is_quorum = matches!(part.job, Job::Read { .. })
             && part.count(|state| state == State::Yes) >= READ_QUORUM.min(replicas);
         if is_quorum || part.count(|state| state == State::Waiting) == 0 {
+            if part.is_named_by_one && part.beyond.is_none() && part.is_in_want(replicas) {
+                // Whom this node's own tables have nearest to the key, and whom these name.
+                part.beyond = Some(part.asked.len());
+                let own = self.replicas(part.key);
+                part.add_candidates(own);
+                return self.go_on(now, part, out);
+            }
             self.conclude(now, part, out);
         } else {
             self.parts.push(part);
@@ -341,7 +393,8 @@ impl<O: Overlay> Dht<O> {
     }
 
     fn ask_myself(&mut self, now: Instant, part: &mut Part<O::Contact>) -> State {
-        self.add_candidates(part.key, &mut part.candidates, Vec::new());
+        let own = self.replicas(part.key);
+        part.add_candidates(own);
         match &mut part.job {
             Job::Store(entries) => {
                 let kept = entries.iter().map(|entry| self.cellar.put(entry.clone(), None));
@@ -355,16 +408,6 @@ impl<O: Overlay> Dht<O> {
                 let state = if entries.is_empty() { State::Empty } else { State::Yes };
                 entries.into_iter().for_each(|entry| merge(found, entry));
                 state
-            }
-        }
-    }
-
-    /// Others that are said to be responsible too: behind those that the lookup found.
-    fn add_candidates(&self, key: Id, candidates: &mut Vec<O::Contact>, named: Vec<O::Contact>) {
-        let own = if named.is_empty() { self.replicas(key) } else { named };
-        for contact in own.into_iter().take(REPLICAS_MAX) {
-            if candidates.len() < REPLICAS_MAX && !candidates.contains(&contact) {
-                candidates.push(contact);
             }
         }
     }
@@ -417,9 +460,7 @@ impl<O: Overlay> Dht<O> {
             .map(|(entry, _)| entry.clone())
             .collect();
         let is_refused = wishes.len() < entries.len() || wishes.contains(&Wish::NotMine);
-        if !replicas.is_empty() {
-            self.add_candidates(part.key, &mut part.candidates, replicas);
-        }
+        part.add_candidates(replicas);
         if is_refused {
             self.answer(now, part, from, State::No(Refused::NotMine), out);
         } else if wanted.is_empty() {
@@ -464,9 +505,7 @@ impl<O: Overlay> Dht<O> {
         let sound = sound(entries, part.key, *class, wall);
         let state = if sound.is_empty() { State::Empty } else { State::Yes };
         sound.into_iter().for_each(|entry| merge(found, entry));
-        if !replicas.is_empty() {
-            self.add_candidates(part.key, &mut part.candidates, replicas);
-        }
+        part.add_candidates(replicas);
         self.answer(now, part, from, state, out);
     }
 

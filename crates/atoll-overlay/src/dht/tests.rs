@@ -1,6 +1,7 @@
 //! Content on a network so small that one sees what is right, over Chord, Kademlia, Pastry and the
 //! hybrid.
 
+mod cellar;
 mod hybrid;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -403,89 +404,6 @@ fn limits_are_kept_to_and_said() {
     assert!(store(&mut net, 1, 1, HOUR).is_err());
 }
 
-fn entry(author_seed: u8, number: u32, sequence: u64) -> Entry {
-    author(author_seed).sign(key(number), sequence, WALL + HOUR, Body::Value(vec![0; 10]))
-}
-
-#[test]
-fn a_key_has_room_for_so_many_authors_and_they_may_renew() {
-    let mut cellar: Cellar<At> = Cellar::default();
-    for seed in 0..8 {
-        assert_eq!(cellar.put(entry(seed, 1, 1), Some(At(1))), Ok(()));
-    }
-    assert_eq!(cellar.put(entry(8, 1, 1), Some(At(1))), Err(Refused::Full));
-    assert_eq!(cellar.put(entry(3, 1, 2), Some(At(1))), Ok(()));
-    assert_eq!(cellar.put(entry(3, 1, 1), Some(At(1))), Err(Refused::Outdated));
-    assert_eq!(cellar.kept().entries, 8);
-    cellar.forget_expired(WALL + HOUR);
-    assert_eq!(cellar.kept(), Kept::default());
-    assert_eq!(cellar.put(entry(8, 1, 1), Some(At(1))), Ok(()));
-}
-
-/// A word's room is 128 postings; whoever made up so many shares it with all who come later.
-#[test]
-fn one_author_does_not_fill_a_word_and_all_who_keep_it_let_go_of_the_same() {
-    let word = crate::entry::keyword_key("plans");
-    let posting = |seed: u8, number: u32| {
-        let content = key(number);
-        let body = Body::Posting { content, name: format!("plans {number}") };
-        author(seed).sign(word, 1, WALL + HOUR, body)
-    };
-    let made_up: Vec<Entry> = (0..200).map(|number| posting(1, number)).collect();
-    let others: Vec<Entry> = (0..200).map(|number| posting(2 + (number % 10) as u8, number)).collect();
-    let keep = |entries: &[&Entry]| {
-        let mut cellar: Cellar<At> = Cellar::default();
-        for entry in entries {
-            let _ = cellar.put((*entry).clone(), Some(At(1)));
-        }
-        let mut counts: BTreeMap<NodeId, usize> = BTreeMap::new();
-        for held in cellar.held(word) {
-            *counts.entry(held.entry.author).or_default() += 1;
-        }
-        assert_eq!(counts.values().sum::<usize>(), 128);
-        counts
-    };
-    let poisoned_first: Vec<&Entry> = made_up.iter().chain(&others).collect();
-    let counts = keep(&poisoned_first);
-    assert_eq!(counts.len(), 11, "every author is found under the word: {counts:?}");
-    assert!(counts.values().all(|count| (11..=12).contains(count)), "{counts:?}");
-    // The same of those who came first, when the other comes late.
-    let poisoned_last: Vec<&Entry> = others.iter().chain(&made_up).collect();
-    let counts = keep(&poisoned_last);
-    assert!(counts.values().all(|count| (11..=12).contains(count)), "{counts:?}");
-    // Who has one of a full word may still renew it, and one alone takes nothing from itself.
-    let alone: Vec<&Entry> = made_up.iter().collect();
-    assert_eq!(keep(&alone).len(), 1);
-}
-
-#[test]
-fn one_peer_fills_a_quarter_of_the_room_and_all_together_no_more_than_all() {
-    let mut cellar: Cellar<At> = Cellar::default();
-    let key_of_all = author(1);
-    // Unsigned copies would do as well: whether it is sound was checked before.
-    let sample = key_of_all.sign(key(0), 1, WALL + HOUR, Body::Provider);
-    let mut number = 0;
-    for peer in 0..6 {
-        let mut taken = 0;
-        loop {
-            number += 1;
-            match cellar.put(Entry { key: key(number), ..sample.clone() }, Some(At(peer))) {
-                Ok(()) => taken += 1,
-                Err(refused) => break assert_eq!(refused, Refused::Full),
-            }
-        }
-        assert_eq!(taken, if peer < 4 { ENTRIES_PER_PEER_MAX } else { 0 }, "peer {peer}");
-    }
-    assert_eq!(cellar.kept().entries, ENTRIES_MAX);
-    let mut cellar: Cellar<At> = Cellar::default();
-    let sample = key_of_all.sign(key(0), 1, WALL + HOUR, Body::Value(vec![0; VALUE_BYTES_MAX]));
-    let mut number = 0;
-    while cellar.put(Entry { key: key(number), ..sample.clone() }, Some(At((number % 8) as u8))).is_ok() {
-        number += 1;
-    }
-    assert!(cellar.kept().bytes <= BYTES_MAX && cellar.kept().bytes > BYTES_MAX - 8192);
-}
-
 #[test]
 fn nobody_keeps_what_was_not_asked_for_or_is_not_signed_or_not_its_own() {
     let mut net = chord_net();
@@ -543,6 +461,35 @@ fn forged_answers_are_as_good_as_none() {
     net.run(Duration::from_secs(30));
     let (_, finished) = net.operations.pop().expect("it ended");
     assert_eq!(finished.outcome, Ok(Answer::Values(Vec::new())));
+}
+
+/// In Pastry a lookup names the first alone, who says who else has it. If it hides what it has, and names
+/// nobody, the reader finds the others by itself.
+#[test]
+fn the_first_who_is_named_alone_hides_nothing_alone() {
+    let mut net = grown(on_pastry);
+    let mut hidden = 0;
+    for number in 0..12 {
+        let by = net.store(3, key(number), "value", HOUR);
+        let owner = At(by[0]);
+        let reader = *TWELVE.iter().find(|place| !by.contains(place)).expect("one that has it not");
+        net.with(reader, |node, now, rng, out| node.fetch(now, rng, key(number), out)).expect("begun");
+        while let Some((from, to, message)) = net.wire.pop_front() {
+            let message = match message {
+                DhtMessage::Content(ContentMessage::Got { request, .. }) if from == owner => {
+                    hidden += 1;
+                    let (entries, replicas) = (Vec::new(), Vec::new());
+                    DhtMessage::Content(ContentMessage::Got { request, entries, replicas })
+                }
+                message => message,
+            };
+            net.hear(to.0, from.0, message);
+        }
+        let (_, finished) = net.operations.pop().expect("it ended");
+        let Ok(Answer::Values(entries)) = finished.outcome else { panic!("{:?}", finished.outcome) };
+        assert_eq!(entries.len(), 1, "{number}, kept by {by:?}");
+    }
+    assert!(hidden >= 12);
 }
 
 fn any_content(rng: &mut StdRng, numbered: u32, token: u64) -> ContentMessage<At> {

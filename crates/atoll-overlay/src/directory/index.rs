@@ -16,6 +16,7 @@ use crate::{
     Body, Contact, Entry, Id, Kept, Refused,
     dht::Named,
     entry::{Class, Slot, keywords_of, per_key_max},
+    shares::gives_way,
     unstructured::Wanted,
 };
 
@@ -167,15 +168,21 @@ impl<C: Contact> Index<C> {
                 Ordering::Equal => return Ok(()),
                 Ordering::Greater => {}
             }
-        } else if slot.class == Class::Value && self.range(entry.key).count() >= per_key_max(Class::Value) {
-            return Err(Refused::Full);
         }
-        let (freed, freed_bytes) = former.map_or((0, 0), |(_, former)| (1, former.entry.bytes()));
         let (by, part) = match by {
             By::Myself => (None, 1),
             By::Client(client) => (Some(client), CLIENT_PART),
             By::Fellow(fellow) => (Some(fellow), FELLOW_PART),
         };
+        let is_new_value = former.is_none() && slot.class == Class::Value;
+        let gives_way = if is_new_value && self.values_of(entry.key).count() >= per_key_max(slot.class) {
+            let held = self.values_of(entry.key).map(|held| (&held.entry, held.by.as_ref()));
+            let other = gives_way(held, &entry, by).ok_or(Refused::Full)?;
+            self.tags.get(&(entry.key, other)).copied()
+        } else {
+            None
+        };
+        let (freed, freed_bytes) = former.map_or((0, 0), |(_, former)| (1, former.entry.bytes()));
         let brought = by.and_then(|by| self.brought.get(by)).map_or(0, BTreeSet::len);
         let is_full = self.total.entries - freed >= config.entries_max
             || self.total.bytes - freed_bytes + entry.bytes() > config.bytes_max
@@ -183,9 +190,8 @@ impl<C: Contact> Index<C> {
         if is_full {
             return Err(Refused::Full);
         }
-        if let Some((tag, _)) = former {
-            self.remove((entry.key, tag));
-        }
+        let replaced = former.map(|(tag, _)| tag).or(gives_way);
+        replaced.into_iter().for_each(|tag| self.remove((entry.key, tag)));
         let place = (entry.key, tag);
         if let Some(by) = by {
             self.brought.entry(by.clone()).or_default().insert(place);
@@ -207,9 +213,8 @@ impl<C: Contact> Index<C> {
         self.values.get(&place).or_else(|| self.claims.get(&place))
     }
 
-    /// The values under a key.
-    fn range(&self, key: Id) -> impl Iterator<Item = &Entry> {
-        self.values.range((key, 0)..=(key, u64::MAX)).map(|(_, held)| &held.entry)
+    fn values_of(&self, key: Id) -> impl Iterator<Item = &Held<C>> {
+        self.values.range((key, 0)..=(key, u64::MAX)).map(|(_, held)| held)
     }
 
     fn remove(&mut self, place: Place) {
@@ -235,7 +240,9 @@ impl<C: Contact> Index<C> {
     pub(super) fn find(&self, rng: &mut dyn RngCore, wanted: &Wanted, wall: WallTime) -> Vec<Entry> {
         let holds = |entry: &&Entry| entry.expires > wall && wanted.fits(entry);
         match wanted {
-            Wanted::Under { key, class: Class::Value } => self.range(*key).filter(holds).cloned().collect(),
+            Wanted::Under { key, class: Class::Value } => {
+                self.values_of(*key).map(|held| &held.entry).filter(holds).cloned().collect()
+            }
             Wanted::Under { key, class } => {
                 // Tags are hashes, so the place to begin at is as good as drawing each.
                 let (first, last, from) = ((*key, 0), (*key, u64::MAX), (*key, rng.random()));

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use atoll_types::NodeId;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use super::*;
+use super::{index::By, *};
 use crate::{
     Answer, Finished, LookupError,
     dht::Named,
@@ -387,6 +388,30 @@ fn what_is_refused_says_why() {
 }
 
 const LOOKUPS_AT_ONCE: usize = ask::LOOKUPS_MAX + 1;
+
+/// Authors are keys that anybody makes; clients were let in.
+#[test]
+fn one_client_does_not_fill_a_key_with_authors_that_it_makes_up() {
+    let config = DirectoryConfig::default();
+    let mut index: Index<At> = Index::new(Instant::ORIGIN);
+    let value = |seed: u8| {
+        let expires = WALL + Duration::from_secs(3600);
+        author(seed).sign(Id::of(b"key"), 1, expires, Body::Value(vec![seed]))
+    };
+    for seed in 100..120 {
+        let _ = index.put(value(seed), By::Client(&At(20)), &config);
+    }
+    for client in 10..17 {
+        assert_eq!(index.put(value(client), By::Client(&At(client)), &config), Ok(()), "{client}");
+        assert_eq!(index.put(value(120 + client), By::Client(&At(20)), &config), Err(Refused::Full));
+    }
+    index.check_limits(&config);
+    let wanted = Wanted::Under { key: Id::of(b"key"), class: Class::Value };
+    let authors: BTreeSet<NodeId> =
+        index.find(&mut StdRng::seed_from_u64(1), &wanted, WALL).iter().map(|entry| entry.author).collect();
+    assert_eq!(authors.len(), 8);
+    assert!((10..17).all(|client| authors.contains(&author(client).author())));
+}
 
 #[test]
 fn an_index_node_that_is_full_of_clients_turns_others_away() {

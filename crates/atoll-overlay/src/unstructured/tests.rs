@@ -94,6 +94,41 @@ fn a_query_that_is_seen_twice_is_dropped() {
 }
 
 #[test]
+fn who_asks_without_end_is_passed_on_so_often_and_others_are_still() {
+    // 0 and 1 are neighbours of 2, behind which is 3.
+    let mut net = linked(flood(7), 4, &[(0, 2), (1, 2), (2, 3)]);
+    let mut number = 0;
+    let mut passed_on = |net: &mut Graph, from: u8, count: usize, is_walk: bool| {
+        net.sent.clear();
+        for _ in 0..count {
+            number += 1;
+            let (query, wanted) = (number, Wanted::Words(vec!["word".into()]));
+            net.hear(
+                2,
+                from,
+                match is_walk {
+                    true => Message::Walk { query, wanted, steps_left: 99, origin: At(from) },
+                    false => Message::Flood { query, wanted, ttl: 2 },
+                },
+            );
+        }
+        net.wire.clear();
+        net.sent.iter().filter(|(from, to, _)| (*from, *to) == (2, 3)).count()
+    };
+    assert_eq!(passed_on(&mut net, 0, 1_000, false), 200);
+    assert_eq!(passed_on(&mut net, 0, 10, true), 0);
+    assert_eq!(passed_on(&mut net, 1, 10, false), 10);
+    net.now = net.now + Duration::from_secs(1);
+    assert_eq!(passed_on(&mut net, 0, 1_000, false), 50);
+    // To come again does not help.
+    net.hear(2, 0, Message::Disconnect);
+    net.hear(2, 0, Message::Connect { request: 1 });
+    assert_eq!(passed_on(&mut net, 0, 1_000, false), 0);
+    net.now = net.now + Duration::from_secs(10);
+    assert!(passed_on(&mut net, 0, 1_000, true) > 0);
+}
+
+#[test]
 fn a_copy_that_came_over_fewer_links_goes_on_again() {
     let mut net = line(flood(7), 4);
     net.sent.clear();
