@@ -18,10 +18,10 @@ use atoll_overlay::{AuthorKey, Contact, Content, SearchStyle, Unstructured, Unst
 use atoll_types::Instant;
 
 pub(crate) use self::network::WALL;
-use self::network::{Cost, Searched, search_all, upkeep};
+use self::network::{Searched, Upkeep, search_all, upkeep};
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report},
+    experiment::{Progress, Report, Setup, grow_network_of},
     kinds::{Kind, Recipe, Settings, Task},
     page::Plot,
     parameters::{Share, Within, parameters, words},
@@ -78,6 +78,9 @@ parameters! {
         pub publish_every_s: Within<1, 1_000_000> = Within(3_600),
         /// Upkeep is measured for so long. In half an hour what is provided is renewed once.
         pub upkeep_s: Within<1, 1_000_000> = Within(1_800),
+        /// Whether networks with an index are set up as if they had come to rest, or grow by
+        /// joining. A random graph is as it is drawn.
+        pub setup: Setup = Setup::Converged,
         + pub settings: Settings,
     }
 }
@@ -156,12 +159,19 @@ impl Task for SearchKind<'_, '_> {
         let SearchKind { seed, nodes, parameters, row, progress } = self;
         let network = || {
             let mut world = World::new(seed, Links::default());
-            world.set_up(nodes, |contact, ring, round_trip| {
-                let core = recipe.converged(contact, ring, round_trip);
-                let mut node = recipe.with_content(core, author_of(contact));
+            let with_clock = |mut node: R::WithContent| {
                 node.set_clock(Instant::ORIGIN, WALL);
                 node
-            });
+            };
+            match parameters.setup {
+                Setup::Converged => world.set_up(nodes, |contact, ring, round_trip| {
+                    let core = recipe.converged(contact, ring, round_trip);
+                    with_clock(recipe.with_content(core, author_of(contact)))
+                }),
+                Setup::Grown => grow_network_of(recipe, &mut world, nodes, 1, |contact| {
+                    with_clock(recipe.newcomer(contact, author_of(contact)))
+                }),
+            }
             world
         };
         let upkeep = upkeep(network(), Duration::from_secs(parameters.upkeep_s.0 as u64));
@@ -169,6 +179,9 @@ impl Task for SearchKind<'_, '_> {
         let frozen = || {
             let mut world = network();
             world.freeze();
+            // What was under way is no part of the first search.
+            world.run_until_quiet();
+            world.take_reports();
             world
         };
         let mut rows = Vec::new();
@@ -195,7 +208,7 @@ fn search_without_structure(
     let contacts = World::<Unstructured<SimulatedContact>>::contacts(seed, nodes);
     let authors: Vec<AuthorKey> = contacts.into_iter().map(author_of).collect();
     let random = |config| random_network(seed, &graph, &authors, config);
-    let mut upkeeps: BTreeMap<bool, Cost> = BTreeMap::new();
+    let mut upkeeps: BTreeMap<bool, Upkeep> = BTreeMap::new();
     let mut rows = Vec::new();
     for &method in &parameters.methods {
         // How somebody searches makes no difference while nobody does.
@@ -231,9 +244,15 @@ fn search_without_structure(
 }
 
 /// One for each number of queries for a publication.
-fn rows_of(row: &Row, searched: &Searched, upkeep: Cost, parameters: &SearchParameters) -> Vec<Row> {
-    let row = searched.add_to(row.clone()).with(Column::UpkeepMessagesPerNodeS, upkeep.messages);
-    let publication = searched.publication().messages + upkeep.messages * parameters.publish_every_s.0 as f64;
+fn rows_of(row: &Row, searched: &Searched, upkeep: Upkeep, parameters: &SearchParameters) -> Vec<Row> {
+    let Upkeep { per_second, bytes_per_node } = upkeep;
+    let row = searched
+        .add_to(row.clone())
+        .with(Column::UpkeepMessagesPerNodeS, per_second.messages)
+        .with(Column::UpkeepBytesPerNodeS, per_second.bytes)
+        .with(Column::BytesPerNode, bytes_per_node);
+    let publication =
+        searched.publication().messages + per_second.messages * parameters.publish_every_s.0 as f64;
     let with_queries = |&Within(queries): &Within<1, 1_000_000>| {
         let all = searched.search().messages + publication / queries as f64;
         row.clone().with(Column::QueriesPerPublication, queries).with(Column::AllMessagesMean, all)
