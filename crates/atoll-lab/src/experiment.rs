@@ -111,22 +111,9 @@ pub(crate) fn network_over<R: Recipe>(
 
 /// Lets so many nodes join, each through so many others that it knows, and come to rest.
 pub(crate) fn grow_network<R: Recipe>(recipe: &R, world: &mut World<R::Core>, nodes: usize, known: usize) {
-    grow_network_of(recipe, world, nodes, known, |contact| recipe.outside(contact));
-}
-
-/// The same with nodes that are made otherwise, as such with content.
-pub(crate) fn grow_network_of<R: Recipe, O>(
-    recipe: &R,
-    world: &mut World<O>,
-    nodes: usize,
-    known: usize,
-    make: impl Fn(SimulatedContact) -> O,
-) where
-    O: Overlay<Contact = SimulatedContact, Message: Serialize>,
-{
     for _ in 0..nodes {
         let before = recipe.appointed().len();
-        world.join_through(known, &make);
+        world.join_through(known, |contact| recipe.outside(contact));
         let appointed = recipe.appointed();
         if appointed.len() != before {
             let all: Vec<SimulatedContact> = world.living().map(|(contact, _)| contact).collect();

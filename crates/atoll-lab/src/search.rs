@@ -21,7 +21,7 @@ pub(crate) use self::network::WALL;
 use self::network::{Searched, Upkeep, search_all, upkeep};
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report, Setup, grow_network_of},
+    experiment::{Progress, Report},
     kinds::{Kind, Recipe, Settings, Task},
     page::Plot,
     parameters::{Share, Within, parameters, words},
@@ -78,9 +78,6 @@ parameters! {
         pub publish_every_s: Within<1, 1_000_000> = Within(3_600),
         /// Upkeep is measured for so long. In half an hour what is provided is renewed once.
         pub upkeep_s: Within<1, 1_000_000> = Within(1_800),
-        /// Whether networks with an index are set up as if they had come to rest, or grow by
-        /// joining. A random graph is as it is drawn.
-        pub setup: Setup = Setup::Converged,
         + pub settings: Settings,
     }
 }
@@ -159,19 +156,12 @@ impl Task for SearchKind<'_, '_> {
         let SearchKind { seed, nodes, parameters, row, progress } = self;
         let network = || {
             let mut world = World::new(seed, Links::default());
-            let with_clock = |mut node: R::WithContent| {
+            world.set_up(nodes, |contact, ring, round_trip| {
+                let core = recipe.converged(contact, ring, round_trip);
+                let mut node = recipe.with_content(core, author_of(contact));
                 node.set_clock(Instant::ORIGIN, WALL);
                 node
-            };
-            match parameters.setup {
-                Setup::Converged => world.set_up(nodes, |contact, ring, round_trip| {
-                    let core = recipe.converged(contact, ring, round_trip);
-                    with_clock(recipe.with_content(core, author_of(contact)))
-                }),
-                Setup::Grown => grow_network_of(recipe, &mut world, nodes, 1, |contact| {
-                    with_clock(recipe.newcomer(contact, author_of(contact)))
-                }),
-            }
+            });
             world
         };
         let upkeep = upkeep(network(), Duration::from_secs(parameters.upkeep_s.0 as u64));
@@ -179,9 +169,6 @@ impl Task for SearchKind<'_, '_> {
         let frozen = || {
             let mut world = network();
             world.freeze();
-            // What was under way is no part of the first search.
-            world.run_until_quiet();
-            world.take_reports();
             world
         };
         let mut rows = Vec::new();
