@@ -1,10 +1,10 @@
 //! Experiment *broadcast*: one message to all nodes, before and after many of them crash.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report},
+    experiment::{Progress, Report, Setup},
     kinds::{Kind, Settings},
     page::Plot,
     parameters::{Share, Within, parameters},
@@ -34,6 +34,9 @@ parameters! {
         pub broadcasts: Within<1, 10_000> = Within(10),
         /// Bytes of a payload.
         pub payload_bytes: Within<0, PAYLOAD_BYTES_MAX> = Within(1_000),
+        /// Whether the networks whose tables are used grow by joining, or are set up as if they
+        /// had come to rest; trees always grow.
+        pub setup: Setup = Setup::Grown,
         + pub settings: Settings,
     }
 }
@@ -93,12 +96,15 @@ pub fn broadcast(seed: u64, parameters: BroadcastParameters, tell: &mut dyn FnMu
     let sizes: usize = runs.iter().map(|(nodes, ..)| nodes).sum();
     let mut progress = Progress::new(tell, (sizes * parameters.failed_shares.len()) as f64);
     let mut rows = Vec::new();
+    let mut graphs: BTreeMap<(usize, &str), Graph> = BTreeMap::new();
     for (nodes, name, kind, method) in runs {
-        let graph: Graph = match kind {
-            Some(kind) => kind.run(&parameters.settings, GraphOfKind { nodes, seed }),
+        let graph = graphs.entry((nodes, name)).or_insert_with(|| match kind {
+            Some(kind) => {
+                kind.run(&parameters.settings, GraphOfKind { nodes, seed, setup: parameters.setup })
+            }
             None if method == Method::Tree => Vec::new(),
             None => random_graph(nodes, parameters.connections.0, seed),
-        };
+        });
         for &Share(failed_share) in &parameters.failed_shares {
             for &repair_s in &parameters.repairs_s {
                 let is_tree = method == Method::Tree;
@@ -122,7 +128,7 @@ pub fn broadcast(seed: u64, parameters: BroadcastParameters, tell: &mut dyn FnMu
                     payload_bytes: parameters.payload_bytes.0,
                     upload_bytes_per_s: 0,
                 };
-                rows.push(spread.over(method, &graph, row));
+                rows.push(spread.over(method, graph, row));
             }
             progress.add(nodes as f64);
         }

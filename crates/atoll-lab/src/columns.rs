@@ -85,6 +85,7 @@ columns! {
     TimeoutsP1 "timeouts_p1" ["nodes", 0] "the same, 1st percentile";
     TimeoutsP99 "timeouts_p99" ["nodes", 0] "the same, 99th percentile";
     LookupsFailedShare "lookups_failed_share" ["share", 4] "of lookups that ended without an answer, or with a node that is not responsible";
+    KeysLostShare "keys_lost_share" ["share", 4] "of lookups, those that do not end with the node that was responsible before any failed: what it alone kept is lost";
     LookupsWrongShare "lookups_wrong_share" ["share", 4] "of lookups that ended with a node that is not responsible, when asked or when answered";
     Connections "connections" ["nodes", 0] "neighbours of a node that were asked for, on average";
     UploadMbitPerS "upload_mbit_per_s" ["Mbit/s", 0] "what a node can send, one message after the other";

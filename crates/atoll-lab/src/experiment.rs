@@ -149,6 +149,22 @@ pub(crate) fn measure<R: Recipe>(
     measure_among(recipe, world, seed, lookups, |_| true, row)
 }
 
+/// The same after nodes failed; `before` are those that keys could belong to until then, sorted
+/// by id.
+pub(crate) fn measure_after_failure<R: Recipe>(
+    recipe: &R,
+    world: &mut World<R::Core>,
+    seed: u64,
+    lookups: usize,
+    before: &[(Id, SimulatedContact)],
+    row: Row,
+) -> Row {
+    let (made, row) = measure_lookups(recipe, world, seed, lookups, |_| true, row);
+    let is_lost =
+        |(key, found): &&(Id, Option<SimulatedContact>)| *found != Some(recipe.responsible(*key, before));
+    row.with_some(Column::KeysLostShare, share(made.iter().filter(is_lost).count() as f64, made.len()))
+}
+
 /// The same with askers, and keys of nodes, that are wanted; at least one node must be.
 pub(crate) fn measure_among<R: Recipe>(
     recipe: &R,
@@ -158,8 +174,23 @@ pub(crate) fn measure_among<R: Recipe>(
     is_wanted: impl Fn(SimulatedContact) -> bool,
     row: Row,
 ) -> Row {
+    measure_lookups(recipe, world, seed, lookups, is_wanted, row).1
+}
+
+/// Also gives with whom the lookup of each key ended.
+#[allow(clippy::type_complexity, reason = "keys, and with whom each ended")]
+fn measure_lookups<R: Recipe>(
+    recipe: &R,
+    world: &mut World<R::Core>,
+    seed: u64,
+    lookups: usize,
+    is_wanted: impl Fn(SimulatedContact) -> bool,
+    row: Row,
+) -> (Vec<(Id, Option<SimulatedContact>)>, Row) {
     let mut rng = stream(seed, "lookups");
+    let mut ends = Vec::new();
     let bytes_per_node = world.bytes_per_node();
+    let state_bytes_max = world.living().map(|(_, core)| core.state_bytes()).max();
     let ring = ring(world.living().map(|(contact, _)| contact));
     let keepers = keepers(world);
     let traffic_before = world.traffic();
@@ -171,7 +202,9 @@ pub(crate) fn measure_among<R: Recipe>(
             let Some(began) = begun.remove(&(asker, located.lookup)) else { continue };
             made.timeouts.push(located.timeouts);
             let responsible = recipe.responsible(located.key, &keepers);
-            if located.outcome.ok().and_then(|found| found.first().copied()) != Some(responsible) {
+            let found = located.outcome.ok().and_then(|found| found.first().copied());
+            ends.push((located.key, found));
+            if found != Some(responsible) {
                 continue;
             }
             made.hops.push(located.hops);
@@ -206,10 +239,13 @@ pub(crate) fn measure_among<R: Recipe>(
         take_ends(world, &mut begun);
     }
     let traffic = world.traffic() - traffic_before;
-    made.into_row(row)
+    let row = made
+        .into_row(row)
         .with_some(Column::MessagesMean, share(traffic.sent as f64, lookups))
         .with_some(Column::BytesMean, share(traffic.sent_bytes as f64, lookups))
         .with(Column::BytesPerNode, bytes_per_node)
+        .with_some(Column::StateBytesMax, state_bytes_max);
+    (ends, row)
 }
 
 /// How lookups ended.

@@ -6,9 +6,9 @@ use rand::seq::SliceRandom;
 
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report, Setup, measure, network},
+    experiment::{Progress, Report, Setup, keepers, measure_after_failure, network},
     kinds::{Kind, Recipe, Settings, Task},
-    page::Plot,
+    page::{Plot, Theory},
     parameters::{NodeCount, Share, parameters},
     plot::Scale,
     world::{SimulatedContact, stream},
@@ -28,6 +28,8 @@ parameters! {
         pub failed_shares: Vec<Share> = (0..=8).map(|tenths| Share(f64::from(tenths) / 10.0)).collect(),
         /// Seconds of upkeep after the failure; 0 is before any repair.
         pub repairs_s: Vec<u64> = vec![0, 600],
+        /// Whether the network grows by joining, or is set up as if it had come to rest.
+        pub setup: Setup = Setup::Grown,
         + pub settings: Settings,
     }
 }
@@ -41,6 +43,18 @@ pub(crate) const PLOTS: &[Plot] = &[
         y: (Column::LookupsFailedShare, Scale::Linear),
         by: LINES,
         theory: &[],
+        model: None,
+    },
+    Plot {
+        title: "Keys whose only copy is lost",
+        x: (Column::FailedShare, Scale::Linear),
+        y: (Column::KeysLostShare, Scale::Linear),
+        by: LINES,
+        theory: &[Theory {
+            label: "p: the share that failed (SIGCOMM 2001)",
+            when: (Column::Overlay, "chord"),
+            of: |share| share,
+        }],
         model: None,
     },
     Plot {
@@ -72,51 +86,50 @@ pub(crate) const PLOTS: &[Plot] = &[
 /// Fails a share of a network at rest and looks evenly drawn keys up, asked at nodes that live.
 /// Nobody learns from what these lookups meet, so each meets the network as it was left.
 pub fn failure(seed: u64, parameters: FailureParameters, tell: &mut dyn FnMut(f64)) -> Report {
-    let FailureParameters { overlays, nodes, failed_shares, repairs_s, .. } = &parameters;
-    let count = nodes.len() * failed_shares.len() * repairs_s.len() * overlays.len();
-    let mut progress = Progress::new(tell, count as f64);
+    let FailureParameters { overlays, nodes, .. } = &parameters;
+    let mut progress = Progress::new(tell, (nodes.len() * overlays.len()) as f64);
     let mut rows = Vec::new();
     for &NodeCount(nodes) in nodes {
-        for &Share(failed_share) in failed_shares {
-            for &repair_s in repairs_s {
-                for &overlay in overlays {
-                    let row = Row::default()
-                        .with(Column::Overlay, overlay.name())
-                        .with(Column::Nodes, nodes)
-                        .with(Column::FailedShare, failed_share)
-                        .with(Column::RepairS, repair_s);
-                    let repair = Duration::from_secs(repair_s);
-                    let lookups = parameters.lookups;
-                    let task = Failure { seed, nodes, lookups, failed_share, repair, row };
-                    rows.push(overlay.run(&parameters.settings, task));
-                    progress.add(1.0);
-                }
-            }
+        for &overlay in overlays {
+            let row = Row::default().with(Column::Overlay, overlay.name()).with(Column::Nodes, nodes);
+            let task = Failure { seed, nodes, parameters: &parameters, row };
+            rows.extend(overlay.run(&parameters.settings, task));
+            progress.add(1.0);
         }
     }
     Report::new("failure", seed, &parameters, rows)
 }
 
-struct Failure {
+struct Failure<'a> {
     seed: u64,
     nodes: usize,
-    lookups: usize,
-    failed_share: f64,
-    repair: Duration,
+    parameters: &'a FailureParameters,
     row: Row,
 }
 
-impl Task for Failure {
-    type Output = Row;
+impl Task for Failure<'_> {
+    type Output = Vec<Row>;
 
-    fn run<R: Recipe>(self, recipe: &R) -> Row {
-        let mut world = network(recipe, self.nodes, self.seed, Setup::Converged);
-        let mut all: Vec<SimulatedContact> = world.living().map(|(contact, _)| contact).collect();
+    /// One network, and copies of it that lose their nodes.
+    fn run<R: Recipe>(self, recipe: &R) -> Vec<Row> {
+        let FailureParameters { lookups, failed_shares, repairs_s, setup, .. } = self.parameters;
+        let whole = network(recipe, self.nodes, self.seed, *setup);
+        let before = keepers(&whole);
+        let mut all: Vec<SimulatedContact> = whole.living().map(|(contact, _)| contact).collect();
         all.shuffle(&mut stream(self.seed, "failures"));
-        let failing = (self.failed_share * all.len() as f64).round() as usize;
-        all[..failing.min(all.len() - 1)].iter().for_each(|contact| world.fail(*contact));
-        world.run(self.repair);
-        world.freeze();
-        measure(recipe, &mut world, self.seed, self.lookups, self.row)
+        let mut rows = Vec::new();
+        for &Share(failed_share) in failed_shares {
+            let failing = ((failed_share * all.len() as f64).round() as usize).min(all.len() - 1);
+            for &repair_s in repairs_s {
+                let mut world = whole.clone();
+                all[..failing].iter().for_each(|contact| world.fail(*contact));
+                world.run(Duration::from_secs(repair_s));
+                world.freeze();
+                let row = self.row.clone();
+                let row = row.with(Column::FailedShare, failed_share).with(Column::RepairS, repair_s);
+                rows.push(measure_after_failure(recipe, &mut world, self.seed, *lookups, &before, row));
+            }
+        }
+        rows
     }
 }

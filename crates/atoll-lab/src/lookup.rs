@@ -33,12 +33,30 @@ pub(crate) const PLOTS: &[Plot] = &[
         x: (Column::Nodes, Scale::Logarithmic),
         y: (Column::HopsMean, Scale::Linear),
         by: &[Column::Overlay],
-        theory: &[Theory {
-            // Stoica et al., ToN 2003: to the predecessor; the hop from there is ours.
-            label: "½·log₂N + 1: Chord by fingers only (ToN 2003)",
-            when: (Column::Overlay, "chord"),
-            of: |nodes| nodes.log2() / 2.0 + 1.0,
-        }],
+        theory: &[
+            Theory {
+                // Stoica et al., ToN 2003: to the predecessor; the hop from there is ours.
+                label: "½·log₂N + 1: Chord by fingers only (ToN 2003)",
+                when: (Column::Overlay, "chord"),
+                of: |nodes| nodes.log2() / 2.0 + 1.0,
+            },
+            Theory {
+                label: "log₂N: Kademlia's bound, b = 1 (2002)",
+                when: (Column::Overlay, "kademlia"),
+                of: f64::log2,
+            },
+            Theory {
+                label: "log₁₆N: Pastry's bound, b = 4 (2001)",
+                when: (Column::Overlay, "pastry"),
+                of: |nodes| nodes.log2() / 4.0,
+            },
+            Theory { label: "1: a directory", when: (Column::Overlay, "directory"), of: |_| 1.0 },
+            Theory {
+                label: "2: a hybrid's super-peer, and the one whose the key is",
+                when: (Column::Overlay, "hybrid"),
+                of: |_| 2.0,
+            },
+        ],
         model: None,
     },
     Plot {

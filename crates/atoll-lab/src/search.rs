@@ -18,7 +18,7 @@ use atoll_overlay::{AuthorKey, Contact, Content, SearchStyle, Unstructured, Unst
 use atoll_types::Instant;
 
 pub(crate) use self::network::WALL;
-use self::network::{Cost, Searched, search_all, upkeep};
+use self::network::{Searched, Upkeep, search_all, upkeep};
 use crate::{
     columns::{Column, Row},
     experiment::{Progress, Report},
@@ -195,7 +195,7 @@ fn search_without_structure(
     let contacts = World::<Unstructured<SimulatedContact>>::contacts(seed, nodes);
     let authors: Vec<AuthorKey> = contacts.into_iter().map(author_of).collect();
     let random = |config| random_network(seed, &graph, &authors, config);
-    let mut upkeeps: BTreeMap<bool, Cost> = BTreeMap::new();
+    let mut upkeeps: BTreeMap<bool, Upkeep> = BTreeMap::new();
     let mut rows = Vec::new();
     for &method in &parameters.methods {
         // How somebody searches makes no difference while nobody does.
@@ -231,9 +231,15 @@ fn search_without_structure(
 }
 
 /// One for each number of queries for a publication.
-fn rows_of(row: &Row, searched: &Searched, upkeep: Cost, parameters: &SearchParameters) -> Vec<Row> {
-    let row = searched.add_to(row.clone()).with(Column::UpkeepMessagesPerNodeS, upkeep.messages);
-    let publication = searched.publication().messages + upkeep.messages * parameters.publish_every_s.0 as f64;
+fn rows_of(row: &Row, searched: &Searched, upkeep: Upkeep, parameters: &SearchParameters) -> Vec<Row> {
+    let Upkeep { per_second, bytes_per_node } = upkeep;
+    let row = searched
+        .add_to(row.clone())
+        .with(Column::UpkeepMessagesPerNodeS, per_second.messages)
+        .with(Column::UpkeepBytesPerNodeS, per_second.bytes)
+        .with(Column::BytesPerNode, bytes_per_node);
+    let publication =
+        searched.publication().messages + per_second.messages * parameters.publish_every_s.0 as f64;
     let with_queries = |&Within(queries): &Within<1, 1_000_000>| {
         let all = searched.search().messages + publication / queries as f64;
         row.clone().with(Column::QueriesPerPublication, queries).with(Column::AllMessagesMean, all)

@@ -152,13 +152,14 @@ type Flooding = Push<SimulatedContact, SimulatedPayload>;
 pub(crate) struct GraphOfKind {
     pub(crate) nodes: usize,
     pub(crate) seed: u64,
+    pub(crate) setup: Setup,
 }
 
 impl Task for GraphOfKind {
     type Output = Graph;
 
     fn run<R: Recipe>(self, recipe: &R) -> Graph {
-        let world = network(recipe, self.nodes, self.seed, Setup::Converged);
+        let world = network(recipe, self.nodes, self.seed, self.setup);
         world.living().map(|(_, core)| core.contacts()).collect()
     }
 }

@@ -3,8 +3,8 @@
 
 use atoll_lab::{
     BitsPerStep, BroadcastParameters, Column, FailureParameters, Kind, LieParameters, LookupParameters,
-    Method, NodeCount, Report, Row, SearchMethod, SearchParameters, Settings, Share, Within, broadcast,
-    failure, lie, lookup, search,
+    Method, NodeCount, Report, Row, SearchMethod, SearchParameters, Settings, Setup, Share, Within,
+    broadcast, failure, lie, lookup, search,
 };
 
 #[path = "papers/rounds.rs"]
@@ -68,6 +68,7 @@ fn chord_after_failure(failed_share: f64, repair_s: u64) -> Vec<Row> {
             failed_shares: vec![Share(failed_share)],
             repairs_s: vec![repair_s],
             lookups: 2_000,
+            setup: Setup::Converged,
             ..FailureParameters::default()
         };
         failure(seed, parameters, &mut |_| ())
@@ -98,6 +99,62 @@ fn chord_is_whole_again_after_half_of_the_nodes_failed() {
     let rows = chord_after_failure(0.5, 600);
     assert_eq!(mean(&rows, Column::TimeoutsMean), 0.0, "somebody still knows a failed node");
     assert_eq!(mean(&rows, Column::LookupsFailedShare), 0.0);
+}
+
+/// Stoica et al., SIGCOMM 2001, 6.3: without replicas as many lookups fail as nodes did. With 1,000
+/// nodes rather than 10⁴.
+#[test]
+fn as_many_keys_of_chord_are_lost_without_replicas_as_nodes_fail() {
+    for failed_share in [0.1, 0.3, 0.5] {
+        let rows = chord_after_failure(failed_share, 0);
+        check("lost", mean(&rows, Column::KeysLostShare), failed_share, SHARES);
+    }
+}
+
+/// Not a figure of its paper, but what its k means: a lookup fails if all k = 20 that are nearest to the
+/// key failed.
+#[test]
+fn kademlia_finds_its_way_unless_all_k_nearest_nodes_fail() {
+    let rows = over_seeds(|seed| {
+        let parameters = FailureParameters {
+            overlays: vec![Kind::Kademlia],
+            failed_shares: vec![Share(0.8)],
+            repairs_s: vec![0],
+            lookups: 200,
+            setup: Setup::Converged,
+            ..FailureParameters::default()
+        };
+        failure(seed, parameters, &mut |_| ())
+    });
+    check("failed lookups", mean(&rows, Column::LookupsFailedShare), 0.8_f64.powi(20), SHARES);
+}
+
+/// So that the tests above can do with networks that are set up. A hybrid of this size has a few
+/// super-peers, and which of them fail is chance; its own test compares it without failures.
+#[test]
+fn a_network_that_grew_fails_as_one_that_was_set_up() {
+    let [grown, converged] = [Setup::Grown, Setup::Converged].map(|setup| {
+        let parameters = FailureParameters {
+            overlays: vec![Kind::Directory, Kind::Chord, Kind::Kademlia, Kind::Pastry],
+            nodes: vec![NodeCount(300)],
+            failed_shares: vec![Share(0.3)],
+            repairs_s: vec![0],
+            lookups: 1_000,
+            setup,
+            ..FailureParameters::default()
+        };
+        failure(1, parameters, &mut |_| ()).rows
+    });
+    for (grown, converged) in grown.iter().zip(&converged) {
+        let overlay = grown.shown(Column::Overlay);
+        let both = |column| [grown, converged].map(|row| row.number(column).expect("measured"));
+        let [hops, set_up] = both(Column::HopsMean);
+        check(&format!("{overlay}'s hops"), hops, set_up, HOPS);
+        let [failed, set_up] = both(Column::LookupsFailedShare);
+        check(&format!("{overlay}'s failed lookups"), failed, set_up, SHARES);
+        let [messages, set_up] = both(Column::MessagesMean);
+        check(&format!("{overlay}'s messages"), messages, set_up, 0.25 * set_up);
+    }
 }
 
 fn kademlia(nodes: usize, bits_per_step: BitsPerStep, k: usize, alpha: usize) -> Vec<Row> {
@@ -193,6 +250,7 @@ fn pastry_delivers_unless_half_of_a_leaf_set_fails() {
             failed_shares: vec![Share(0.1)],
             repairs_s: vec![0],
             lookups: 1_000,
+            setup: Setup::Converged,
             ..FailureParameters::default()
         };
         failure(seed, parameters, &mut |_| ())

@@ -19,9 +19,10 @@
 //! - `upkeep`: what keeps the tables right.
 //!
 //! What a message claims about others is hearsay: it fills places in bounded tables, never
-//! more of them, and who does not answer loses its place again. That a node *lies* about its
-//! successors is not yet defended against; identifiers are hashes of keys, so at least nobody
-//! chooses its place.
+//! more of them, and who does not answer loses its place again. A lookup asks the node that the
+//! key is said to belong to whether it does; who is sent astray before that is lost, and the
+//! lab's experiment `lie` shows how often. Identifiers are hashes of keys, so nobody chooses its
+//! place.
 
 mod lookup;
 mod message;

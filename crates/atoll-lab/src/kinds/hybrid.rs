@@ -103,12 +103,15 @@ impl Recipe for HybridRecipe {
 
 #[cfg(test)]
 mod tests {
-    use atoll_overlay::{Contact, Overlay};
+    use atoll_overlay::Contact;
 
     use super::*;
     use crate::{
         columns::{Column, Row},
         experiment::{Setup, network},
+        kinds::Kind,
+        lookup::{LookupParameters, lookup},
+        parameters::NodeCount,
     };
 
     /// How many super-peers a network has, and how many leaves each.
@@ -162,14 +165,21 @@ mod tests {
     /// has it, and this keeps it at a size that takes a second.
     #[test]
     fn lookups_in_a_hybrid_take_two_hops_at_most() {
-        let recipe = HybridRecipe::new(&Settings::default());
-        let mut world = network(&recipe, 20_000, 7, Setup::Converged);
-        let largest = world.living().map(|(_, core)| core.state_bytes()).max().expect("some");
-        assert!(largest <= 64 << 10, "{largest} bytes");
-        world.freeze();
-        let row = crate::experiment::measure(&recipe, &mut world, 7, 1_000, Row::default());
-        assert_eq!(row.number(Column::LookupsFailedShare), Some(0.0));
-        assert_eq!(row.number(Column::HopsP99), Some(2.0));
+        let parameters = LookupParameters {
+            overlays: vec![Kind::Hybrid],
+            nodes: vec![NodeCount(20_000)],
+            upkeep_s: 120,
+            ..LookupParameters::default()
+        };
+        let rows = lookup(7, parameters, &mut |_| ()).rows;
+        let number = |column| rows[0].number(column).expect("measured");
+        assert_eq!(number(Column::LookupsFailedShare), 0.0);
+        assert_eq!(number(Column::HopsP99), 2.0);
+        let largest = number(Column::StateBytesMax);
+        assert!(largest <= f64::from(64 << 10), "{largest} bytes");
+        // What docs/lab.md says of 10⁵ nodes.
+        let upkeep = number(Column::UpkeepBytesPerNodeS);
+        assert!((upkeep / 7.5 - 1.0).abs() < 0.25, "{upkeep} bytes a second");
     }
 
     #[test]

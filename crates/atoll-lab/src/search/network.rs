@@ -33,6 +33,14 @@ impl Cost {
     }
 }
 
+/// What it takes to keep a network in which each node provides one thing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Upkeep {
+    /// Sent by a node.
+    pub(super) per_second: Cost,
+    pub(super) bytes_per_node: f64,
+}
+
 /// What searches of one network came to.
 #[derive(Debug, Default)]
 pub(super) struct Searched {
@@ -66,7 +74,7 @@ impl Searched {
 
 /// What a node sends in a second to keep the network, and in it what each provides, while nobody
 /// searches.
-pub(super) fn upkeep<O>(mut world: World<O>, duration: Duration) -> Cost
+pub(super) fn upkeep<O>(mut world: World<O>, duration: Duration) -> Upkeep
 where
     O: Content<Contact = SimulatedContact, Message: Serialize>,
 {
@@ -79,7 +87,8 @@ where
     world.run(duration);
     let Cost { messages, bytes } = Cost::mean(world.traffic() - before, contacts.len());
     let seconds = duration.as_secs_f64();
-    Cost { messages: messages / seconds, bytes: bytes / seconds }
+    let per_second = Cost { messages: messages / seconds, bytes: bytes / seconds };
+    Upkeep { per_second, bytes_per_node: world.bytes_per_node() }
 }
 
 /// Publishes something at a share of the nodes and searches it at one, again and again. The
