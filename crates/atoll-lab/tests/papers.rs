@@ -129,8 +129,8 @@ fn kademlia_finds_its_way_unless_all_k_nearest_nodes_fail() {
     check("failed lookups", mean(&rows, Column::LookupsFailedShare), 0.8_f64.powi(20), SHARES);
 }
 
-/// So that the tests above can do with networks that are set up. A hybrid of this size has a few
-/// super-peers, and which of them fail is chance; its own test compares it without failures.
+/// So that the tests above can do with networks that are set up. Not the hybrid,
+/// which is better off if it grew; its own test compares it without failures.
 #[test]
 fn a_network_that_grew_fails_as_one_that_was_set_up() {
     let [grown, converged] = [Setup::Grown, Setup::Converged].map(|setup| {

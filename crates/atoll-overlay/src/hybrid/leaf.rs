@@ -339,7 +339,7 @@ impl<C: Contact> Hybrid<C> {
         }
     }
 
-    fn election_wait(&self, now: Instant, rng: &mut dyn RngCore) -> Duration {
+    pub(super) fn election_wait(&self, now: Instant, rng: &mut dyn RngCore) -> Duration {
         let uptime = now.saturating_since(self.joined_at).as_secs_f64();
         let newness = 1.0 / (1.0 + uptime / UPTIME_HALVES_WAIT.as_secs_f64());
         let unreached = if self.is_reached { 0.0 } else { UNREACHED_WAIT };

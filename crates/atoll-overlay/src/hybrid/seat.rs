@@ -115,7 +115,7 @@ impl<C: Contact> Seat<C> {
     }
 
     /// The fittest: reached by strangers, prompt, and the longest here.
-    fn candidate(&mut self) -> Option<C> {
+    pub(super) fn candidate(&mut self) -> Option<C> {
         let fitness = |leaf: &&mut Leaf<C>| {
             let Standing { is_reached, prompt_percent } = leaf.standing;
             let is_prompt = prompt_percent >= PROMPT_PERCENT_MIN;

@@ -1,5 +1,7 @@
 //! Hybrids so small that one sees what is right.
 
+mod fitness;
+
 use std::collections::BTreeSet;
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
