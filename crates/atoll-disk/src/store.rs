@@ -131,10 +131,14 @@ pub trait OrderedStore: Send + Sync + 'static {
     fn write(&self, batch: WriteBatch) -> Result<(), StoreError>;
     /// Everything written before the call is durable after it.
     fn flush(&self) -> Result<(), StoreError>;
-    /// Tidies up, which takes a moment: gives back the memory of what was written last, and spares
-    /// the next start from reading it again. For when nothing is written for a while.
+    /// Begins to tidy up: gives back the memory of what was written last, and spares the next start
+    /// from reading it again. For when nothing is written for a while.
     fn settle(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+    /// Whether that is done.
+    fn is_settled(&self) -> bool {
+        true
     }
     /// Empties a table, whether what it holds can be read or not. As a batch of its own;
     /// to be called while nobody holds a snapshot.

@@ -32,10 +32,6 @@ pub(crate) struct Net<O: Overlay> {
     pub(crate) nodes: BTreeMap<u8, O>,
     /// They get nothing, and do nothing.
     pub(crate) dead: BTreeSet<u8>,
-    /// Only those reach them to whom they have spoken first, as behind a firewall.
-    pub(crate) shielded: BTreeSet<u8>,
-    /// Whom each of them has spoken to.
-    spoken: BTreeSet<(u8, u8)>,
     /// Of what is on its way, so much is lost.
     pub(crate) loss: f64,
     pub(crate) wire: VecDeque<(At, At, O::Message)>,
@@ -53,8 +49,6 @@ impl<O: Overlay<Contact = At>> Net<O> {
             rng: StdRng::seed_from_u64(7),
             nodes: BTreeMap::new(),
             dead: BTreeSet::new(),
-            shielded: BTreeSet::new(),
-            spoken: BTreeSet::new(),
             loss: 0.0,
             wire: VecDeque::new(),
             sent: Vec::new(),
@@ -99,9 +93,6 @@ impl<O: Overlay<Contact = At>> Net<O> {
         let node = self.nodes.get_mut(&place).expect("a node");
         let result = act(node, self.now, &mut self.rng, &mut out);
         for (to, message) in out.sends {
-            if self.shielded.contains(&place) {
-                self.spoken.insert((place, to.0));
-            }
             self.sent.push((place, to.0, message.clone()));
             self.wire.push_back((At(place), to, message));
         }
@@ -125,8 +116,7 @@ impl<O: Overlay<Contact = At>> Net<O> {
         while let Some((from, to, message)) = self.wire.pop_front() {
             self.now = self.now + Duration::from_micros(1);
             let is_lost = self.loss > 0.0 && self.rng.random_bool(self.loss);
-            let is_let_in = !self.shielded.contains(&to.0) || self.spoken.contains(&(to.0, from.0));
-            if self.nodes.contains_key(&to.0) && !self.dead.contains(&to.0) && !is_lost && is_let_in {
+            if self.nodes.contains_key(&to.0) && !self.dead.contains(&to.0) && !is_lost {
                 self.hear(to.0, from.0, message);
             }
         }

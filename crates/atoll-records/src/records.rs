@@ -68,6 +68,10 @@ pub enum StartError {
 /// Between two looks at how far a hand-over is.
 const HAND_OVER_PAUSE: Duration = Duration::from_millis(20);
 
+/// A stop waits so long for the store, and looks so often.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
+const SETTLE_PAUSE: Duration = Duration::from_millis(10);
+
 /// All shards, wherever their replicas are: commands and queries find the leader.
 /// The last clone that goes stops what runs here.
 #[derive(Clone)]
@@ -435,7 +439,15 @@ impl Records {
             // Not if the disk failed, and then nothing can be done.
             let _ = finished.await;
         }
-        settle(&self.inner.runtime, self.inner.store.clone()).await;
+        let Inner { runtime, store, .. } = &*self.inner;
+        settle(runtime, store.clone()).await;
+        let settled = async {
+            while !store.is_settled() {
+                runtime.sleep(SETTLE_PAUSE).await;
+            }
+        };
+        // What is left, the next start reads.
+        let _ = runtime.timeout(SETTLE_TIME_MAX, settled).await;
     }
 
     /// Moves a shard that this node leads towards `target`: missing replicas become

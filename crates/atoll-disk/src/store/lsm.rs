@@ -21,7 +21,6 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -47,10 +46,6 @@ const JOURNALS_BYTES_MAX: u64 = 128 << 20;
 const OPEN_TABLES_MAX: usize = 256;
 /// One to write out and one to merge; the nodes that Atoll is for have few cores.
 const WORKER_THREADS: usize = 2;
-
-/// A stop waits so long for the workers. What they leave, the next start reads.
-const SETTLE_TIME_MAX: Duration = Duration::from_secs(2);
-const SETTLE_PAUSE: Duration = Duration::from_millis(10);
 
 /// The file with the number of the last flush, in decimal, and its successor until it is
 /// renamed.
@@ -221,11 +216,11 @@ impl OrderedStore for FjallStore {
         for keyspace in [records, chunks, local, &self.meta] {
             keyspace.rotate_memtable().map_err(failed("settle"))?;
         }
-        let started = Instant::now();
-        while self.database.journal_count() > 1 && started.elapsed() < SETTLE_TIME_MAX {
-            std::thread::sleep(SETTLE_PAUSE);
-        }
         Ok(())
+    }
+
+    fn is_settled(&self) -> bool {
+        self.database.journal_count() == 1
     }
 
     fn clear(&self, table: Table) -> Result<(), StoreError> {

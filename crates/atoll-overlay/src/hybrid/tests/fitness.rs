@@ -31,14 +31,11 @@ fn early() -> BTreeSet<u8> {
 
 /// Forty nodes, of which the early leaves are changed; they tell it with their next word, and then a
 /// crowd comes. Who became a super-peer meanwhile.
-fn crowded(change: impl Fn(&mut Hybrid<At>), is_shielded: bool) -> BTreeSet<u8> {
+fn crowded(change: impl Fn(&mut Hybrid<At>)) -> BTreeSet<u8> {
     let mut net = grown(40);
     let before = supers(&net);
     for place in early().difference(&before) {
         change(net.nodes.get_mut(place).expect("a leaf"));
-        if is_shielded {
-            net.shielded.insert(*place);
-        }
     }
     net.run(3 * MINUTE);
     for place in &places(120)[40..] {
@@ -50,19 +47,13 @@ fn crowded(change: impl Fn(&mut Hybrid<At>), is_shielded: bool) -> BTreeSet<u8> 
 
 #[test]
 fn who_was_there_longest_becomes_a_super_peer() {
-    let risen = crowded(|_| (), false);
+    let risen = crowded(|_| ());
     assert!(!risen.is_disjoint(&early()), "{risen:?}");
 }
 
 #[test]
 fn who_is_slow_to_get_answers_is_passed_by() {
-    let risen = crowded(|node| node.asked = (100, 50), false);
-    assert!(!risen.is_empty() && risen.is_disjoint(&early()), "{risen:?}");
-}
-
-#[test]
-fn whom_no_stranger_reaches_is_passed_by() {
-    let risen = crowded(|node| node.is_reached = false, true);
+    let risen = crowded(|node| node.asked = (100, 50));
     assert!(!risen.is_empty() && risen.is_disjoint(&early()), "{risen:?}");
 }
 
