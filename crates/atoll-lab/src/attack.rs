@@ -52,7 +52,8 @@ parameters! {
         pub keys: Within<1, 1_000> = Within(20),
         /// Identities of the adversary for each key, a row for each.
         pub identities: Vec<Within<1, 20>> = [1, 2, 3, 6].map(Within).to_vec(),
-        /// Node keys that the adversary draws for each honest node, a row for each.
+        /// Node keys that the adversary draws for each honest node, a row for each; at least as
+        /// many as it uses.
         pub drawn_per_node: Vec<Within<1, 64>> = [1, 8, 64].map(Within).to_vec(),
         /// Authors that are made up for each key, a row for each.
         pub made_up_authors: Vec<Within<0, 256>> = [0, 8, 32].map(Within).to_vec(),

@@ -63,7 +63,8 @@ impl Task for Sybil<'_> {
         }
 
         // Numbers that nobody has used yet, of which it uses few.
-        let all = World::<Hider<'_, R>>::contacts(seed, nodes * (1 + drawn));
+        let draws = (nodes * drawn).max(keys.len() * identities);
+        let all = World::<Hider<'_, R>>::contacts(seed, nodes + draws);
         let mut candidates = ring(all[nodes..].iter().copied());
         let mut chosen: Vec<SimulatedContact> = Vec::new();
         for key in &keys {
