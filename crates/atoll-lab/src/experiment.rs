@@ -149,6 +149,9 @@ pub(crate) fn measure<R: Recipe>(
     measure_among(recipe, world, seed, lookups, |_| true, row)
 }
 
+/// A key, and with whom its lookup ended.
+type LookedUp = (Id, Option<SimulatedContact>);
+
 /// The same after nodes failed; `before` are those that keys could belong to until then, sorted
 /// by id.
 pub(crate) fn measure_after_failure<R: Recipe>(
@@ -160,8 +163,7 @@ pub(crate) fn measure_after_failure<R: Recipe>(
     row: Row,
 ) -> Row {
     let (made, row) = measure_lookups(recipe, world, seed, lookups, |_| true, row);
-    let is_lost =
-        |(key, found): &&(Id, Option<SimulatedContact>)| *found != Some(recipe.responsible(*key, before));
+    let is_lost = |(key, found): &&LookedUp| *found != Some(recipe.responsible(*key, before));
     row.with_some(Column::KeysLostShare, share(made.iter().filter(is_lost).count() as f64, made.len()))
 }
 
@@ -178,7 +180,6 @@ pub(crate) fn measure_among<R: Recipe>(
 }
 
 /// Also gives with whom the lookup of each key ended.
-#[allow(clippy::type_complexity, reason = "keys, and with whom each ended")]
 fn measure_lookups<R: Recipe>(
     recipe: &R,
     world: &mut World<R::Core>,
@@ -186,7 +187,7 @@ fn measure_lookups<R: Recipe>(
     lookups: usize,
     is_wanted: impl Fn(SimulatedContact) -> bool,
     row: Row,
-) -> (Vec<(Id, Option<SimulatedContact>)>, Row) {
+) -> (Vec<LookedUp>, Row) {
     let mut rng = stream(seed, "lookups");
     let mut ends = Vec::new();
     let bytes_per_node = world.bytes_per_node();

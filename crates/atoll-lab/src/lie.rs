@@ -23,7 +23,7 @@ use crate::{
     world::{Links, World},
 };
 
-pub(crate) use self::hide::Hider;
+pub(crate) use self::hide::Keeper;
 use self::{
     hide::{Hide, Hiding},
     liar::WithLiars,

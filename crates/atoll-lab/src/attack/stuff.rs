@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use atoll_overlay::{Answer, AuthorKey, Body, Content, Id, Notification, Overlay};
 use atoll_types::Instant;
-use rand::{Rng, rngs::StdRng};
+use rand::Rng;
 
 use super::AttackParameters;
 use crate::{
     columns::{Column, Row},
     experiment::share,
-    kinds::{ContentMessageOf, Recipe, Task},
+    kinds::{Recipe, Task},
+    lie::Keeper,
     search::WALL,
-    world::{Core, Links, OutOf, SimulatedContact, World, stream},
+    world::{Links, World, stream},
 };
 
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -26,72 +27,23 @@ pub(super) struct Stuff<'a> {
     pub(super) row: Row,
 }
 
-struct Node<'a, R: Recipe> {
-    core: R::WithContent,
-    recipe: &'a R,
-    /// Of the hostile one: with whose name it signs what it stores.
-    signs_as: Option<AuthorKey>,
-}
-
-impl<R: Recipe> Node<'_, R> {
-    /// Whatever it brings to be kept is signed anew.
-    fn forge(&self, out: &mut OutOf<Self>) {
-        let Some(author) = &self.signs_as else { return };
-        for entries in out.sends.iter_mut().filter_map(|(_, message)| self.recipe.brings(message)) {
-            for entry in entries {
-                *entry = author.sign(entry.key, entry.sequence, entry.expires, entry.body.clone());
-            }
-        }
-    }
-}
-
-impl<R: Recipe> Core for Node<'_, R> {
-    type Message = ContentMessageOf<R>;
-    type Notification = Notification<SimulatedContact>;
-
-    fn handle_message(
-        &mut self,
-        now: Instant,
-        rng: &mut StdRng,
-        from: SimulatedContact,
-        message: Self::Message,
-        out: &mut OutOf<Self>,
-    ) {
-        Overlay::handle_message(&mut self.core, now, rng, from, message, out);
-        self.forge(out);
-    }
-
-    fn handle_timeout(&mut self, now: Instant, rng: &mut StdRng, out: &mut OutOf<Self>) {
-        Overlay::handle_timeout(&mut self.core, now, rng, out);
-        self.forge(out);
-    }
-
-    fn poll_timeout(&self) -> Option<Instant> {
-        Overlay::poll_timeout(&self.core)
-    }
-
-    fn state_bytes(&self) -> usize {
-        Overlay::state_bytes(&self.core)
-    }
-}
-
 impl Task for Stuff<'_> {
     type Output = Row;
 
     fn run<R: Recipe>(self, recipe: &R) -> Row {
         let Stuff { seed, parameters, authors, row } = self;
-        let mut world: World<Node<'_, R>> = World::new(seed, Links::default());
+        let mut world: World<Keeper<'_, R>> = World::new(seed, Links::default());
         // One for all who are honest: each key has one owner.
         let honest = AuthorKey::from_seed([1; 32]);
         world.set_up(parameters.nodes.0, |contact, ring, round_trip| {
             let mut core = recipe.with_content(recipe.converged(contact, ring, round_trip), honest.clone());
             core.set_clock(Instant::ORIGIN, WALL);
             core.freeze();
-            Node { core, recipe, signs_as: None }
+            Keeper::honest(core, recipe)
         });
         let mut rng = stream(seed, "stuff");
         let hostile = world.draw_living().expect("some live");
-        let draw = |world: &mut World<Node<'_, R>>| loop {
+        let draw = |world: &mut World<Keeper<'_, R>>| loop {
             let drawn = world.draw_living().expect("some live");
             if drawn != hostile {
                 break drawn;

@@ -15,7 +15,7 @@ use crate::{
     columns::{Column, Row},
     experiment::{JOIN_EVERY, share},
     kinds::{Recipe, Task},
-    lie::Hider,
+    lie::Keeper,
     search::WALL,
     world::{Links, SimulatedContact, World, ring, stream},
 };
@@ -43,12 +43,12 @@ impl Task for Sybil<'_> {
     fn run<R: Recipe>(self, recipe: &R) -> Row {
         let Sybil { seed, parameters, identities, drawn, row } = self;
         let nodes = parameters.nodes.0;
-        let mut world: World<Hider<'_, R>> = World::new(seed, Links::default());
+        let mut world: World<Keeper<'_, R>> = World::new(seed, Links::default());
         let author = AuthorKey::from_seed([1; 32]);
         world.set_up(nodes, |contact, ring, round_trip| {
             let mut core = recipe.with_content(recipe.converged(contact, ring, round_trip), author.clone());
             core.set_clock(Instant::ORIGIN, WALL);
-            Hider { core, recipe, hides: false }
+            Keeper::honest(core, recipe)
         });
         let honest: Vec<SimulatedContact> = world.living().map(|(contact, _)| contact).collect();
         let mut rng = stream(seed, "sybil");
@@ -64,7 +64,7 @@ impl Task for Sybil<'_> {
 
         // Numbers that nobody has used yet, of which it uses few.
         let draws = (nodes * drawn).max(keys.len() * identities);
-        let all = World::<Hider<'_, R>>::contacts(seed, nodes + draws);
+        let all = World::<Keeper<'_, R>>::contacts(seed, nodes + draws);
         let mut candidates = ring(all[nodes..].iter().copied());
         let mut chosen: Vec<SimulatedContact> = Vec::new();
         for key in &keys {
@@ -84,7 +84,7 @@ impl Task for Sybil<'_> {
             let mut core = recipe.newcomer(contact, author.clone());
             core.set_clock(Instant::ORIGIN, WALL);
             let known = honest[rng.random_range(0..nodes)];
-            world.add(Hider { core, recipe, hides: true });
+            world.add(Keeper { hides: true, ..Keeper::honest(core, recipe) });
             world.with(contact, |node, now, rng, out| node.core.join(now, rng, &[known], out));
             world.run(JOIN_EVERY);
         }

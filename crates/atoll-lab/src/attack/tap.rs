@@ -1,6 +1,12 @@
 //! A network in which it is noted what is said, and what follows from what an attacker says.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt::{self, Write},
+    rc::Rc,
+    time::Duration,
+};
 
 use atoll_overlay::{AuthorKey, Content, Id, Notification, Offered, Out, Overlay, VALUE_BYTES_MAX};
 use atoll_types::Instant;
@@ -66,10 +72,23 @@ struct Tap<M> {
 }
 
 /// A message's variant, and that of what is in it: the innermost with a name of its own.
-fn kind_of(message: &impl std::fmt::Debug) -> String {
-    let printed = format!("{message:?}");
-    let path = printed.split([' ', '{', ')']).next().unwrap_or_default();
-    path.rsplit('(').find(|part| part.starts_with(char::is_uppercase)).unwrap_or_default().to_owned()
+fn kind_of(message: &impl fmt::Debug) -> String {
+    let mut path = Path::default();
+    // It ends with an error where the path does: what is in a message may be long.
+    let _ = write!(path, "{message:?}");
+    path.0.rsplit('(').find(|part| part.starts_with(char::is_uppercase)).unwrap_or_default().to_owned()
+}
+
+/// Takes what is printed up to the first field.
+#[derive(Default)]
+struct Path(String);
+
+impl fmt::Write for Path {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = text.find([' ', '{', ')']);
+        self.0.push_str(&text[..end.unwrap_or(text.len())]);
+        if end.is_some() { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 pub(super) struct Tapped<K: Overlay> {

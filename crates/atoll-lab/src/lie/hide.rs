@@ -36,14 +36,33 @@ pub(super) struct Hide {
     pub(super) row: Row,
 }
 
-/// A node with content, that hides what it should keep, or does not.
-pub(crate) struct Hider<'a, R: Recipe> {
+/// A node with content, that is honest or not.
+pub(crate) struct Keeper<'a, R: Recipe> {
     pub(crate) core: R::WithContent,
     pub(crate) recipe: &'a R,
+    /// Whether it hides what it should keep.
     pub(crate) hides: bool,
+    /// With whose name it signs what it stores, if not with its own.
+    pub(crate) signs_as: Option<AuthorKey>,
 }
 
-impl<R: Recipe> Core for Hider<'_, R> {
+impl<'a, R: Recipe> Keeper<'a, R> {
+    pub(crate) fn honest(core: R::WithContent, recipe: &'a R) -> Self {
+        Self { core, recipe, hides: false, signs_as: None }
+    }
+
+    /// Whatever it brings to be kept is signed anew.
+    pub(crate) fn forge(&self, out: &mut OutOf<Self>) {
+        let Some(author) = &self.signs_as else { return };
+        for entries in out.sends.iter_mut().filter_map(|(_, message)| self.recipe.brings(message)) {
+            for entry in entries {
+                *entry = author.sign(entry.key, entry.sequence, entry.expires, entry.body.clone());
+            }
+        }
+    }
+}
+
+impl<R: Recipe> Core for Keeper<'_, R> {
     type Message = ContentMessageOf<R>;
     type Notification = Notification<SimulatedContact>;
 
@@ -59,10 +78,12 @@ impl<R: Recipe> Core for Hider<'_, R> {
             Some(lie) => out.sends.push((from, lie)),
             None => Overlay::handle_message(&mut self.core, now, rng, from, message, out),
         }
+        self.forge(out);
     }
 
     fn handle_timeout(&mut self, now: Instant, rng: &mut StdRng, out: &mut OutOf<Self>) {
         Overlay::handle_timeout(&mut self.core, now, rng, out);
+        self.forge(out);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -85,13 +106,13 @@ impl Task for Hide {
         };
         // One for all: who signs makes no difference to what is hidden, and keys are dear.
         let author = AuthorKey::from_seed([1; 32]);
-        let mut world: World<Hider<'_, R>> = World::new(seed, Links::default());
+        let mut world: World<Keeper<'_, R>> = World::new(seed, Links::default());
         world.set_up(nodes, |contact, ring, round_trip| {
             let core = recipe.converged(contact, ring, round_trip);
             let mut core = recipe.with_content(core, author.clone());
             core.set_clock(Instant::ORIGIN, WALL);
             core.freeze();
-            Hider { core, recipe, hides: hides(contact) }
+            Keeper { hides: hides(contact), ..Keeper::honest(core, recipe) }
         });
         let honest: Vec<SimulatedContact> =
             world.living().filter(|(_, node)| !node.hides).map(|(contact, _)| contact).collect();
