@@ -218,9 +218,9 @@ impl Drop for Ending<'_> {
 
 /// What is a right answer to a lookup at the time.
 enum Right {
-    /// The cluster is on its way from one kind to another: some member that both know, or a kind's
-    /// refusal; and what is kept may not be found yet.
-    Changing,
+    /// The cluster is on its way from one kind to another: some member that both know, or the refusal
+    /// of a kind that locates nothing, if one of them is such; and what is kept may not be found yet.
+    Changing { may_refuse: bool },
     /// Nobody is responsible for a key: the kind says so.
     Refused,
     /// Who is responsible in this kind, by one of these: nodes by their identifiers, of a kind with a
@@ -230,10 +230,18 @@ enum Right {
 }
 
 impl Right {
+    /// No kind before it that locates nothing is changed to one that does.
+    fn changing_to(kind: &str) -> Self {
+        Right::Changing { may_refuse: matches!(kind, "walk" | "flood") }
+    }
+
     fn allows(&self, key: &str, outcome: &Result<(String, String), String>) -> bool {
         match (self, outcome) {
-            (Right::Changing, Ok(_)) => true,
-            (Right::Changing | Right::Refused, Err(errors)) => errors.contains("not_offered"),
+            (Right::Changing { .. }, Ok(_)) => true,
+            (Right::Changing { may_refuse: true } | Right::Refused, Err(errors)) => {
+                errors.contains("not_offered")
+            }
+            (Right::Changing { may_refuse: false }, Err(_)) => false,
             (Right::Refused, Ok(_)) => false,
             (Right::Owners { .. }, Err(_)) => false,
             (Right::Owners { kind, rings, newcomer_too }, Ok((identifier, owner))) => {
@@ -323,7 +331,7 @@ impl Load {
             let values: Option<Value> = serde_json::from_slice(&output.stdout).ok();
             match values {
                 Some(values) => values["values"][0]["value"] == value.as_str(),
-                None => matches!(right, Right::Changing) && errors.contains("no_such_value"),
+                None => matches!(right, Right::Changing { .. }) && errors.contains("no_such_value"),
             }
         });
         assert!(is_right, "{key}: {}", String::from_utf8_lossy(&output.stderr));
@@ -397,7 +405,7 @@ fn wait_kind(cluster: &Cluster, kind: &'static str) {
 /// The cluster changes its kind under load, until what was kept before is found, and keys are
 /// whose they should be.
 fn change_kind(cluster: &Cluster, load: &Load, kind: &'static str) {
-    load.expect(Right::Changing);
+    load.expect(Right::changing_to(kind));
     set_kind(cluster, kind);
     wait_kind(cluster, kind);
     wait_values(cluster);
@@ -496,7 +504,7 @@ fn structured_kinds_agree_on_who_is_responsible_and_outlive_their_keepers() {
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(text.contains("no_such_kind"), "{text}");
     for kind in ["kademlia", "pastry"] {
-        with_load(&mut cluster, Right::Changing, |cluster, load| {
+        with_load(&mut cluster, Right::changing_to(kind), |cluster, load| {
             change_kind(cluster, load, kind);
             come_and_go(cluster, load, kind);
         });
@@ -507,7 +515,8 @@ fn structured_kinds_agree_on_who_is_responsible_and_outlive_their_keepers() {
         wait_acquainted(&cluster, kind);
         check_provided(&cluster, kind);
     }
-    with_load(&mut cluster, Right::Changing, |cluster, load| change_kind(cluster, load, "chord"));
+    let right = Right::changing_to("chord");
+    with_load(&mut cluster, right, |cluster, load| change_kind(cluster, load, "chord"));
 }
 
 /// What two nodes provide is found by a word, and by its name, until one takes it back.
@@ -530,7 +539,7 @@ fn a_directory_a_hybrid_and_networks_without_structure_outlive_their_keepers() {
     set_kind(&cluster, "chord");
     wait_whole(&cluster);
     put_values(&cluster);
-    with_load(&mut cluster, Right::Changing, |cluster, load| {
+    with_load(&mut cluster, Right::changing_to("directory"), |cluster, load| {
         change_kind(cluster, load, "directory");
         come_and_go(cluster, load, "directory");
         // An index node, too.
@@ -547,7 +556,7 @@ fn a_directory_a_hybrid_and_networks_without_structure_outlive_their_keepers() {
     wait_acquainted(&cluster, "directory");
     check_provided(&cluster, "directory");
 
-    with_load(&mut cluster, Right::Changing, |cluster, load| {
+    with_load(&mut cluster, Right::changing_to("hybrid"), |cluster, load| {
         change_kind(cluster, load, "hybrid");
         come_and_go(cluster, load, "hybrid");
     });
@@ -563,7 +572,8 @@ fn a_directory_a_hybrid_and_networks_without_structure_outlive_their_keepers() {
 
     // Without structure: nobody is responsible, and what somebody has read is read from there.
     for kind in ["walk", "flood"] {
-        with_load(&mut cluster, Right::Changing, |cluster, load| change_kind(cluster, load, kind));
+        let right = Right::changing_to(kind);
+        with_load(&mut cluster, right, |cluster, load| change_kind(cluster, load, kind));
         let refused = cluster.nodes[0].atoll(&["overlay", "trace", "key"]);
         assert!(String::from_utf8_lossy(&refused.stderr).contains("not_offered"));
         check_provided(&cluster, kind);

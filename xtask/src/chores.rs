@@ -39,7 +39,15 @@ pub(crate) fn test(rest: &[&str]) -> Result<(), String> {
     let nextest = works("cargo", &["nextest", "--version"]);
     let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test"] };
     let arguments = [runner, &["--workspace"], rest].concat();
-    run(Command::new(env!("CARGO")).args(arguments).env("PATH", path))
+    let mut command = Command::new(env!("CARGO"));
+    command.args(arguments).env("PATH", path);
+    const THREADS: &str = "NEXTEST_TEST_THREADS";
+    if std::env::var_os(THREADS).is_none() {
+        // One beyond the processors: tests of whole clusters wait more than they compute.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        command.env(THREADS, (processors + 1).to_string());
+    }
+    run(&mut command)
 }
 
 /// Where the seeds are kept that ever found something: seed, minutes, nodes, and what.
