@@ -130,6 +130,54 @@ assert s3.get_object(Bucket='bucket', Key='parts')['Body'].read() == source
     );
 }
 
+/// A part that is copied whole is taken as it lies there: 2 GiB of zeros are 2,560 parts of an
+/// object of 5 TiB, on a disk that has one chunk of them.
+#[test]
+fn an_object_of_five_tebibytes_is_put_together_read_and_deleted() {
+    let cluster = Cluster::start(1);
+    boto3(
+        &cluster.nodes[0].s3,
+        r#"
+import io
+from concurrent.futures import ThreadPoolExecutor
+GIB, COUNT = 1 << 30, 2560
+class Zeros(io.RawIOBase):
+    at = 0
+    def readable(self): return True
+    def seekable(self): return True
+    def tell(self): return self.at
+    def seek(self, to, whence=0):
+        self.at = to + (0, self.at, 2 * GIB)[whence]
+        return self.at
+    def read(self, count=-1):
+        left = 2 * GIB - self.at
+        count = left if count is None or count < 0 else min(count, left)
+        self.at += count
+        return bytes(count)
+s3.create_bucket(Bucket='bucket')
+source = s3.put_object(Bucket='bucket', Key='source', Body=Zeros())['ETag']
+upload = s3.create_multipart_upload(Bucket='bucket', Key='large')['UploadId']
+def copy(number):
+    part = s3.upload_part_copy(Bucket='bucket', Key='large', UploadId=upload, PartNumber=number, CopySource='bucket/source')
+    return {'PartNumber': number, 'ETag': part['CopyPartResult']['ETag']}
+with ThreadPoolExecutor(8) as pool:
+    parts = list(pool.map(copy, range(1, COUNT + 1)))
+assert {part['ETag'] for part in parts} == {source}
+s3.complete_multipart_upload(Bucket='bucket', Key='large', UploadId=upload, MultipartUpload={'Parts': parts})
+head = s3.head_object(Bucket='bucket', Key='large')
+assert head['ContentLength'] == 5 << 40 and head['ETag'].endswith(f'-{COUNT}"'), head
+last = (5 << 40) - 1
+for first in 0, 1234 * 2 * GIB - 5, last - 9:
+    got = s3.get_object(Bucket='bucket', Key='large', Range=f'bytes={first}-{first + 9}')
+    assert got['ContentRange'] == f'bytes {first}-{first + 9}/{last + 1}' and got['Body'].read() == bytes(10)
+assert s3.list_objects_v2(Bucket='bucket')['Contents'][0]['Size'] == 5 << 40
+s3.delete_object(Bucket='bucket', Key='large')
+assert [item['Key'] for item in s3.list_objects_v2(Bucket='bucket')['Contents']] == ['source']
+"#,
+        &[],
+    );
+}
+
 #[test]
 fn a_browser_may_read_and_upload_what_the_buckets_rules_allow() {
     let cluster = Cluster::start(1);

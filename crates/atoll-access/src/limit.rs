@@ -1,5 +1,5 @@
-//! Requests a second for each key that has a limit, on this node by itself. In memory: a
-//! node that starts again begins with full measure.
+//! How often something may be done: requests a second for each key that has a limit, on this
+//! node by itself. In memory: a node that starts again begins with full measure.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,42 @@ use atoll_types::Instant;
 
 use crate::KeyRecord;
 
-/// What a key may still do, in thousandths of a request, as of a time.
-struct Bucket {
+/// A token bucket: what may still be done, in thousandths, as of a time.
+#[derive(Debug)]
+pub(crate) struct Bucket {
     tokens: u64,
     filled: Instant,
+}
+
+impl Bucket {
+    pub(crate) fn full(most: u32, now: Instant) -> Self {
+        Self { tokens: u64::from(most) * 1000, filled: now }
+    }
+
+    /// Takes what came in since the last time.
+    fn fill(&mut self, per_second: u32, most: u32, now: Instant) {
+        let millis = now.saturating_since(self.filled).as_millis() as u64;
+        let came = millis.saturating_mul(u64::from(per_second));
+        self.tokens = self.tokens.saturating_add(came).min(u64::from(most) * 1000);
+        self.filled = now;
+    }
+
+    /// Whether one more may be done now.
+    pub(crate) fn admits(&mut self, per_second: u32, most: u32, now: Instant) -> bool {
+        self.fill(per_second, most, now);
+        match self.tokens.checked_sub(1000) {
+            Some(left) => {
+                self.tokens = left;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(crate) fn is_full(&mut self, per_second: u32, most: u32, now: Instant) -> bool {
+        self.fill(per_second, most, now);
+        self.tokens == u64::from(most) * 1000
+    }
 }
 
 /// Holds a line for each key with a limit that was used here: there are no more of them than
@@ -28,22 +60,13 @@ impl Limits {
     /// once.
     pub(crate) fn admits(&self, key: &KeyRecord, now: Instant) -> bool {
         let Some(per_second) = key.requests_per_second else { return true };
-        let most = u64::from(per_second.max(1)) * 1000;
+        let most = per_second.max(1);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let bucket = match buckets.get_mut(&key.access_key) {
             Some(bucket) => bucket,
-            None => buckets.entry(key.access_key.clone()).or_insert(Bucket { tokens: most, filled: now }),
+            None => buckets.entry(key.access_key.clone()).or_insert(Bucket::full(most, now)),
         };
-        let millis = now.saturating_since(bucket.filled).as_millis() as u64;
-        bucket.tokens = bucket.tokens.saturating_add(millis.saturating_mul(u64::from(per_second))).min(most);
-        bucket.filled = now;
-        match bucket.tokens.checked_sub(1000) {
-            Some(left) => {
-                bucket.tokens = left;
-                true
-            }
-            None => false,
-        }
+        bucket.admits(per_second, most, now)
     }
 }
 

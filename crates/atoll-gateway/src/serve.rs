@@ -62,6 +62,7 @@ struct Way {
     tls: Option<TlsAcceptor>,
     drain_wait: Duration,
     patience: Patience,
+    connections_max: usize,
 }
 
 const PATIENCE: Patience = Patience { headers: HEADERS_WAIT, write_idle: WRITE_IDLE_MAX };
@@ -93,7 +94,8 @@ pub async fn serve_s3(
         let gateway = gateway.clone();
         async move { Ok::<_, Infallible>(gateway.handle(request).await) }
     });
-    let way = Way { tls: tls.map(TlsAcceptor::from), drain_wait: S3_DRAIN_WAIT, patience: PATIENCE };
+    let (tls, drain_wait) = (tls.map(TlsAcceptor::from), S3_DRAIN_WAIT);
+    let way = Way { tls, drain_wait, patience: PATIENCE, connections_max: CONNECTIONS_MAX };
     serve(listener, way, service, open, runtime, shutdown).await;
 }
 
@@ -105,7 +107,8 @@ pub async fn serve_admin(
     shutdown: impl Future<Output = ()>,
 ) {
     let service = TowerToHyperService::new(router);
-    let way = Way { tls: None, drain_wait: ADMIN_DRAIN_WAIT, patience: PATIENCE };
+    let drain_wait = ADMIN_DRAIN_WAIT;
+    let way = Way { tls: None, drain_wait, patience: PATIENCE, connections_max: CONNECTIONS_MAX };
     serve(listener, way, service, Gauge::default(), runtime, shutdown).await;
 }
 
@@ -124,12 +127,12 @@ async fn serve<S, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
-    let Way { tls, drain_wait, patience } = way;
+    let Way { tls, drain_wait, patience, connections_max } = way;
     let mut http = Builder::new(TokioExecutor::new());
     http.http1().timer(TokioTimer::new()).header_read_timeout(patience.headers);
     http.http2().timer(TokioTimer::new()).keep_alive_interval(patience.headers);
     let graceful = GracefulShutdown::new();
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(connections_max));
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = async {
@@ -354,8 +357,8 @@ mod tests {
     const SHORT: Patience =
         Patience { headers: Duration::from_millis(300), write_idle: Duration::from_millis(300) };
 
-    /// A door that answers with more than a socket holds.
-    async fn open() -> (std::net::SocketAddr, atoll_runtime::AbortOnDrop, Gauge) {
+    /// A door for two clients that answers with more than a socket holds.
+    async fn open(patience: Patience) -> (std::net::SocketAddr, atoll_runtime::AbortOnDrop, Gauge) {
         let runtime = Runtime::tokio();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -363,7 +366,8 @@ mod tests {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(vec![0; 64 << 20]))))
         });
         let (connections, own) = (Gauge::default(), runtime.clone());
-        let way = Way { tls: None, drain_wait: ADMIN_DRAIN_WAIT, patience: SHORT };
+        let drain_wait = ADMIN_DRAIN_WAIT;
+        let way = Way { tls: None, drain_wait, patience, connections_max: 2 };
         let served = serve(listener, way, service, connections.clone(), own, future::pending());
         (address, runtime.spawn_owned("door", served), connections)
     }
@@ -375,7 +379,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_never_ends_its_headers_is_given_up() {
-        let (address, _door, _) = open().await;
+        let (address, _door, _) = open(SHORT).await;
         for start in ["", "PRI * HTTP", "GET / HTTP/1.1\r\nhost: x\r\nx-slow: "] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(start.as_bytes()).await.unwrap();
@@ -387,8 +391,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_beyond_the_most_waits_until_another_ends() {
+        let (address, _door, connections) = open(PATIENCE).await;
+        let busy = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+            stream
+        };
+        let (mut first, mut second) = (busy().await, busy().await);
+        let mut byte = [0];
+        soon(first.read_exact(&mut byte)).await.unwrap();
+        soon(second.read_exact(&mut byte)).await.unwrap();
+        let mut third = busy().await;
+        assert_eq!(connections.get(), 2);
+        drop(first);
+        soon(third.read_exact(&mut byte)).await.unwrap();
+        assert_eq!(connections.get(), 2);
+        drop(second);
+    }
+
+    #[tokio::test]
     async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
-        let (address, _door, connections) = open().await;
+        let (address, _door, connections) = open(SHORT).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
         let mut first = [0];

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 
 use crate::{
     encryption::{EncryptionKind, Sealing},
-    error::{CopyObjectError, GetObjectError, PutObjectError},
+    error::{CopyObjectError, GetObjectError, PutObjectError, Unavailable},
     get::Opened,
     ingest::{BODY_BYTES_MAX, Ingested, IngestedContent},
     manifest::Manifest,
@@ -15,8 +15,8 @@ use crate::{
     object::{ETag, ObjectInfo},
     objects::Objects,
     put::{NewObject, etag_md5},
-    request::{Copied, CopyObject, GetObject, PutBody},
-    shard::object::Got,
+    request::{BucketInfo, Copied, CopyObject, GetObject, PutBody},
+    shard::{object::Got, records::VersionRecord},
 };
 
 impl Objects {
@@ -77,37 +77,40 @@ impl Objects {
             let put = self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)?;
             return Ok(Copied { put, source_version });
         }
-        let Opened { bucket: source, got: Got { version, inline, .. }, .. } = opened;
-        if version.size > BODY_BYTES_MAX {
+        let Opened { bucket: source, got, .. } = opened;
+        if got.version.size > BODY_BYTES_MAX {
             return Err(CopyObjectError::Destination(PutObjectError::EntityTooLarge { max: BODY_BYTES_MAX }));
         }
+        let headers = headers.unwrap_or_else(|| got.version.headers.clone());
+        let etag = got.version.etag;
+        let adopted = self.adopt(&source, &get.key, got, epoch).await;
+        let ingested =
+            adopted.map_err(|error| CopyObjectError::Source(GetObjectError::Unavailable(error)))?;
+        let new = NewObject { key, conditions, headers, etag, ingested, sealing: None, idempotency };
+        let put = self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)?;
+        Ok(Copied { put, source_version })
+    }
+
+    /// What an object in the clear is made of, for another object or a part: its chunks are
+    /// stamped for there with `epoch` (rule 9), which was read before the object was.
+    pub(crate) async fn adopt(
+        &self,
+        source: &BucketInfo,
+        key: &ObjectKey,
+        Got { version, inline, .. }: Got,
+        epoch: u64,
+    ) -> Result<Ingested, Unavailable> {
         let content = match (version.content.manifest, inline) {
             (Manifest::Inline, Some(bytes)) => IngestedContent::Inline(bytes),
             (manifest, _) => {
-                let from = source.shard_of(get.key.as_bytes());
-                let source_failed = |error| CopyObjectError::Source(GetObjectError::Unavailable(error));
-                let chunks =
-                    self.all_chunks(source.id, from, manifest, version.size).await.map_err(source_failed)?;
-                self.stamp_chunks(&chunks, epoch).await.map_err(source_failed)?;
+                let from = source.shard_of(key.as_bytes());
+                let chunks = self.all_chunks(source.id, from, manifest, version.size).await?;
+                self.stamp_chunks(&chunks, epoch).await?;
                 IngestedContent::Chunks { chunks, epoch, sealed: false }
             }
         };
-        let new = NewObject {
-            key,
-            conditions,
-            headers: headers.unwrap_or(version.headers),
-            etag: version.etag,
-            ingested: Ingested {
-                content,
-                size: version.size,
-                md5: version.etag.md5,
-                checksum: version.checksum,
-            },
-            sealing: None,
-            idempotency,
-        };
-        let put = self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)?;
-        Ok(Copied { put, source_version })
+        let VersionRecord { size, etag, checksum, .. } = version;
+        Ok(Ingested { content, size, md5: etag.md5, checksum })
     }
 
     /// The source's bytes, read and stored anew; and what it was.

@@ -244,7 +244,7 @@ pub(crate) fn check_conditions(request: &GetObject, info: &ObjectInfo) -> Result
     })
 }
 
-fn resolve_range(request: &GetObject, info: &ObjectInfo) -> Result<Range<u64>, GetObjectError> {
+pub(crate) fn resolve_range(request: &GetObject, info: &ObjectInfo) -> Result<Range<u64>, GetObjectError> {
     match request.range {
         None => Ok(0..info.size),
         Some(range) => range.resolve(info).ok_or(GetObjectError::InvalidRange { size: info.size }),

@@ -368,17 +368,14 @@ pub struct UploadedPart {
 /// A part whose bytes come from another object.
 #[derive(Debug, Clone)]
 pub struct UploadPartCopy {
-    pub source_bucket: BucketName,
-    pub source_key: ObjectKey,
-    pub source_version: Option<VersionId>,
-    pub source_range: Option<ByteRange>,
-    pub source_conditions: ReadConditions,
-    pub source_customer_key: Option<CustomerKey>,
+    pub source: GetObject,
     pub bucket: BucketName,
     pub key: ObjectKey,
     pub upload: UploadId,
     pub number: u16,
     pub customer_key: Option<CustomerKey>,
+    /// Makes the part's checksum, of the kind that its upload asks for.
+    pub digest: fn(ChecksumAlgorithm) -> Box<dyn BodyDigest>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

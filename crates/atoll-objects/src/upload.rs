@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use atoll_types::Instant;
+use futures_util::StreamExt;
 
 use crate::{
     conditions::FailedCondition,
@@ -14,16 +15,16 @@ use crate::{
         CompleteUploadError, CreateUploadError, GetObjectError, PutObjectError, Unavailable, UploadError,
         UploadPartError,
     },
-    get::open_checksums,
-    ingest::Ingested,
+    get::{Opened, check_conditions, open_checksums, resolve_range},
+    ingest::{BODY_BYTES_MAX, Ingested},
+    manifest::Storage,
     names::{BucketName, ObjectKey, UploadId, VersionId},
-    object::{ByteRange, Checksum, ETag},
+    object::{ByteRange, Checksum, ChecksumAlgorithm, ETag},
     objects::{BUCKET_ATTEMPTS, Objects},
     put::{attempt_id, etag_md5},
     request::{
-        BucketInfo, CompleteUpload, CreateUpload, CreatedUpload, GetObject, ListParts, ListUploads,
-        ListedParts, PartInfo, PartPage, PutBody, PutResult, UploadPage, UploadPart, UploadPartCopy,
-        UploadedPart,
+        BucketInfo, CompleteUpload, CreateUpload, CreatedUpload, ListParts, ListUploads, ListedParts,
+        PartInfo, PartPage, PutBody, PutResult, UploadPage, UploadPart, UploadPartCopy, UploadedPart,
     },
     sealing::ENCRYPTION_SINCE,
     shard::{
@@ -36,6 +37,17 @@ use crate::{
 struct PartSealing {
     sealing: Sealing,
     salt: PartSalt,
+}
+
+/// An upload, as a part finds it.
+struct PlaceOfPart {
+    info: Arc<BucketInfo>,
+    key: ObjectKey,
+    upload: UploadId,
+    number: u16,
+    /// What the upload was created with.
+    checksum: Option<ChecksumAlgorithm>,
+    seal: Option<Seal>,
 }
 
 /// A part that only lacks its commit; sealed already, but for its checksum.
@@ -84,78 +96,99 @@ impl Objects {
 
     pub async fn upload_part(&self, request: UploadPart) -> Result<UploadedPart, UploadPartError> {
         let UploadPart { bucket, key, upload, number, customer_key, body } = request;
-        if !(1..=PARTS_MAX).contains(&number) {
-            return Err(UploadPartError::InvalidPartNumber { max: PARTS_MAX });
-        }
-        let (info, seal) = self.upload_bucket(&bucket, &key, upload).await?;
-        let encryption = seal.as_ref().map(Seal::kind);
-        let opened = self.open_seal(seal.as_ref(), customer_key.as_ref(), &key);
-        let opened = opened.map_err(|error| UploadPartError::Put(PutObjectError::Encryption(error)))?;
-        let sealing = opened.zip(seal).map(|(key, seal)| {
-            let salt = PartSalt::draw(&mut self.inner.runtime.rng());
-            PartSealing { sealing: Sealing { seal, key }, salt }
-        });
-        let stream = sealing.as_ref().map(|part| part.sealing.key.part_stream(number, &part.salt));
-        let shard = info.shard_of(key.as_bytes());
-        let ingested = self.ingest(shard, body, false, stream).await.map_err(UploadPartError::Put)?;
-        let part = self.commit_part(info, key, upload, number, NewPart { ingested, sealing }).await?;
-        Ok(UploadedPart { part, encryption })
+        let to = self.place_of_part(&bucket, key, upload, number).await?;
+        self.take_part_in(to, customer_key, body).await
     }
 
-    /// A part whose bytes come from another object, and which version of that. They are read and stored like any
-    /// other's, because a part's ETag is their MD5; chunks that are there already are
+    /// A part whose bytes come from another object, and which version of that. A whole object
+    /// whose ETag is a part's ETag, the MD5 of its bytes, is taken as it lies there; otherwise
+    /// the bytes are read and stored like any other's, though chunks that are there already are
     /// not stored twice.
     pub async fn upload_part_copy(
         &self,
         request: UploadPartCopy,
     ) -> Result<(UploadedPart, Option<VersionId>), UploadPartError> {
-        let UploadPartCopy {
-            source_bucket,
-            source_key,
-            source_version,
-            source_range,
-            source_conditions,
-            source_customer_key,
-            bucket,
-            key,
-            upload,
-            number,
-            customer_key,
-        } = request;
-        let get = GetObject {
-            bucket: source_bucket,
-            key: source_key,
-            version: source_version,
-            range: source_range,
-            conditions: source_conditions,
-            customer_key: source_customer_key,
-        };
-        let source = self.get(get).await.map_err(UploadPartError::Source)?;
-        let size = source.info.size;
-        if let Some(ByteRange::Between(_, last)) = source_range
+        let UploadPartCopy { source, bucket, key, upload, number, customer_key, digest } = request;
+        let to = self.place_of_part(&bucket, key, upload, number).await?;
+        let shard = to.info.shard_of(to.key.as_bytes());
+        // Before the source is read, so that a sweep in between is noticed at the commit.
+        let epoch = self.recent_epoch(shard).await.map_err(|error| UploadPartError::Put(error.into()))?;
+        let looked_up = self.look_up(&source, true).await.map_err(UploadPartError::Source)?;
+        let opened = self.open_object(looked_up, &source).map_err(UploadPartError::Source)?;
+        check_conditions(&source, &opened.info).map_err(UploadPartError::Source)?;
+        let range = resolve_range(&source, &opened.info).map_err(UploadPartError::Source)?;
+        let size = opened.info.size;
+        if let Some(ByteRange::Between(_, last)) = source.range
             && last >= size
         {
             // A get would bring what there is; a part that is shorter than asked is a hole.
             return Err(UploadPartError::Source(GetObjectError::InvalidRange { size }));
         }
-        let length = source.range.end - source.range.start;
-        let stream = futures_util::StreamExt::map(source.body, |piece| piece.map_err(Into::into));
-        let mut body = PutBody::new(Box::pin(stream));
+        let version = opened.info.version;
+        let algorithm = to.checksum.unwrap_or(ChecksumAlgorithm::Crc64Nvme);
+        let Opened { bucket: from, got, key: object_key, info } = opened;
+        let in_the_clear = object_key.is_none() && to.seal.is_none();
+        let checksum = info.checksum.filter(|kept| kept.algorithm == algorithm && kept.parts == 0);
+        let has_checksum = to.checksum.is_none() || checksum.is_some();
+        let as_it_lies = in_the_clear
+            && has_checksum
+            && range == (0..size)
+            && size <= BODY_BYTES_MAX
+            && info.etag.parts == 0
+            && got.version.content.manifest.storage() != Storage::Inline;
+        if as_it_lies {
+            let adopted = self.adopt(&from, &source.key, got, epoch).await;
+            let adopted = adopted.map_err(|error| UploadPartError::Source(error.into()))?;
+            let ingested = Ingested { checksum, ..adopted };
+            let part = self.commit_part(to, NewPart { ingested, sealing: None }).await?;
+            return Ok((UploadedPart { part, encryption: None }, version));
+        }
+        let length = range.end - range.start;
+        let stream = self.body_of(&from, got, object_key, &source.key, range);
+        let stream = stream.map_err(UploadPartError::Source)?;
+        let mut body = PutBody::new(stream.map(|piece| piece.map_err(Into::into)).boxed());
         body.length = Some(length);
-        let part = self.upload_part(UploadPart { bucket, key, upload, number, customer_key, body }).await?;
-        Ok((part, source.info.version))
+        body.digests.push(digest(algorithm));
+        let part = self.take_part_in(to, customer_key, body).await?;
+        Ok((part, version))
     }
 
-    /// The bucket, if the upload is in it, and how its parts are sealed: a client should hear
-    /// of a wrong upload id before it has sent 5 GiB.
-    async fn upload_bucket(
+    async fn take_part_in(
+        &self,
+        to: PlaceOfPart,
+        customer_key: Option<CustomerKey>,
+        body: PutBody,
+    ) -> Result<UploadedPart, UploadPartError> {
+        let encryption = to.seal.as_ref().map(Seal::kind);
+        let opened = self.open_seal(to.seal.as_ref(), customer_key.as_ref(), &to.key);
+        let opened = opened.map_err(|error| UploadPartError::Put(PutObjectError::Encryption(error)))?;
+        let sealing = opened.zip(to.seal.clone()).map(|(key, seal)| {
+            let salt = PartSalt::draw(&mut self.inner.runtime.rng());
+            PartSealing { sealing: Sealing { seal, key }, salt }
+        });
+        let stream = sealing.as_ref().map(|part| part.sealing.key.part_stream(to.number, &part.salt));
+        let shard = to.info.shard_of(to.key.as_bytes());
+        let ingested = self.ingest(shard, body, false, stream).await.map_err(UploadPartError::Put)?;
+        let part = self.commit_part(to, NewPart { ingested, sealing }).await?;
+        Ok(UploadedPart { part, encryption })
+    }
+
+    /// Where a part is to go: a client should hear of a wrong number or upload id before it has
+    /// sent 5 GiB.
+    async fn place_of_part(
         &self,
         bucket: &BucketName,
-        key: &ObjectKey,
+        key: ObjectKey,
         upload: UploadId,
-    ) -> Result<(Arc<BucketInfo>, Option<Seal>), UploadPartError> {
-        match self.list_parts_in(bucket, key, upload, 0, 0).await {
-            Ok((info, _, seal)) => Ok((info, seal)),
+        number: u16,
+    ) -> Result<PlaceOfPart, UploadPartError> {
+        if !(1..=PARTS_MAX).contains(&number) {
+            return Err(UploadPartError::InvalidPartNumber { max: PARTS_MAX });
+        }
+        match self.list_parts_in(bucket, &key, upload, 0, 0).await {
+            Ok((info, PartPage { checksum, .. }, seal)) => {
+                Ok(PlaceOfPart { info, key, upload, number, checksum, seal })
+            }
             Err(UploadError::NoSuchUpload) => Err(UploadPartError::NoSuchUpload),
             Err(UploadError::NoSuchBucket(name)) => {
                 Err(UploadPartError::Put(PutObjectError::NoSuchBucket(name)))
@@ -167,14 +200,8 @@ impl Objects {
         }
     }
 
-    async fn commit_part(
-        &self,
-        info: Arc<BucketInfo>,
-        key: ObjectKey,
-        upload: UploadId,
-        number: u16,
-        new: NewPart,
-    ) -> Result<PartInfo, UploadPartError> {
+    async fn commit_part(&self, to: PlaceOfPart, new: NewPart) -> Result<PartInfo, UploadPartError> {
+        let PlaceOfPart { info, key, upload, number, .. } = to;
         let NewPart { mut ingested, sealing } = new;
         let etag = ETag { md5: etag_md5(sealing.as_ref().map(|part| &part.sealing), ingested.md5), parts: 0 };
         let checksum = match (&sealing, &ingested.checksum) {

@@ -224,17 +224,17 @@ async fn an_upload_is_encrypted_part_by_part_with_the_key_that_it_began_with() {
             parts.push((number, uploaded.part.etag.to_string()));
         }
         let source = UploadPartCopy {
-            source_bucket: bucket("photos"),
-            source_key: key("source"),
-            source_version: None,
-            source_range: Some(ByteRange::Between(10, MIB as u64)),
-            source_conditions: Default::default(),
-            source_customer_key: Some(customer(9)),
+            source: GetObject {
+                range: Some(ByteRange::Between(10, MIB as u64)),
+                customer_key: Some(customer(9)),
+                ..get_request("photos", "source")
+            },
             bucket: bucket("photos"),
             key: key("multi"),
             upload,
             number: 2,
             customer_key: own.clone(),
+            digest: |_| sum_digest(None),
         };
         put_with(objects, "source", &second, Some(Encryption::Customer(customer(9)))).await.unwrap();
         let (copied, _) = objects.upload_part_copy(source).await.unwrap();

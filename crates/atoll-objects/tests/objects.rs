@@ -92,26 +92,6 @@ async fn a_body_that_is_not_what_was_announced_leaves_no_object() {
     }
 }
 
-/// Sums the bytes; announces another sum if told to.
-struct SumDigest {
-    sum: u64,
-    announced: Option<u64>,
-}
-
-impl BodyDigest for SumDigest {
-    fn update(&mut self, bytes: &[u8]) {
-        self.sum += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
-    }
-
-    fn finish(self: Box<Self>) -> Result<Option<Checksum>, String> {
-        if self.announced.is_some_and(|announced| announced != self.sum) {
-            return Err("SUM".into());
-        }
-        let value = Bytes::copy_from_slice(&self.sum.to_be_bytes());
-        Ok(Some(Checksum { algorithm: ChecksumAlgorithm::Crc32c, value, parts: 0 }))
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_further_checksum_is_kept_or_refused() {
     let world = with_bucket().await;
@@ -119,7 +99,7 @@ async fn a_further_checksum_is_kept_or_refused() {
         let bytes = random_bytes(2, size);
         let sum: u64 = bytes.iter().map(|byte| u64::from(*byte)).sum();
         let mut good = put_request("photos", "sum", &bytes);
-        good.body.digests.push(Box::new(SumDigest { sum: 0, announced: Some(sum) }));
+        good.body.digests.push(sum_digest(Some(sum)));
         let put = world.at(1).put(good).await.unwrap();
         let kept = Checksum {
             algorithm: ChecksumAlgorithm::Crc32c,
@@ -129,7 +109,7 @@ async fn a_further_checksum_is_kept_or_refused() {
         assert_eq!(put.checksum.as_ref(), Some(&kept));
         assert_eq!(world.at(1).head(get_request("photos", "sum")).await.unwrap().checksum, Some(kept));
         let mut bad = put_request("photos", "sum", &bytes);
-        bad.body.digests.push(Box::new(SumDigest { sum: 0, announced: Some(sum + 1) }));
+        bad.body.digests.push(sum_digest(Some(sum + 1)));
         let refused = world.at(1).put(bad).await;
         assert!(matches!(refused, Err(PutObjectError::BadChecksum { algorithm }) if algorithm == "SUM"));
     }
@@ -426,38 +406,62 @@ async fn a_multipart_upload_becomes_one_object() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_part_may_be_a_range_of_another_object_and_an_upload_may_be_aborted() {
+async fn a_part_may_be_another_object_or_a_range_of_it_and_an_upload_may_be_aborted() {
     let world = with_bucket().await;
     let objects = world.at(1);
     let source = random_bytes(9, 7 * MIB);
-    put(objects, "photos", "source", &source).await.unwrap();
-    let create = CreateUpload {
-        bucket: bucket("photos"),
-        key: key("multi"),
-        headers: Default::default(),
-        checksum: None,
-        encryption: None,
+    let mut request = put_request("photos", "source", &source);
+    request.body.digests.push(sum_digest(None));
+    let stored = objects.put(request).await.unwrap();
+    let create = async |checksum| {
+        let (bucket, key) = (bucket("photos"), key("multi"));
+        let create = CreateUpload { bucket, key, headers: Default::default(), checksum, encryption: None };
+        objects.create_upload(create).await.unwrap().upload
     };
-    let upload = objects.create_upload(create).await.unwrap().upload;
-    let copy = UploadPartCopy {
-        source_bucket: bucket("photos"),
-        source_key: key("source"),
-        source_version: None,
-        source_range: Some(ByteRange::Between(100, 6 * MIB as u64)),
-        source_conditions: Default::default(),
+    let copy = async |upload, source| {
+        let (bucket, key, digest) = (bucket("photos"), key("multi"), |_| sum_digest(None));
+        let copy = UploadPartCopy { source, bucket, key, upload, number: 1, customer_key: None, digest };
+        objects.upload_part_copy(copy).await.unwrap().0.part
+    };
+    let whole = get_request("photos", "source");
+    let range = GetObject { range: Some(ByteRange::Between(100, 6 * MIB as u64)), ..whole.clone() };
+    for asked in [None, Some(ChecksumAlgorithm::Crc32c), Some(ChecksumAlgorithm::Sha256)] {
+        let upload = create(asked).await;
+        for (from, expected) in [(&range, source.slice(100..=6 * MIB)), (&whole, source.clone())] {
+            let part = copy(upload, from.clone()).await;
+            assert_eq!((part.size, part.etag.md5), (expected.len() as u64, Md5::digest(&expected).into()));
+        }
+        let part = copy(upload, whole.clone()).await;
+        assert_eq!(part.etag, stored.etag);
+        // As it lies there with it, where that is what is asked for; or computed.
+        let sum = asked.is_some().then(|| stored.checksum.clone().unwrap());
+        assert_eq!(part.checksum, sum);
+        objects.abort_upload(&bucket("photos"), &key("multi"), upload).await.unwrap();
+        let again = objects.abort_upload(&bucket("photos"), &key("multi"), upload).await;
+        assert!(matches!(again, Err(UploadError::NoSuchUpload)));
+    }
+    // What was taken as it lay there is there when its source is not.
+    let upload = create(None).await;
+    let part = copy(upload, whole).await;
+    let delete = DeleteObject {
+        bucket: bucket("photos"),
+        key: key("source"),
+        version: None,
+        conditions: Default::default(),
+        idempotency: None,
+    };
+    objects.delete(delete).await.unwrap();
+    let complete = CompleteUpload {
         bucket: bucket("photos"),
         key: key("multi"),
         upload,
-        number: 1,
-        source_customer_key: None,
+        parts: vec![(1, part.etag.to_string())],
+        conditions: Default::default(),
+        checksum: None,
         customer_key: None,
     };
-    let (UploadedPart { part: info, .. }, _) = objects.upload_part_copy(copy).await.unwrap();
-    let expected = &source[100..=6 * MIB];
-    assert_eq!((info.size, info.etag.md5), (expected.len() as u64, Md5::digest(expected).into()));
-    objects.abort_upload(&bucket("photos"), &key("multi"), upload).await.unwrap();
-    let again = objects.abort_upload(&bucket("photos"), &key("multi"), upload).await;
-    assert!(matches!(again, Err(UploadError::NoSuchUpload)));
+    objects.complete_upload(complete).await.unwrap();
+    assert!(get(objects, "photos", "multi").await.unwrap() == source);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! A node's part: gathers what it decided, and puts it into the trail, batch by batch.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     mem,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,7 +18,7 @@ use super::{
     shard::{APPEND, HEADS, Heads, PAGE, Page, PageRequest},
     witness::{WitnessNote, WitnessStatement},
 };
-use crate::AccessError;
+use crate::{AccessError, limit::Bucket};
 
 /// Of one node. Shard 0 does a few hundred a second, for everyone.
 pub const COMMITS_PER_SECOND: u32 = 10;
@@ -35,10 +35,15 @@ const BATCH_BYTES_MAX: usize = 64 << 10;
 pub const QUEUE_MAX: usize = 1024;
 
 /// Denied requests are anybody's to make, and stay for ever: on average 10 a second are
-/// written down, which is 170 MB a day at 200 bytes, and up to 600 at once. The rest is
+/// written down, which is 170 MB a day at 200 bytes, and up to 1,200 at once. The rest is
 /// counted.
 const DENIALS_PER_SECOND: u32 = 10;
-const DENIALS_AT_ONCE: u32 = 600;
+const DENIALS_AT_ONCE: u32 = 1200;
+/// Of one address, half of that: who asks a lot hides what nobody else was denied.
+const DENIALS_PER_SECOND_OF_ONE: u32 = DENIALS_PER_SECOND / 2;
+const DENIALS_AT_ONCE_OF_ONE: u32 = DENIALS_AT_ONCE / 2;
+/// Addresses that were denied something lately; all others share one more line.
+const ADDRESSES_MAX: usize = 256;
 
 /// How long a commit is tried before it is looked whether it happened.
 const COMMIT_WAIT: Duration = Duration::from_secs(10);
@@ -55,26 +60,33 @@ struct Waiting {
 struct Queue {
     waiting: VecDeque<Waiting>,
     missed: u64,
-    /// Of denied requests: how many may still be written, in thousandths, as of `filled`.
-    tokens: u64,
-    filled: Option<Instant>,
+    /// Denied requests that may still be written down; `None` before the first.
+    denials: Option<Bucket>,
+    /// The same, by address.
+    of_one: BTreeMap<String, Bucket>,
 }
 
 impl Queue {
-    /// Whether one more denied request may be written down.
-    fn admits(&mut self, now: Instant) -> bool {
-        let most = u64::from(DENIALS_AT_ONCE) * 1000;
-        let passed = match self.filled.replace(now) {
-            Some(before) => now.saturating_since(before).as_millis() as u64,
-            None => most,
-        };
-        self.tokens = (self.tokens + passed * u64::from(DENIALS_PER_SECOND)).min(most);
-        let Some(left) = self.tokens.checked_sub(1000) else { return false };
+    /// Whether one more denied request from there may be written down.
+    fn admits(&mut self, from: &str, now: Instant) -> bool {
         if self.waiting.len() >= QUEUE_MAX {
             return false;
         }
-        self.tokens = left;
-        true
+        let (per_second, most) = (DENIALS_PER_SECOND_OF_ONE, DENIALS_AT_ONCE_OF_ONE);
+        let known = self.of_one.contains_key(from);
+        if !known && self.of_one.len() >= ADDRESSES_MAX {
+            self.of_one.retain(|_, bucket| !bucket.is_full(per_second, most, now));
+        }
+        let from = if known || self.of_one.len() < ADDRESSES_MAX { from } else { "" };
+        let of_one = match self.of_one.get_mut(from) {
+            Some(bucket) => bucket,
+            None => self.of_one.entry(from.to_owned()).or_insert(Bucket::full(most, now)),
+        };
+        if !of_one.admits(per_second, most, now) {
+            return false;
+        }
+        let denials = self.denials.get_or_insert(Bucket::full(DENIALS_AT_ONCE, now));
+        denials.admits(DENIALS_PER_SECOND, DENIALS_AT_ONCE, now)
     }
 
     fn next_batch(&mut self) -> (Vec<Waiting>, u64) {
@@ -121,7 +133,7 @@ impl Auditor {
     pub fn denied(&self, entry: Entry) {
         let now = self.inner.runtime.now();
         let mut queue = self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        match queue.admits(now) {
+        match queue.admits(&entry.from, now) {
             true => queue.waiting.push_back(Waiting { entry: entry.bounded(), done: None }),
             false => queue.missed += 1,
         }
@@ -259,10 +271,21 @@ mod tests {
     fn denied_requests_are_written_at_a_steady_pace_and_in_bursts() {
         let mut queue = Queue::default();
         let start = Instant::default();
-        let admitted = |queue: &mut Queue, at, times| (0..times).filter(|_| queue.admits(at)).count();
-        assert_eq!(admitted(&mut queue, start, 2000), DENIALS_AT_ONCE as usize);
-        assert_eq!(admitted(&mut queue, start + Duration::from_secs(3), 2000), 30);
+        let admitted =
+            |queue: &mut Queue, from: &str, at, times| (0..times).filter(|_| queue.admits(from, at)).count();
+        let of_one = DENIALS_AT_ONCE_OF_ONE as usize;
+        assert_eq!(admitted(&mut queue, "a", start, 2000), of_one);
+        // However much one asks, another's are written down.
+        assert_eq!(admitted(&mut queue, "b", start, 100), 100);
+        assert_eq!(admitted(&mut queue, "b", start, 2000), of_one - 100);
+        assert_eq!(admitted(&mut queue, "c", start, 2000), 0);
+        let soon = start + Duration::from_secs(3);
+        assert_eq!(admitted(&mut queue, "a", soon, 2000), 15);
+        assert_eq!(admitted(&mut queue, "c", soon, 2000), 15);
         let later = start + Duration::from_secs(100_000);
-        assert_eq!(admitted(&mut queue, later, 2000), DENIALS_AT_ONCE as usize);
+        let many = (0..5000).map(|number| admitted(&mut queue, &number.to_string(), later, 1));
+        assert_eq!(many.sum::<usize>(), ADDRESSES_MAX + of_one);
+        assert!(queue.of_one.len() <= ADDRESSES_MAX + 1);
+        assert_eq!(admitted(&mut queue, "a", later + Duration::from_secs(1000), 2000), of_one);
     }
 }

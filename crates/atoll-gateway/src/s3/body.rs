@@ -288,7 +288,101 @@ impl ChunkFraming {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use atoll_runtime::{AbortTask, Executor};
+    use atoll_types::WallTime;
+    use futures_util::{future, task::noop_waker_ref};
+
     use super::*;
+
+    /// A clock that stands still until it is moved.
+    #[derive(Default)]
+    struct Clock(Arc<AtomicU64>);
+
+    impl Clock {
+        fn advance(&self, by: Duration) {
+            self.0.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
+        }
+    }
+
+    impl Executor for Clock {
+        fn now(&self) -> Instant {
+            Instant::from_nanos(self.0.load(Ordering::SeqCst))
+        }
+
+        fn wall_now(&self) -> WallTime {
+            WallTime::default()
+        }
+
+        fn spawn(&self, _name: &'static str, _task: BoxFuture<'static, ()>) -> Box<dyn AbortTask> {
+            unreachable!("a body spawns nothing")
+        }
+
+        fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+            let clock = Clock(self.0.clone());
+            Box::pin(future::poll_fn(move |_| match clock.now() >= deadline {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }))
+        }
+
+        fn run_blocking(&self, _work: Box<dyn FnOnce() + Send>) {
+            unreachable!("a body does nothing else")
+        }
+
+        fn seed(&self) -> [u8; 32] {
+            [0; 32]
+        }
+    }
+
+    /// Has a byte whenever one was given.
+    #[derive(Clone, Default)]
+    struct Trickle(Arc<AtomicU64>);
+
+    impl Body for Trickle {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            match self.0.swap(0, Ordering::SeqCst) {
+                0 => Poll::Pending,
+                _ => Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"x"))))),
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_stops_arriving_is_given_up_and_a_slow_one_is_not() {
+        let (clock, trickle) = (Arc::new(Clock::default()), Trickle::default());
+        let context = RequestContext::of(&http::Extensions::new());
+        let runtime = Runtime::new(clock.clone());
+        let (mut body, _rest) = GuardedBody::new(trickle.clone(), runtime, context.clone(), false, None);
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut poll = move || Pin::new(&mut body).poll_frame(&mut cx);
+        let almost = BODY_IDLE_MAX - Duration::from_millis(1);
+        for _ in 0..5 {
+            assert!(poll().is_pending());
+            clock.advance(almost);
+            assert!(poll().is_pending());
+            trickle.0.store(1, Ordering::SeqCst);
+            assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+        }
+        assert!(poll().is_pending());
+        clock.advance(almost);
+        assert!(poll().is_pending());
+        clock.advance(Duration::from_millis(1));
+        assert!(matches!(poll(), Poll::Ready(Some(Err(_)))));
+        assert_eq!(context.body_failure(), Some(BodyFailure::TimedOut));
+        trickle.0.store(1, Ordering::SeqCst);
+        assert!(matches!(poll(), Poll::Ready(None)), "nothing more comes of it");
+    }
 
     /// Feeds `bytes` in pieces of every size: the framing must not care.
     fn check(bytes: &[u8]) -> Result<(), BodyFailure> {

@@ -104,8 +104,13 @@ pub(crate) struct RequestChecksum {
 impl RequestChecksum {
     /// What the headers announce, or a CRC64NVME of our own.
     pub(crate) fn of(headers: &HeaderMap, trailers: Option<TrailingHeaders>) -> S3Result<Self> {
-        Ok(Self::announced(headers, trailers)?
-            .unwrap_or(Self { algorithm: ChecksumAlgorithm::Crc64Nvme, announced: Announced::Nothing }))
+        let announced = Self::announced(headers, trailers)?;
+        Ok(announced.unwrap_or(Self::computed(ChecksumAlgorithm::Crc64Nvme)))
+    }
+
+    /// One that nobody announced.
+    pub(crate) fn computed(algorithm: ChecksumAlgorithm) -> Self {
+        Self { algorithm, announced: Announced::Nothing }
     }
 
     /// What the headers announce; for a part, the upload's algorithm goes for a default.
@@ -145,7 +150,7 @@ impl RequestChecksum {
         {
             // Named without a value: compute it, so that it can be asked for.
             let algorithm = parse_name(algorithm.to_str().unwrap_or_default())?;
-            found = Some(Self { algorithm, announced: Announced::Nothing });
+            found = Some(Self::computed(algorithm));
         }
         Ok(found)
     }

@@ -1,7 +1,9 @@
 //! POST forms: what a browser uploads with a policy that somebody else signed.
 //!
-//! `s3s` reads the form, checks signature and policy, and has the file in memory by then:
+//! `s3s` reads the form, checks its signature, and has the file in memory before it is stored:
 //! so a file in a form has a limit of its own, and few are read at a time.
+
+use std::time::Duration;
 
 use atoll_objects::{PutBody, PutObject, PutObjectError};
 use futures_util::StreamExt;
@@ -30,8 +32,12 @@ use super::{
 /// The largest file in a form. A policy may allow less. It lies in memory: anything larger
 /// is put by presigned URL.
 pub(crate) const FORM_FILE_BYTES_MAX: u64 = 64 << 20;
-/// Forms read at a time: 256 MiB of files. Others wait.
+/// Files of signed forms that are read at a time: 256 MiB. Others wait.
 pub(crate) const FORMS_AT_ONCE: usize = 4;
+/// Those of forms that nobody signed, which anybody can send: they wait for one another only.
+pub(crate) const UNSIGNED_FORMS_AT_ONCE: usize = 1;
+/// How long a form's fields may take to arrive: they hold no place, but 256 KiB.
+pub(crate) const FORM_FIELDS_WAIT: Duration = Duration::from_secs(30);
 /// All other fields together; a policy has a few KiB.
 pub(crate) const FORM_FIELDS_BYTES_MAX: usize = 256 << 10;
 

@@ -6,7 +6,11 @@
 //! what `s3s` reads. So it gets the fields written anew, from what was read here; the fuzz
 //! target `form` holds the two against each other.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
@@ -14,11 +18,42 @@ use http::{HeaderMap, header};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use percent_encoding::percent_decode_str;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{context::RequestContext, form::FORM_FIELDS_BYTES_MAX};
+use super::{
+    context::RequestContext,
+    form::{FORM_FIELDS_BYTES_MAX, FORMS_AT_ONCE, UNSIGNED_FORMS_AT_ONCE},
+};
 
 /// By name, in lower case.
 pub(crate) type FormFields = BTreeMap<String, String>;
+
+/// Places for forms whose files lie in memory. A form takes one when its file is first asked
+/// for, by when `s3s` has checked its signature; one without a signature waits among its like.
+pub(crate) struct FormRoom {
+    signed: Arc<Semaphore>,
+    unsigned: Arc<Semaphore>,
+}
+
+impl Default for FormRoom {
+    fn default() -> Self {
+        Self {
+            signed: Arc::new(Semaphore::new(FORMS_AT_ONCE)),
+            unsigned: Arc::new(Semaphore::new(UNSIGNED_FORMS_AT_ONCE)),
+        }
+    }
+}
+
+impl FormRoom {
+    fn of(&self, fields: &FormFields) -> Arc<Semaphore> {
+        // By SigV2, too, it is refused before its file is read.
+        let is_signed = fields.contains_key("x-amz-signature") || fields.contains_key("signature");
+        if is_signed { self.signed.clone() } else { self.unsigned.clone() }
+    }
+}
+
+/// Held until the form is answered: what the file takes of the memory is there until then.
+pub(crate) type FormPlace = Arc<OnceLock<OwnedSemaphorePermit>>;
 
 /// `s3s` keeps each frame of a file by itself: single bytes would take it thirty times the room.
 const FILE_FRAME_BYTES_MIN: usize = 16 << 10;
@@ -26,10 +61,17 @@ const FILE_FRAME_BYTES_MIN: usize = 16 << 10;
 const FILE_FRAME_BYTES_MAX: usize = 32 << 10;
 
 /// Reads a form up to its file, notes its fields in the request's context, and gives the
-/// body back with `${filename}` filled in. Of one that is no form nothing is noted, and
-/// nothing given back: `s3s` would begin anew with each frame, to find a form where none is.
-pub(crate) async fn peek(mut body: s3s::Body, headers: &HeaderMap, context: &RequestContext) -> s3s::Body {
-    let Some(boundary) = boundary(headers) else { return body };
+/// body back with `${filename}` filled in, whose file waits for its place in `room`. Of one that
+/// is no form nothing is noted, and nothing given back: `s3s` would begin anew with each frame,
+/// to find a form where none is.
+pub(crate) async fn peek(
+    mut body: s3s::Body,
+    headers: &HeaderMap,
+    context: &RequestContext,
+    room: &FormRoom,
+) -> (s3s::Body, FormPlace) {
+    let place = FormPlace::default();
+    let Some(boundary) = boundary(headers) else { return (body, place) };
     let mut came = BytesMut::new();
     let mut reader = Reader::new(boundary);
     // A body that breaks off says so again when it is read on.
@@ -40,18 +82,25 @@ pub(crate) async fn peek(mut body: s3s::Body, headers: &HeaderMap, context: &Req
         match reader.read(&came) {
             Head::Whole { fields, end } => {
                 let head = Bytes::from(written(boundary, &fields));
+                let (room, held) = (room.of(&fields), place.clone());
                 context.set_form(fields);
                 // By itself, as its size is limited.
                 let head = stream::once(std::future::ready(Ok(Frame::data(head))));
-                let whole = head.chain(in_large_frames(came.split_off(end), body));
-                return s3s::Body::http_body_unsync(StreamBody::new(whole));
+                let file = stream::once(async move {
+                    let permit = room.acquire_owned().await.expect("never closed");
+                    // Asked for once.
+                    let _ = held.set(permit);
+                    in_large_frames(came.split_off(end), body)
+                });
+                let whole = head.chain(file.flatten());
+                return (s3s::Body::http_body_unsync(StreamBody::new(whole)), place);
             }
             Head::More if came.len() <= FORM_FIELDS_BYTES_MAX => {}
-            Head::More | Head::Malformed => return s3s::Body::empty(),
+            Head::More | Head::Malformed => return (s3s::Body::empty(), place),
         }
     }
     let whole = in_large_frames(came, body);
-    s3s::Body::http_body_unsync(StreamBody::new(whole))
+    (s3s::Body::http_body_unsync(StreamBody::new(whole)), place)
 }
 
 /// What came and what is still to come; what ends a body comes as it is.
@@ -266,10 +315,10 @@ impl Disposition {
         let line = headers.split("\r\n").find(|line| is_disposition(line.as_bytes()))?;
         let parameters = parameters(line);
         let value = |wanted: &str| Some(&parameters.iter().find(|(name, _)| name == wanted)?.1);
-        // RFC 5987: some clients write what is not ASCII so.
-        let encoded = value("filename*").and_then(|value| value.split_once("''"));
+        // RFC 5987: some clients write what is not ASCII so, behind its charset and language.
+        let encoded = value("filename*").and_then(|value| value.splitn(3, '\'').nth(2));
         let path = match encoded {
-            Some((_, encoded)) => percent_decode_str(encoded).decode_utf8_lossy(),
+            Some(encoded) => percent_decode_str(encoded).decode_utf8_lossy(),
             None => value("filename").map_or("".into(), Cow::from),
         };
         let file_name = path.rsplit(['/', '\\']).next().unwrap_or_default().to_owned();
@@ -390,6 +439,7 @@ mod tests {
             (r#"; filename="a\"b.txt""#, "a\"b.txt"),
             (r#"; filename="ü.txt""#, "ü.txt"),
             (r#"; filename="u.txt"; filename*=UTF-8''%C3%BC%2fa%20ü.txt"#, "a ü.txt"),
+            ("; filename*=utf-8'en'%C3%BC.txt", "ü.txt"),
             (r#"; filename="never ends"#, ""),
         ] {
             let headers = "\r\nContent-Type: a; b=c\r\ncontent-disposition: form-data; name=FILE";
@@ -416,7 +466,7 @@ mod tests {
         let frames: Vec<_> =
             body.iter().cloned().map(|data| Ok::<_, Infallible>(Frame::data(data))).collect();
         let body = s3s::Body::http_body_unsync(StreamBody::new(stream::iter(frames)));
-        let mut body = peek(body, &headers, &context).await;
+        let (mut body, _) = peek(body, &headers, &context, &FormRoom::default()).await;
         let mut frames = Vec::new();
         while let Some(frame) = body.frame().await {
             frames.push(frame.unwrap().into_data().unwrap());
@@ -466,7 +516,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, "multipart/form-data; boundary=\"x\"".parse().unwrap());
         let context = RequestContext::of(&http::Extensions::new());
-        let body = peek(s3s::Body::from(Bytes::from(form)), &headers, &context).await;
+        let body = s3s::Body::from(Bytes::from(form));
+        let (body, _) = peek(body, &headers, &context, &FormRoom::default()).await;
         let given = BodyExt::collect(body).await.unwrap().to_bytes();
         let file = file("Content-Disposition: form-data; name=\"file\"");
         assert_eq!(given, part("key", "a/f.txt") + &part("x", "f.txt, $f.txt") + &file);

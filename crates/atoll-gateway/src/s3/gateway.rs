@@ -11,20 +11,19 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, h
 use hyper::body::Body;
 use percent_encoding::percent_decode_str;
 use s3s::{S3Error, S3Result, service::S3Service};
-use tokio::sync::Semaphore;
 
 use super::{
     actions::OTHER,
     body::{GuardedBody, Rest},
     checksum::AnnouncedDigest,
-    context::{RequestContext, RequestIds},
+    context::{BodyFailure, RequestContext, RequestIds},
     cors::{self, CrossOrigin},
     domains::Domains,
     encryption,
     error::{RETRY_AFTER_SECONDS, usual_message},
     facts::ConnectionInfo,
-    form::FORMS_AT_ONCE,
-    form_fields,
+    form::FORM_FIELDS_WAIT,
+    form_fields::{self, FormRoom},
     metrics::{Counted, S3Metrics},
     unsupported,
 };
@@ -46,8 +45,7 @@ struct Inner {
     domains: Domains,
     ids: RequestIds,
     metrics: S3Metrics,
-    /// Forms that may be read at a time: their files lie in memory.
-    form_room: Semaphore,
+    form_room: FormRoom,
     access: Access,
 }
 
@@ -63,7 +61,7 @@ pub(crate) struct Front {
 impl S3Gateway {
     pub(crate) fn of(front: Front, service: S3Service, first_id: u64) -> Self {
         let Front { runtime, access, objects, domains, metrics } = front;
-        let (ids, form_room) = (RequestIds::new(first_id), Semaphore::new(FORMS_AT_ONCE));
+        let (ids, form_room) = (RequestIds::new(first_id), FormRoom::default());
         let inner = Inner { runtime, service, objects, domains, ids, metrics, form_room, access };
         Self { inner: Arc::new(inner) }
     }
@@ -145,10 +143,7 @@ impl S3Gateway {
             let answer = cors::preflight(&inner.objects, bucket.as_deref(), &parts.headers).await;
             return answer.unwrap_or_else(error_response);
         }
-        let form = match is_form(&parts.headers) && parts.method == Method::POST {
-            true => Some(inner.form_room.acquire().await.expect("never closed")),
-            false => None,
-        };
+        let is_form = is_form(&parts.headers) && parts.method == Method::POST;
         let (mut answer, rest) = match look_at(&mut parts) {
             Err(error) => (error_response(error), Some(Rest::unread(body))),
             Ok(None) if is_empty => {
@@ -160,11 +155,11 @@ impl S3Gateway {
                 let aws_chunked = is_aws_chunked(&parts.headers);
                 let (body, mut rest) =
                     GuardedBody::new(body, runtime.clone(), context.clone(), aws_chunked, digest);
-                let mut body = body.into_s3s();
-                if form.is_some() {
-                    body = form_fields::peek(body, &parts.headers, context).await;
-                }
-                let answer = self.call(Request::from_parts(parts, body), context).await;
+                let body = body.into_s3s();
+                let answer = match is_form {
+                    false => self.call(Request::from_parts(parts, body), context).await,
+                    true => self.call_with_form(parts, body, context).await,
+                };
                 (answer, rest.try_recv().ok())
             }
         };
@@ -180,6 +175,21 @@ impl S3Gateway {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer
+    }
+
+    async fn call_with_form(
+        &self,
+        parts: http::request::Parts,
+        body: s3s::Body,
+        context: &RequestContext,
+    ) -> Response<s3s::Body> {
+        let inner = &*self.inner;
+        let peeked = form_fields::peek(body, &parts.headers, context, &inner.form_room);
+        let Ok((body, _place)) = inner.runtime.timeout(FORM_FIELDS_WAIT, peeked).await else {
+            context.fail_body(BodyFailure::TimedOut);
+            return error_response(s3s::s3_error!(RequestTimeout));
+        };
+        self.call(Request::from_parts(parts, body), context).await
     }
 
     async fn call(&self, request: Request<s3s::Body>, context: &RequestContext) -> Response<s3s::Body> {

@@ -1,9 +1,9 @@
 //! Multipart uploads.
 
 use atoll_objects::{
-    BucketName, ChecksumAlgorithm, CompleteUpload, CompleteUploadError, CreateUpload, CustomerKey, ListParts,
-    ListUploads, ListedParts, ObjectKey, PartInfo, UploadError, UploadId, UploadPart, UploadPartCopy,
-    UploadedPart,
+    BucketName, ChecksumAlgorithm, CompleteUpload, CompleteUploadError, CreateUpload, CustomerKey, GetObject,
+    ListParts, ListUploads, ListedParts, ObjectKey, PartInfo, UploadError, UploadId, UploadPart,
+    UploadPartCopy, UploadedPart,
 };
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -130,18 +130,22 @@ impl S3Operations {
                 "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy"
             )),
         });
+        let source = GetObject {
+            bucket: source.bucket,
+            key: source.key,
+            version: source.version,
+            range: range.transpose()?,
+            conditions: headers::copy_source_conditions(&req.headers),
+            customer_key: source_customer_key,
+        };
         let part = UploadPartCopy {
-            source_bucket: source.bucket,
-            source_key: source.key,
-            source_version: source.version,
-            source_range: range.transpose()?,
-            source_conditions: headers::copy_source_conditions(&req.headers),
-            source_customer_key,
+            source,
             bucket: headers::bucket(&input.bucket)?,
             key: headers::key(input.key)?,
             upload: upload_id(&input.upload_id)?,
             number: part_number(input.part_number)?,
             customer_key: asked.customer_key(),
+            digest: |algorithm| RequestChecksum::computed(algorithm).into_digest(),
         };
         let (UploadedPart { part, encryption }, source_version) =
             self.objects.upload_part_copy(part).await.map_err(IntoS3::into_s3)?;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use atoll_access::{Rights, STALENESS_MAX};
 
 use crate::{
-    client::{Answer, Client, Connection, Request, now_seconds},
-    world::Door,
+    client::{Answer, Client, Connection, FORM_END, Request, form_head, now_seconds},
+    world::{ACCESS_KEY, Door},
 };
 
 /// A request as it goes over the wire, signed.
@@ -206,4 +206,42 @@ async fn a_key_with_a_limit_is_slowed_down_and_others_are_not() {
     for _ in 0..30 {
         assert_eq!(guesser.get("/bucket/k").await.code(), "SignatureDoesNotMatch");
     }
+}
+
+/// Files of forms lie in memory while they are read, a few at a time.
+#[tokio::test]
+async fn who_sends_forms_slowly_without_a_signature_keeps_no_signed_form_waiting() {
+    let (door, client) = Door::with_bucket("bucket").await;
+    let begin = async |head: &str| {
+        let mut connection = Connection::open(door.address).await;
+        connection.begin_form("bucket", head, 4).await;
+        connection
+    };
+    // Never ended, and more of each than there are places.
+    let (mut slow, in_its_fields) = (Vec::new(), "--form-boundary\r\nContent-Disposition: form-d");
+    for _ in 0..10 {
+        slow.push(begin(&form_head(&[("key", "unsigned")])).await);
+        slow.push(begin(in_its_fields).await);
+    }
+    // Whose signature does not hold is told so before its file is asked for.
+    let stranger = Client::new(door.address, ACCESS_KEY, "guess");
+    let mut forgeries = Vec::new();
+    for _ in 0..10 {
+        forgeries.push(begin(&stranger.form_head("bucket", "forged")).await);
+    }
+    for forged in &mut forgeries {
+        let answer = forged.answer("POST").await;
+        assert_eq!((answer.status, answer.code().as_str()), (403, "SignatureDoesNotMatch"));
+    }
+    let mut signed = begin(&client.form_head("bucket", "signed")).await;
+    signed.send_bytes(&[b"file", FORM_END].concat()).await;
+    let answer = signed.answer("POST").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    assert_eq!(client.get("/bucket/signed").await.text(), "file");
+    // One of them goes on, when it is its turn, and is refused as nobody may write here.
+    drop(slow);
+    let mut unsigned = begin(&form_head(&[("key", "unsigned")])).await;
+    unsigned.send_bytes(&[b"file", FORM_END].concat()).await;
+    assert_eq!(unsigned.answer("POST").await.code(), "AccessDenied");
+    assert_eq!(client.get("/bucket/unsigned").await.status, 404);
 }

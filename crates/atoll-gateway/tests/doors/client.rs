@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use data_encoding::HEXLOWER;
+use data_encoding::{BASE64, HEXLOWER};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use s3s::crypto::{Checksum, Sha256};
 use tokio::{
@@ -164,18 +164,54 @@ impl Client {
         let (path, query) = request.target.split_once('?').unwrap_or((&request.target, ""));
         let text = format!("{}\n{path}\n{query}\n{canonical}\n{names}\n{payload}", request.method);
         let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256_hex(text.as_bytes()));
-        let key = [day, REGION, "s3", "aws4_request"]
-            .iter()
-            .fold(format!("AWS4{}", self.secret_key).into_bytes(), |key, part| {
-                hmac(&key, part.as_bytes()).to_vec()
-            });
+        let key = self.signing_key(day);
         let seed = HEXLOWER.encode(&hmac(&key, text.as_bytes()));
         let credential = format!("{}/{scope}", self.access_key);
         request.headers.push((
             "authorization".into(),
             format!("AWS4-HMAC-SHA256 Credential={credential}, SignedHeaders={names}, Signature={seed}"),
         ));
-        SigningKey { key: key.try_into().unwrap(), date, scope, seed }
+        SigningKey { key, date, scope, seed }
+    }
+
+    fn signing_key(&self, day: &str) -> [u8; 32] {
+        let first = format!("AWS4{}", self.secret_key).into_bytes();
+        let parts = [day, REGION, "s3", "aws4_request"];
+        let key = parts.iter().fold(first, |key, part| hmac(&key, part.as_bytes()).to_vec());
+        key.try_into().unwrap()
+    }
+
+    /// A form that uploads to `key` with a policy of this client's, up to its file's bytes, which
+    /// end with [`FORM_END`].
+    pub fn form_head(&self, bucket: &str, key: &str) -> String {
+        let now = now_seconds();
+        let (date, later) = (amz_date(now), amz_date(now + 600));
+        let (day, time) = (&date[..8], |at: &str| {
+            format!(
+                "{}-{}-{}T{}:{}:{}Z",
+                &at[..4],
+                &at[4..6],
+                &at[6..8],
+                &at[9..11],
+                &at[11..13],
+                &at[13..15]
+            )
+        });
+        let credential = format!("{}/{day}/{REGION}/s3/aws4_request", self.access_key);
+        let policy = format!(
+            r#"{{"expiration":"{}","conditions":[{{"bucket":"{bucket}"}},["eq","$key","{key}"],{{"x-amz-algorithm":"AWS4-HMAC-SHA256"}},{{"x-amz-credential":"{credential}"}},{{"x-amz-date":"{date}"}}]}}"#,
+            time(&later)
+        );
+        let policy = BASE64.encode(policy.as_bytes());
+        let signature = HEXLOWER.encode(&hmac(&self.signing_key(day), policy.as_bytes()));
+        form_head(&[
+            ("key", key),
+            ("policy", &policy),
+            ("x-amz-algorithm", "AWS4-HMAC-SHA256"),
+            ("x-amz-credential", &credential),
+            ("x-amz-date", &date),
+            ("x-amz-signature", &signature),
+        ])
     }
 
     pub async fn send(&self, mut request: Request) -> Answer {
@@ -202,6 +238,16 @@ impl Client {
     }
 }
 
+const FORM_BOUNDARY: &str = "form-boundary";
+pub const FORM_END: &[u8] = b"\r\n--form-boundary--\r\n";
+
+/// A form with these fields, up to its file's bytes.
+pub fn form_head(fields: &[(&str, &str)]) -> String {
+    let part = |rest: &str| format!("--{FORM_BOUNDARY}\r\nContent-Disposition: form-data; name={rest}");
+    let fields = fields.iter().map(|(name, value)| part(&format!("\"{name}\"\r\n\r\n{value}\r\n")));
+    fields.collect::<String>() + &part("\"file\"; filename=\"f\"\r\n\r\n")
+}
+
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -224,6 +270,16 @@ impl Connection {
         text.push_str("\r\n");
         let _ = self.stream.write_all(text.as_bytes()).await;
         let _ = self.stream.write_all(&request.body).await;
+    }
+
+    /// Begins a form with this head, and a file of `file_bytes` bytes.
+    pub async fn begin_form(&mut self, bucket: &str, head: &str, file_bytes: usize) {
+        let length = head.len() + file_bytes + FORM_END.len();
+        let request = Request::new("POST", &format!("/{bucket}"), head.as_bytes())
+            .header("host", "localhost")
+            .header("content-type", &format!("multipart/form-data; boundary={FORM_BOUNDARY}"))
+            .header("content-length", &length.to_string());
+        self.send(&request).await;
     }
 
     /// What was held back until the server asked for it.

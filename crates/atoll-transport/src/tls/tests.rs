@@ -133,6 +133,44 @@ async fn a_key_that_is_shown_but_not_held_is_refused() {
     drop(thief);
 }
 
+/// A way to `b` that keeps what goes to it.
+async fn tapped(b: &TlsTransport) -> (std::net::SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, to) = (listener.local_addr().unwrap(), b.local_addr());
+    let captured = Arc::new(Mutex::new(Vec::new()));
+    let tap = captured.clone();
+    drop(Runtime::tokio().spawn("tap", async move {
+        let (near, _) = listener.accept().await.unwrap();
+        let (mut from_a, mut to_a) = near.into_split();
+        let (mut from_b, mut to_b) = TcpStream::connect(to).await.unwrap().into_split();
+        let there = async {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = from_a.read(&mut bytes).await {
+                tap.lock().unwrap().extend_from_slice(&bytes[..count]);
+                to_b.write_all(&bytes[..count]).await.unwrap();
+            }
+        };
+        let _ = tokio::join!(there, tokio::io::copy(&mut from_b, &mut to_a));
+    }));
+    (address, captured)
+}
+
+/// All that a dialler sent, a call included, sent again by somebody who heard it.
+#[tokio::test]
+async fn a_handshake_that_was_captured_is_worth_nothing_when_it_is_sent_again() {
+    let (a, b, echo) = pair(TlsSettings::default()).await;
+    let (address, captured) = tapped(&b).await;
+    a.set_addresses(b.node_id(), vec![address.to_string()]);
+    call(&a, &b, "hello").await.unwrap();
+    let captured = captured.lock().unwrap().clone();
+    let accepted = b.counters().connections_accepted;
+    let mut replay = TcpStream::connect(b.local_addr()).await.unwrap();
+    replay.write_all(&captured).await.unwrap();
+    until("the handshake fails", || b.counters().handshakes_failed == 1).await;
+    assert_eq!(b.counters().connections_accepted, accepted);
+    assert_eq!(echo.calls.load(Ordering::SeqCst), 1, "the first time");
+}
+
 #[tokio::test]
 async fn nodes_of_two_clusters_refuse_each_other_and_say_why() {
     let settings = TlsSettings::default();
