@@ -9,10 +9,10 @@ fn boto3_as(endpoint: &str, keys: &[(&str, &Value)], script: &str) -> String {
     let keys: Value = keys.iter().map(|(name, key)| (name.to_string(), (*key).clone())).collect();
     let prelude = r#"
 keys = json.loads(sys.argv[1])
-def as_user(name):
+def as_user(name, **more):
     key = keys[name]
     return boto3.client('s3', endpoint_url=endpoint, aws_access_key_id=key['access_key'],
-                        aws_secret_access_key=key['secret_key'])
+                        aws_secret_access_key=key['secret_key'], **more)
 "#;
     boto3(endpoint, &format!("{prelude}\n{script}"), &[&keys.to_string()])
 }
@@ -93,6 +93,39 @@ bob.copy_object(Bucket='bobs', Key='k', CopySource='anns/k')
 assert code_of(lambda: bob.put_object(Bucket='anns', Key='k', Body=b'2')) == 'AccessDenied'
 "#,
     );
+    // Each is given and taken by a command, and holds within 5 s.
+    let key = bob["access_key"].as_str().unwrap();
+    let soon = |expected: &str, action: &str| {
+        let script = format!(
+            r#"
+bob, once = as_user('bob'), as_user('bob', config=Config(retries={{'total_max_attempts': 1}}))
+until = time.time() + 5
+while (got := code_of(lambda: {action})) != {expected} and time.time() < until:
+    time.sleep(0.1)
+assert got == {expected}, got
+"#
+        );
+        boto3_as(&node.s3, &keys, &script);
+    };
+    let write = "bob.put_object(Bucket='bobs', Key='k', Body=b'2')";
+    let create = "bob.create_bucket(Bucket='others')";
+    for (command, expected, action) in [
+        (
+            &["bucket", "revoke", "anns", "--user", "bob"][..],
+            "'AccessDenied'",
+            "bob.get_object(Bucket='anns', Key='k')",
+        ),
+        (&["key", "revoke", key, "write"], "'AccessDenied'", write),
+        (&["key", "grant", key, "write"], "None", write),
+        (&["user", "revoke", "bob", "create-buckets"], "'AccessDenied'", create),
+        (&["user", "grant", "bob", "create-buckets"], "None", create),
+        (&["key", "limit", key, "1"], "'SlowDown'", "[once.list_buckets() for _ in range(20)]"),
+        (&["key", "limit", key, "off"], "None", "[once.list_buckets() for _ in range(20)]"),
+    ] {
+        succeeds(node, command);
+        soon(expected, action);
+    }
+    succeeds(node, &["bucket", "delete", "others", "--yes"]);
     let refused = node.atoll(&["user", "delete", "ann", "--yes"]);
     assert!(String::from_utf8_lossy(&refused.stderr).contains("owns buckets"));
     boto3_as(&node.s3, &keys, "as_user('bob').delete_object(Bucket='bobs', Key='k')");

@@ -71,7 +71,7 @@ except urllib.error.HTTPError as error:
                     && has(entry, "what", what)
                     && has(entry, "on", on)
                     && has(entry, "rule", rule)
-                    && has(entry, "from", "127.0.0.1")
+                    && (has(entry, "from", "127.0.0.1") || what.starts_with("node:"))
             })
             .count()
     };
@@ -91,6 +91,7 @@ except urllib.error.HTTPError as error:
         (&format!("key {access_key}, not proven"), "s3:GET", "", "SignatureDoesNotMatch"),
         ("key NOBODY, not proven", "s3:GET", "", "InvalidAccessKeyId"),
         ("anonymous", "s3:GetObject", "roots/k", "no rule allows it"),
+        ("ticket", "node:join", second.id.as_str(), "the ticket"),
     ] {
         wait_until(&format!("{who} {what} is in the trail"), || find(who, what, on, rule) == 1);
     }

@@ -1,6 +1,9 @@
 //! A cluster is backed up to another one's S3, lost, and built again in a third.
 
-use std::process::{Command, Output};
+use std::{
+    process::{Command, Output},
+    time::{Duration, SystemTime},
+};
 
 use serde_json::Value;
 
@@ -110,7 +113,7 @@ fn number(value: &Value) -> u64 {
 #[test]
 fn a_cluster_that_is_lost_is_built_again_from_its_backup() {
     const PLACE: &str = "s3://backups/of/atoll";
-    let mut lost = Cluster::start(1);
+    let mut lost = Cluster::start(3);
     let keeper = Cluster::start(1);
     let store = &keeper.nodes[0];
     let old = &lost.nodes[0];
@@ -162,8 +165,10 @@ def keys(folder):
     let now = dump(old, &ALL);
     assert_ne!(then, now);
 
-    lost.nodes[0].kill_9();
-    std::fs::remove_dir_all(&lost.nodes[0].data).expect("the folder is deleted");
+    for node in &mut lost.nodes {
+        node.kill_9();
+        std::fs::remove_dir_all(&node.data).expect("the folder is deleted");
+    }
 
     let rebuilt = Cluster::start(1);
     let new = &rebuilt.nodes[0];
@@ -276,6 +281,22 @@ for page in s3.get_paginator('list_object_versions').paginate(Bucket='photos'):
     assert_eq!(String::from_utf8_lossy(&value.stdout).trim(), "1");
     let rounds = new.json(&["snapshot", "list"]);
     assert!(rounds["rounds"].as_array().unwrap().iter().any(|round| round["complete"] == true));
+    // Of several it is the newest that was taken by the time that is named.
+    boto3(&new.s3, "s3.create_bucket(Bucket='stages')", &[]);
+    let [first, second] = ["one", "two"].map(|stage| {
+        boto3(&new.s3, "s3.put_object(Bucket='stages', Key='k', Body=sys.argv[1].encode())", &[stage]);
+        number(&new.json(&["snapshot", "take"])["taken_millis"])
+    });
+    boto3(&new.s3, "s3.put_object(Bucket='stages', Key='k', Body=b'three')", &[]);
+    for (millis, prefix, stage) in
+        [(first, "at-", "one"), (second - 1, "before-", "one"), (second, "then-", "two")]
+    {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let time = humantime::format_rfc3339_millis(time).to_string();
+        new.json(&["restore", "--at", &time, "--prefix", prefix, "--bucket", "stages"]);
+        let read = "print(s3.get_object(Bucket=sys.argv[1], Key='k')['Body'].read().decode())";
+        assert_eq!(boto3(&new.s3, read, &[&format!("{prefix}stages")]).trim(), stage);
+    }
     let too_early = new.atoll(&["restore", "--at", "2020-01-01T00:00:00Z"]);
     assert!(refusal(too_early).contains("no snapshot was taken by 2020"));
 }

@@ -40,6 +40,10 @@ fn a_ticket_joins_as_often_as_it_says_and_every_change_of_it_is_refused() {
         "{}",
         stderr(&refused)
     );
+    wait_until("the refusal is in the audit trail", || {
+        let trail = cluster.nodes[0].json(&["audit", "list"]).to_string();
+        trail.contains("node:join") && trail.contains("the ticket is used up")
+    });
     let brief = cluster.nodes[0].json(&["ticket", "create", "--for", "1s"]);
     let expires = UNIX_EPOCH + Duration::from_millis(brief["expires_millis"].as_u64().unwrap());
     wait_until("the ticket expires", || SystemTime::now() > expires);

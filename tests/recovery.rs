@@ -56,6 +56,10 @@ fn a_survivor_of_three_goes_on_alone_and_grows_again() {
     assert_eq!(String::from_utf8_lossy(&got.stdout).trim(), "value");
     assert_eq!(cluster.nodes[2].status()["nodes"].as_array().unwrap().len(), 1);
 
+    let trail = cluster.nodes[2].json(&["audit", "list"]).to_string();
+    let given_up = |node: usize| trail.contains(&cluster.nodes[node].id);
+    assert!(trail.contains("node:recover") && given_up(0) && given_up(1), "{trail}");
+
     // One that was given up comes back: it is refused, and has no say.
     cluster.nodes[0].restart();
     boto3(&cluster.nodes[2].s3, READ, &[]);

@@ -25,6 +25,8 @@ const RUSTFLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-
 /// An input of 4 KiB says all that these formats can say, and is tried thousands of times a
 /// second; the longer ones that limits are for are in the crates' own tests.
 const INPUT_BYTES_MAX: u32 = 4 << 10;
+/// A layout says something of each of 4,096 slots.
+const FORMATS_BYTES_MAX: u32 = 24 << 10;
 /// An input that takes longer hangs.
 const SECONDS_MAX: u32 = 10;
 /// For the whole process, corpus included; one input's share is the targets' to bound.
@@ -121,7 +123,8 @@ fn run_target(binary: &Path, target: &str, minutes: u32) -> Result<(), String> {
     let mut command = Command::new(binary);
     command.env("ATOLL_FUZZ_TARGET", target).env("ATOLL_FUZZ_SEEDS", &corpus);
     command.arg(&corpus).arg(format!("-artifact_prefix={}/", crashes.display()));
-    command.arg(format!("-max_total_time={}", minutes * 60)).arg(format!("-max_len={INPUT_BYTES_MAX}"));
+    let longest = if target == "formats" { FORMATS_BYTES_MAX } else { INPUT_BYTES_MAX };
+    command.arg(format!("-max_total_time={}", minutes * 60)).arg(format!("-max_len={longest}"));
     command.arg(format!("-timeout={SECONDS_MAX}")).arg(format!("-rss_limit_mb={MEMORY_MIB_MAX}"));
     command.arg("-print_final_stats=1");
     let words = root().join("fuzz").join(format!("{target}.dict"));

@@ -33,7 +33,7 @@ pub use action::{Action, Scope};
 pub use administration::{ChangeError, NewUser, draw_key};
 pub use decision::{BucketOf, Decision, Principal, Request, canonical_id};
 pub use guard::{KeptPolicy, PutPolicyError};
-pub use noted::RefusedRequest;
+pub use noted::NotedRequest;
 pub use policy::{Facts, iso_time, parse_time};
 pub use records::{
     BucketId, BucketRules, KeyRecord, PolicyRecord, PublicAccessBlock, ROOT_USER, Refused, TokenRecord,

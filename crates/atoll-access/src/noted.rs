@@ -13,10 +13,11 @@ use crate::{
 /// there is no administrative act.
 const DATA_PATHS: [&str; 5] = ["/v1/kv", "/v1/locks", "/v1/overlay", "/v1/chunks", "/v1/restore/records"];
 
-/// A request that was refused before there was anything to decide: no such key or token, a
-/// signature that does not hold.
+/// A request on which another than [`Access::decide`] decides: refused before there was anything
+/// to decide (no such key or token, a signature that does not hold), or of a node and not of a
+/// user.
 #[derive(Debug, Clone, Default)]
-pub struct RefusedRequest {
+pub struct NotedRequest {
     /// Whom it claims to be of.
     pub who: String,
     pub what: String,
@@ -83,18 +84,24 @@ impl Access {
     }
 
     /// Notes a request that never came to a decision.
-    pub fn note_refused(&self, refused: RefusedRequest) {
-        let Some(auditor) = self.auditor() else { return };
-        let RefusedRequest { who, what, on, from, rule } = refused;
-        auditor.denied(Entry {
-            at: self.inner.runtime.wall_now(),
-            who,
-            what,
-            on,
-            from,
-            allowed: false,
-            rule,
-        });
+    pub fn note_refused(&self, refused: NotedRequest) {
+        if let Some(auditor) = self.auditor() {
+            auditor.denied(self.entry(refused, false));
+        }
+    }
+
+    /// Notes an act of a node, or of an operator at its data folder; it is in the trail once this
+    /// returns, and may be done then.
+    pub async fn note_act(&self, act: NotedRequest) -> Result<(), AccessError> {
+        match self.auditor() {
+            Some(auditor) => auditor.act(self.entry(act, true)).await,
+            None => Ok(()),
+        }
+    }
+
+    fn entry(&self, noted: NotedRequest, allowed: bool) -> Entry {
+        let NotedRequest { who, what, on, from, rule } = noted;
+        Entry { at: self.inner.runtime.wall_now(), who, what, on, from, allowed, rule }
     }
 
     /// Links after the one with this index, some of them, and where the trail ends.

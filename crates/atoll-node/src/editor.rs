@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use atoll_access::{Access, NotedRequest};
 use atoll_placement::Layout;
 use atoll_transport::{Message, Protocol, Transport};
 use atoll_types::{Format, Instant};
@@ -24,6 +25,8 @@ pub struct LayoutEditor {
     pub truths: Truths,
     pub follower: Arc<LayoutFollower>,
     pub transport: Arc<dyn Transport>,
+    /// Notes what is no edit of an operator's at the admin API.
+    pub access: Access,
 }
 
 /// The layout is as it was, or as somebody else made it.
@@ -93,6 +96,9 @@ impl LayoutEditor {
         if stored.epoch() >= known.epoch() {
             return Ok(true);
         }
+        if self.access.note_act(recovery(&known, &stored)).await.is_err() {
+            return Ok(false);
+        }
         let next = known.following(&stored);
         let bytes = Bytes::from(next.encode());
         let version = next.version();
@@ -122,5 +128,18 @@ impl LayoutEditor {
                 let _ = transport.call(node, Protocol::Cluster, message, PUSH_TIME).await;
             });
         }
+    }
+}
+
+/// What the operator did at a survivor's data folder.
+fn recovery(known: &Layout, former: &Layout) -> NotedRequest {
+    let given_up = former.nodes().keys().filter(|node| known.node(node).is_none());
+    let given_up = given_up.map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    NotedRequest {
+        who: "operator, at a survivor's data folder".into(),
+        what: "node:recover".into(),
+        on: format!("epoch {}, without {given_up}", known.epoch()),
+        from: String::new(),
+        rule: "whoever may write the data folder".into(),
     }
 }

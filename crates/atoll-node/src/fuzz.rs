@@ -5,9 +5,9 @@ use atoll_overlay::{
     ChordMessage, DhtMessage, DirectoryMessage, HybridMessage, KademliaMessage, PastryMessage,
     UnstructuredMessage,
 };
-use atoll_placement::Layout;
+use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState};
 use atoll_types::{
-    ClusterId, Format, NodeId,
+    ByteSize, ClusterId, DiskId, Format, NodeId, Roles, Zone,
     fuzzing::{self, Checked},
 };
 use data_encoding::BASE32_NOPAD;
@@ -46,7 +46,20 @@ pub fn formats(bytes: &[u8]) {
 }
 
 pub fn formats_seeds() -> Vec<Vec<u8>> {
-    fuzzing::seeds(FORMATS)
+    let mut seeds = fuzzing::seeds(FORMATS);
+    // A layout has all its slots, or is none: no mutation finds its way to one.
+    let which = FORMATS.iter().position(|format| format.name == Layout::NAME).expect("it is one of them");
+    let node = LayoutNode {
+        zone: Zone::default(),
+        capacity: ByteSize::gib(1),
+        disk: DiskId(1),
+        roles: Roles::default(),
+        state: NodeState::Active,
+        addresses: vec!["10.0.0.1:9002".into()],
+    };
+    let layout = Layout::genesis(NodeId([1; 32]), node, LayoutSettings::default());
+    seeds.push([vec![which as u8], layout.encode()].concat());
+    seeds
 }
 
 /// The bytes as somebody might paste them, and as what a checksum was made for.

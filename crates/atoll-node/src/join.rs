@@ -14,6 +14,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use atoll_access::NotedRequest;
 use atoll_placement::{Layout, LayoutNode, NodeState};
 use atoll_transport::{CallError, Caller, Handler, Message, Protocol, Refusal, Transport};
 use atoll_types::{Format, NodeId};
@@ -130,7 +131,7 @@ pub struct JoinHandler {
 }
 
 impl JoinHandler {
-    async fn admit(&self, from: &Caller, request: JoinRequest) -> JoinReply {
+    async fn admit(&self, from: &Caller, request: &JoinRequest) -> JoinReply {
         if request.cluster != self.cluster {
             return JoinReply::OtherCluster;
         }
@@ -160,6 +161,9 @@ impl JoinHandler {
             Ok(Err(why)) => return JoinReply::Refused(why),
             Err(error) => return try_again(&error),
         }
+        if let Err(error) = self.editor.access.note_act(noted(from, request, "the ticket")).await {
+            return try_again(&error);
+        }
         runtime.fault_point("node: a ticket is spent, its bearer is not admitted").await;
         let properties = layout_node(&request.info);
         let joiner = from.node;
@@ -171,6 +175,19 @@ impl JoinHandler {
             },
             Err(error) => try_again(&error),
         }
+    }
+}
+
+/// A join, for the audit trail.
+fn noted(from: &Caller, request: &JoinRequest, rule: &str) -> NotedRequest {
+    let JoinRequest { ticket, info, .. } = request;
+    NotedRequest {
+        who: format!("ticket {ticket}"),
+        what: "node:join".into(),
+        // Whoever asks may say of itself what it likes: an address that was proven is none of these.
+        on: format!("{} at {}", from.node, info.addresses.join(", ")),
+        from: String::new(),
+        rule: rule.into(),
     }
 }
 
@@ -191,9 +208,10 @@ impl Handler for JoinHandler {
     async fn call(&self, from: Caller, request: Message) -> Result<Message, Refusal> {
         let request = JoinRequest::decode(&request.header)
             .map_err(|error| Refusal { code: 400, reason: error.to_string() })?;
-        let reply = self.admit(&from, request).await;
+        let reply = self.admit(&from, &request).await;
         if let JoinReply::Refused(why) = &reply {
             tracing::warn!(node = %from.node, %why, "a join was refused");
+            self.editor.access.note_refused(noted(&from, &request, &why.to_string()));
         }
         Ok(Message::with_body("", reply.encode()))
     }

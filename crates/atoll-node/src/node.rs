@@ -217,9 +217,13 @@ impl Node {
             found_replicas(&records, &follower.current(), me).await?;
         }
         let truths = Truths { runtime: runtime.clone(), records: records.clone() };
-        let editor =
-            LayoutEditor { truths: truths.clone(), follower: follower.clone(), transport: transport.clone() };
         let access = Access::start(runtime.clone(), records.clone());
+        let editor = LayoutEditor {
+            truths: truths.clone(),
+            follower: follower.clone(),
+            transport: transport.clone(),
+            access: access.clone(),
+        };
         let auditor = Auditor::start(runtime.clone(), records.clone(), identity.key_seed);
         access.audit_with(auditor.clone());
         let witness = Arc::new(WitnessKeeper::open(runtime.clone(), files.clone(), auditor).await?);

@@ -6,13 +6,14 @@ use crate::Format;
 /// One format, its type forgotten.
 #[derive(Clone, Copy)]
 pub struct Checked {
+    pub name: &'static str,
     check: fn(&[u8]),
     smallest: fn() -> Option<Vec<u8>>,
 }
 
 impl Checked {
     pub const fn of<T: Format>() -> Self {
-        Self { check: reads_back::<T>, smallest: smallest::<T> }
+        Self { name: T::NAME, check: reads_back::<T>, smallest: smallest::<T> }
     }
 }
 

@@ -8,7 +8,7 @@ mod recovery;
 
 use std::{convert::Infallible, sync::Arc};
 
-use atoll_access::{Access, AdminToken, Decision, Facts, RefusedRequest, Request as Asked};
+use atoll_access::{Access, AdminToken, Decision, Facts, NotedRequest, Request as Asked};
 use atoll_objects::Objects;
 use axum::{
     Json, Router,
@@ -134,7 +134,7 @@ async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Re
     let peer = request.extensions().get::<ConnectionInfo>().map(|connection| connection.peer.ip());
     let from = Whence(peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default());
     let refused = |rule: &str| {
-        doors.access.note_refused(RefusedRequest {
+        doors.access.note_refused(NotedRequest {
             who: "anonymous".into(),
             what: action.clone(),
             on: uri.clone(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use atoll_access::{Access, RefusedRequest};
+use atoll_access::{Access, NotedRequest};
 use atoll_objects::Objects;
 use atoll_runtime::Runtime;
 use bytes::Bytes;
@@ -220,11 +220,11 @@ impl Claim {
         Self { key, from: peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default() }
     }
 
-    fn refused(self, method: &Method, resource: &str, response: &Response<s3s::Body>) -> RefusedRequest {
+    fn refused(self, method: &Method, resource: &str, response: &Response<s3s::Body>) -> NotedRequest {
         let body = response.body().bytes();
         let text = body.as_deref().and_then(|body| std::str::from_utf8(body).ok()).unwrap_or_default();
         let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-        RefusedRequest {
+        NotedRequest {
             who: self.key.map_or("anonymous".into(), |key| format!("key {key}, not proven")),
             what: format!("s3:{method}"),
             on: percent_decode_str(resource.trim_start_matches('/')).decode_utf8_lossy().into_owned(),
