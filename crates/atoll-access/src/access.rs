@@ -15,12 +15,12 @@ use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::{
-    AdminToken, Decision, KeyRecord, Principal, Request,
+    AdminToken, Decision, FoundObject, KeyRecord, Principal, Request,
     audit::Auditor,
     content::Content,
-    decision::decide,
+    decision::{decide, decide_by_object},
     limit::Limits,
-    records::{BucketId, BucketRules, CHANGES, ChangesReply, ChangesRequest, UserRecord, first},
+    records::{BucketId, BucketRules, CHANGES, ChangesReply, ChangesRequest, Ownership, UserRecord, first},
 };
 
 /// The oldest confirmation that an answer may rest on (rule 16).
@@ -51,6 +51,9 @@ pub enum AccessError {
         #[source]
         source: RecordsError,
     },
+    /// The decision rests on an object's ACL, and its shard did not answer.
+    #[error("the object's ACL can't be read right now")]
+    AclUnknown,
     /// Shard 0's answer is not one this program reads: the cluster is newer.
     #[error("the cluster's access records are not readable by this version")]
     Unreadable {
@@ -174,6 +177,12 @@ impl Access {
         Ok(content.buckets.get(&bucket).map(|guarded| guarded.rules.clone()).unwrap_or_default())
     }
 
+    /// Whose objects are in the bucket, and whether its ACLs are enabled.
+    pub async fn ownership(&self, bucket: BucketId) -> Result<Ownership, AccessError> {
+        let content = self.inner.fresh().await?;
+        Ok(content.buckets.get(&bucket).map(|guarded| guarded.rules.ownership).unwrap_or_default())
+    }
+
     /// The name to show for a canonical id; `None` if it is nobody's (any more).
     pub async fn display_name(&self, canonical_id: &str) -> Result<Option<String>, AccessError> {
         let content = self.inner.fresh().await?;
@@ -208,7 +217,16 @@ impl Access {
             Some(bucket) => self.inner.fresh().await?.buckets.get(&bucket.id).cloned(),
             None => None,
         };
-        let decision = decide(request, guarded.as_deref());
+        let decision = match (decide(request, guarded.as_deref()), guarded, request.object) {
+            (Ok(decision), ..) => decision,
+            (Err(rests), Some(guarded), Some(object)) => {
+                decide_by_object(request, &guarded, rests, &object.found().await?)
+            }
+            (Err(rests), guarded, _) => {
+                let private = FoundObject::There(None);
+                decide_by_object(request, &guarded.unwrap_or_default(), rests, &private)
+            }
+        };
         self.note(request, &decision).await?;
         Ok(decision)
     }

@@ -1,6 +1,8 @@
 //! S3's actions: which right covers each, and what it is about. A door names the action
 //! of each operation; an action that is not here is allowed to nobody.
 
+use atoll_types::Permission;
+
 use crate::Rights;
 
 /// What an action is about, and so which resources a policy may name with it.
@@ -10,6 +12,12 @@ pub enum Scope {
     Account,
     /// A bucket that is still to be made.
     NewBucket,
+    Bucket,
+    Object,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AclOf {
     Bucket,
     Object,
 }
@@ -25,6 +33,23 @@ impl Action {
     /// Names are compared without regard to case, as S3 does it.
     pub fn find(name: &str) -> Option<&'static Action> {
         ACTIONS.iter().find(|action| action.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whose ACL may allow it, and by which permission: "Mapping of ACL permissions and access
+    /// policy permissions" of S3's user guide. What is not here no ACL allows.
+    pub fn acl(&self) -> Option<(AclOf, Permission)> {
+        Some(match self.name {
+            "s3:ListBucket" | "s3:ListBucketVersions" | "s3:ListBucketMultipartUploads" => {
+                (AclOf::Bucket, Permission::Read)
+            }
+            "s3:PutObject" | "s3:DeleteObject" => (AclOf::Bucket, Permission::Write),
+            "s3:GetBucketAcl" => (AclOf::Bucket, Permission::ReadAcp),
+            "s3:PutBucketAcl" => (AclOf::Bucket, Permission::WriteAcp),
+            "s3:GetObject" | "s3:GetObjectVersion" => (AclOf::Object, Permission::Read),
+            "s3:GetObjectAcl" | "s3:GetObjectVersionAcl" => (AclOf::Object, Permission::ReadAcp),
+            "s3:PutObjectAcl" | "s3:PutObjectVersionAcl" => (AclOf::Object, Permission::WriteAcp),
+            _ => return None,
+        })
     }
 
     /// Changes what a bucket is or who may do what: an administrative act.

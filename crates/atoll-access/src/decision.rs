@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use atoll_types::Permission;
+
 use crate::{
-    UserRights,
-    action::{Action, Scope},
+    FoundObject, ObjectAcls, UserRights,
+    acl::{bucket_allows, object_allows},
+    action::{AclOf, Action, Scope},
     guard::{GuardedBucket, ReadPolicy},
     policy::{Ask, Facts, Verdict},
     records::{BucketId, KeyRecord, UserRecord},
@@ -62,6 +65,8 @@ pub struct Request<'a> {
     pub key: Option<&'a str>,
     /// What conditions may look at, but for who asks.
     pub facts: &'a dyn Facts,
+    /// Without it no object's ACL allows anything.
+    pub object: Option<&'a dyn ObjectAcls>,
 }
 
 /// A request's facts, and those of who asks.
@@ -115,10 +120,58 @@ fn denied(rule: &str) -> Decision {
 /// everything: else a policy could lock everyone out for good.
 const ALWAYS_OWNERS: [&str; 3] = ["s3:GetBucketPolicy", "s3:PutBucketPolicy", "s3:DeleteBucketPolicy"];
 
+/// Nothing allows it yet, and nothing keeps the ACL of the object that it is about from
+/// allowing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RestsOnObject(pub(crate) Permission);
+
 /// In this order: the right door; what the key may; what the bucket's policy denies; the
 /// bucket's owner and whoever may do everything; the bucket's grants; what its policy
-/// allows. Who is named by none of them may do nothing.
-pub(crate) fn decide(request: &Request<'_>, guarded: Option<&GuardedBucket>) -> Decision {
+/// allows; where ACLs are enabled the bucket's, or else the object's, by
+/// [`decide_by_object`]. Who is named by none of them may do nothing.
+pub(crate) fn decide(
+    request: &Request<'_>,
+    guarded: Option<&GuardedBucket>,
+) -> Result<Decision, RestsOnObject> {
+    let decision = decide_without_acls(request, guarded);
+    let enabled = guarded.filter(|guarded| guarded.rules.ownership.has_acls());
+    let acl = Action::find(request.action).and_then(Action::acl);
+    let (Some(guarded), Some((of, permission))) = (enabled, acl) else { return Ok(decision) };
+    if decision != denied(NO_RULE) {
+        return Ok(decision);
+    }
+    match of {
+        AclOf::Object => Err(RestsOnObject(permission)),
+        AclOf::Bucket => match bucket_allows(&guarded.rules, request.principal, permission) {
+            Some(rule) => Ok(Decision::Allowed { rule }),
+            None => Ok(decision),
+        },
+    }
+}
+
+/// The rest of the decision. Whether nothing is there is told to those who may list the bucket.
+pub(crate) fn decide_by_object(
+    request: &Request<'_>,
+    guarded: &GuardedBucket,
+    RestsOnObject(permission): RestsOnObject,
+    found: &FoundObject,
+) -> Decision {
+    let rule = match found {
+        FoundObject::There(Some(acl)) => object_allows(&guarded.rules, acl, request.principal, permission),
+        FoundObject::There(None) => None,
+        FoundObject::Missing if permission == Permission::Read => {
+            let list = Request { action: "s3:ListBucket", key: None, object: None, ..*request };
+            return decide(&list, Some(guarded)).unwrap_or_else(|_| denied(NO_RULE));
+        }
+        FoundObject::Missing => None,
+    };
+    rule.map_or_else(|| denied(NO_RULE), |rule| Decision::Allowed { rule })
+}
+
+/// The only denial that an ACL may turn: all others were meant.
+const NO_RULE: &str = "no rule allows it";
+
+fn decide_without_acls(request: &Request<'_>, guarded: Option<&GuardedBucket>) -> Decision {
     if request.action.starts_with("admin:") {
         return match request.principal {
             Principal::Operator { .. } => allowed("admin token"),
@@ -185,7 +238,7 @@ pub(crate) fn decide(request: &Request<'_>, guarded: Option<&GuardedBucket>) -> 
         }
         return Decision::Allowed { rule: format!("the bucket's policy, statement {statement}") };
     }
-    denied("no rule allows it")
+    denied(NO_RULE)
 }
 
 #[cfg(test)]
@@ -238,8 +291,8 @@ mod tests {
         rules: &BucketRules,
     ) -> Decision {
         let key = action.contains("Object").then_some("k");
-        let request = Request { principal, action, bucket, key, facts: &NoFacts };
-        decide(&request, Some(&GuardedBucket::of(rules.clone())))
+        let request = Request { principal, action, bucket, key, facts: &NoFacts, object: None };
+        decide(&request, Some(&GuardedBucket::of(rules.clone()))).unwrap()
     }
 
     fn with_policy(statements: &str) -> BucketRules {

@@ -12,6 +12,7 @@
 //! here, checks the signature itself, and asks for the decision.
 
 mod access;
+mod acl;
 mod action;
 mod administration;
 pub mod audit;
@@ -29,6 +30,7 @@ mod rights;
 mod secret;
 
 pub use access::{Access, AccessError, REFRESH_EVERY, STALENESS_MAX};
+pub use acl::{FoundObject, ObjectAcls};
 pub use action::{Action, Scope};
 pub use administration::{ChangeError, NewUser, draw_key};
 pub use decision::{BucketOf, Decision, Principal, Request, canonical_id};
@@ -36,8 +38,8 @@ pub use guard::{KeptPolicy, PutPolicyError};
 pub use noted::NotedRequest;
 pub use policy::{Facts, iso_time, parse_time};
 pub use records::{
-    BucketId, BucketRules, KeyRecord, PolicyRecord, PublicAccessBlock, ROOT_USER, Refused, TokenRecord,
-    UserRecord, register,
+    BucketId, BucketRules, KeyRecord, Ownership, PolicyRecord, PublicAccessBlock, ROOT_USER, Refused,
+    TokenRecord, UserRecord, register,
 };
 pub use restore::{KEPT_PREFIXES, KeptRecord};
 pub use rights::{ParseRightError, Rights, UserRights};

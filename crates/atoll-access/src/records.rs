@@ -21,7 +21,7 @@ pub use act::Refused;
 pub(crate) use act::{ACT, Act, refused};
 pub(crate) use log::{CHANGES, Changed, ChangesReply, ChangesRequest};
 pub use shapes::{
-    BucketId, BucketRules, KeyRecord, PolicyRecord, PublicAccessBlock, TokenRecord, UserRecord,
+    BucketId, BucketRules, KeyRecord, Ownership, PolicyRecord, PublicAccessBlock, TokenRecord, UserRecord,
 };
 
 use atoll_disk::StoreError;

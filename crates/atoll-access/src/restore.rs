@@ -5,7 +5,7 @@
 use atoll_types::{Format, FormatError, Instant};
 
 use crate::{
-    Access, BucketRules, ChangeError, NewUser, ROOT_USER, Refused, UserRecord, UserRights,
+    Access, BucketOf, BucketRules, ChangeError, NewUser, ROOT_USER, Refused, UserRecord, UserRights,
     access::LOOKUP_WAIT,
     records::{Act, BucketId, names},
 };
@@ -66,10 +66,16 @@ impl Access {
     /// must be there.
     pub async fn restore_rules(
         &self,
-        bucket: BucketId,
+        of: BucketOf<'_>,
         rules: BucketRules,
         deadline: Instant,
     ) -> Result<(), ChangeError> {
+        let bucket = of.id;
+        let there = self.newest_rules(bucket).await?;
+        // Done again it must not meet the public access block that was restored after it.
+        if (there.ownership, &there.acl) != (rules.ownership, &rules.acl) {
+            self.put_acl(of, Some(rules.ownership), Some(rules.acl), deadline).await?;
+        }
         let users = self.users().await?;
         for (id, rights) in rules.grants {
             let user = users.iter().find(|user| user.canonical_id == id);

@@ -32,6 +32,7 @@ mod form_fields;
 pub(crate) mod fuzz;
 mod gateway;
 mod get;
+mod grants;
 mod headers;
 mod lifecycle;
 mod list;

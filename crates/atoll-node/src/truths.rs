@@ -34,12 +34,14 @@ pub struct ClusterInfo {
 ///
 /// 2: a layout that names a kind of overlay. 3: versions of objects; users, grants, bucket
 /// policies and the audit trail; the kinds of overlay that older programs sit out. 4: snapshots,
-/// and buckets restored from them; objects that are encrypted.
-pub const PROGRAM_VERSION: u32 = 4;
+/// and buckets restored from them; objects that are encrypted. 5: owners and ACLs of objects,
+/// ownership controls of buckets.
+pub const PROGRAM_VERSION: u32 = 5;
 
 const _: () = assert!(PROGRAM_VERSION >= atoll_objects::VERSIONS_SINCE);
 const _: () = assert!(PROGRAM_VERSION >= atoll_objects::SNAPSHOTS_SINCE);
 const _: () = assert!(PROGRAM_VERSION >= atoll_objects::ENCRYPTION_SINCE);
+const _: () = assert!(PROGRAM_VERSION >= atoll_objects::ACLS_SINCE);
 
 /// From this cluster version on a layout may name a kind of overlay, and from which one this
 /// kind: programs before sit it out.

@@ -12,7 +12,7 @@ use crate::{
     ingest::{BODY_BYTES_MAX, Ingested, IngestedContent},
     manifest::Manifest,
     names::ObjectKey,
-    object::{ETag, ObjectInfo},
+    object::{ETag, ObjectHeaders, ObjectInfo},
     objects::Objects,
     put::{NewObject, etag_md5},
     request::{BucketInfo, Copied, CopyObject, GetObject, PutBody},
@@ -32,6 +32,7 @@ impl Objects {
             conditions,
             encryption,
             headers,
+            acl,
             idempotency,
         } = request;
         let no_such = || CopyObjectError::Destination(PutObjectError::NoSuchBucket(bucket.clone()));
@@ -45,6 +46,11 @@ impl Objects {
             .sealing(destination, &key, encryption.as_ref(), deadline)
             .await
             .map_err(|error| CopyObjectError::Destination(error.into()))?;
+        if acl.is_some() {
+            self.knows_acls().await.map_err(|error| CopyObjectError::Destination(error.into()))?;
+        }
+        // The source's ACL is not copied.
+        let headers_of = |source| ObjectHeaders { acl, ..headers.unwrap_or(source) };
         let shard = destination.shard_of(key.as_bytes());
         // Before the source is read, so that a sweep in between is noticed at the commit.
         let epoch =
@@ -72,7 +78,7 @@ impl Objects {
                 false => source.etag,
             };
             let ingested = Ingested { checksum: source.checksum, ..ingested };
-            let headers = headers.unwrap_or(source.headers);
+            let headers = headers_of(source.headers);
             let new = NewObject { key, conditions, headers, etag, ingested, sealing, idempotency };
             let put = self.commit_object(destination, new).await.map_err(CopyObjectError::Destination)?;
             return Ok(Copied { put, source_version });
@@ -81,7 +87,7 @@ impl Objects {
         if got.version.size > BODY_BYTES_MAX {
             return Err(CopyObjectError::Destination(PutObjectError::EntityTooLarge { max: BODY_BYTES_MAX }));
         }
-        let headers = headers.unwrap_or_else(|| got.version.headers.clone());
+        let headers = headers_of(got.version.headers.clone());
         let etag = got.version.etag;
         let adopted = self.adopt(&source, &get.key, got, epoch).await;
         let ingested =

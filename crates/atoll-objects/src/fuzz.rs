@@ -3,7 +3,7 @@
 //! from nobody's.
 
 use atoll_types::{
-    ChunkHash, Format, Revision, TransactionId, WallTime,
+    Acl, ChunkHash, Format, Revision, TransactionId, WallTime,
     fuzzing::{self, Checked},
 };
 use bytes::Bytes;
@@ -125,6 +125,18 @@ pub fn manifest_seeds() -> Vec<Vec<u8>> {
         };
         seeds.push([vec![1], part.encode()].concat());
     }
+    headers.acl = Some(Acl::private("ann"));
+    let owned = records::VersionRecord {
+        size: 0,
+        etag,
+        modified: WallTime::from_millis(9),
+        null: true,
+        delete_marker: false,
+        headers,
+        checksum: None,
+        content: Sealable::plain(Manifest::Inline),
+    };
+    seeds.push([vec![0], owned.encode()].concat());
     let segment = records::SegmentRecord { chunks: vec![chunk(1), chunk(2)] };
     seeds.push([vec![2], segment.encode()].concat());
     seeds

@@ -66,6 +66,7 @@ pub use probe::HeldChunk;
 pub use request::*;
 pub use restore::Restoring;
 pub use sealing::{ENCRYPTION_SINCE, VERSION_HEARD_WITHIN};
+pub use settings::ACLS_SINCE;
 pub use shard::register_procedures;
 pub use snapshot::{
     KeptSnapshot, SNAPSHOTS_SINCE, SnapshotSettings,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, str::FromStr};
 
-use atoll_types::{Revision, WallTime};
+use atoll_types::{Acl, Revision, WallTime};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,10 @@ impl FromStr for ETag {
 }
 
 /// The headers that a client gave with an object and gets back with it. Not looked at.
+///
+/// Encoded as programs before ACLs wrote and read them, unless there is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "HeadersWire", into = "HeadersWire")]
 pub struct ObjectHeaders {
     pub content_type: Option<String>,
     pub content_encoding: Option<String>,
@@ -80,6 +83,72 @@ pub struct ObjectHeaders {
     pub user: BTreeMap<String, String>,
     /// S3's limit of ten tags is the gateway's to enforce.
     pub tags: BTreeMap<String, String>,
+    /// `None`: the bucket's owner owns it, and it is private.
+    pub acl: Option<Acl>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeadersWire {
+    content_type: Option<String>,
+    content_encoding: Option<String>,
+    content_disposition: Option<String>,
+    content_language: Option<String>,
+    cache_control: Option<String>,
+    expires: Option<String>,
+    location: LocationWire,
+    user: BTreeMap<String, String>,
+    tags: BTreeMap<String, String>,
+}
+
+/// The first two are encoded as the `Option` is that programs before ACLs have here.
+#[derive(Serialize, Deserialize)]
+enum LocationWire {
+    None,
+    Some(String),
+    WithAcl { acl: Acl, location: Option<String> },
+}
+
+impl From<ObjectHeaders> for HeadersWire {
+    fn from(headers: ObjectHeaders) -> Self {
+        let location = match (headers.acl, headers.website_redirect_location) {
+            (Some(acl), location) => LocationWire::WithAcl { acl, location },
+            (None, Some(location)) => LocationWire::Some(location),
+            (None, None) => LocationWire::None,
+        };
+        Self {
+            content_type: headers.content_type,
+            content_encoding: headers.content_encoding,
+            content_disposition: headers.content_disposition,
+            content_language: headers.content_language,
+            cache_control: headers.cache_control,
+            expires: headers.expires,
+            location,
+            user: headers.user,
+            tags: headers.tags,
+        }
+    }
+}
+
+impl From<HeadersWire> for ObjectHeaders {
+    fn from(wire: HeadersWire) -> Self {
+        let (acl, website_redirect_location) = match wire.location {
+            LocationWire::None => (None, None),
+            LocationWire::Some(location) => (None, Some(location)),
+            LocationWire::WithAcl { acl, location } => (Some(acl), location),
+        };
+        Self {
+            content_type: wire.content_type,
+            content_encoding: wire.content_encoding,
+            content_disposition: wire.content_disposition,
+            content_language: wire.content_language,
+            cache_control: wire.cache_control,
+            expires: wire.expires,
+            website_redirect_location,
+            user: wire.user,
+            tags: wire.tags,
+            acl,
+        }
+    }
 }
 
 /// S3's additional checksums. They are computed by the gateway's [`BodyDigest`]s and
@@ -200,6 +269,38 @@ mod tests {
         }
         assert!("abc".parse::<ETag>().is_err());
         assert!("\u{e9}".repeat(16).parse::<ETag>().is_err());
+    }
+
+    /// As programs before ACLs had them.
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct FormerHeaders {
+        plain: [Option<String>; 6],
+        website_redirect_location: Option<String>,
+        user: BTreeMap<String, String>,
+        tags: BTreeMap<String, String>,
+    }
+
+    #[test]
+    fn headers_without_an_acl_are_encoded_as_they_always_were() {
+        let pair = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        for location in [None, Some("/there".to_owned())] {
+            let now = ObjectHeaders {
+                content_type: Some("text/plain".into()),
+                expires: Some("soon".into()),
+                website_redirect_location: location.clone(),
+                user: pair.clone(),
+                ..ObjectHeaders::default()
+            };
+            let bytes = postcard::to_stdvec(&now).unwrap();
+            let former: FormerHeaders = postcard::from_bytes(&bytes).unwrap();
+            assert_eq!((&former.website_redirect_location, &former.user), (&location, &pair));
+            assert_eq!(postcard::to_stdvec(&former).unwrap(), bytes);
+            assert_eq!(postcard::from_bytes::<ObjectHeaders>(&bytes).as_ref(), Ok(&now));
+            let owned = ObjectHeaders { acl: Some(Acl::private("ann")), ..now };
+            let bytes = postcard::to_stdvec(&owned).unwrap();
+            assert_eq!(postcard::from_bytes::<ObjectHeaders>(&bytes), Ok(owned));
+            assert!(postcard::from_bytes::<FormerHeaders>(&bytes).is_err(), "refused, not misread");
+        }
     }
 
     #[test]

@@ -77,6 +77,7 @@ pub(crate) struct NewObject {
 impl Objects {
     pub async fn put(&self, request: PutObject) -> Result<PutResult, PutObjectError> {
         let PutObject { bucket, key, headers, conditions, idempotency, encryption, body } = request;
+        self.knows_headers(&headers).await?;
         let no_such = || PutObjectError::NoSuchBucket(bucket.clone());
         let deadline = self.deadline();
         let info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;

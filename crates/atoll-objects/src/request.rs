@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use atoll_types::{Format, Revision, ShardId, TransactionId, WallTime};
+use atoll_types::{Acl, Format, Revision, ShardId, TransactionId, WallTime};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
@@ -323,6 +323,8 @@ pub struct CopyObject {
     pub encryption: Option<Encryption>,
     /// `None` keeps the source's headers (S3's `COPY` directive).
     pub headers: Option<ObjectHeaders>,
+    /// The copy's, whatever the headers have: the source's is not copied.
+    pub acl: Option<Acl>,
     pub idempotency: Option<TransactionId>,
 }
 

@@ -103,6 +103,9 @@ impl Objects {
             hashes.extend(references.iter().map(|reference| reference.hash));
         }
         let hashes: Vec<ChunkHash> = hashes.into_iter().collect();
+        if records.iter().any(BucketRecord::has_acl) {
+            self.knows_acls().await?;
+        }
         self.take_root_key_of(&records).await?;
         for _ in 0..STAMP_ATTEMPTS {
             let epoch = self.reclaim_epoch(shard).await?;

@@ -220,6 +220,7 @@ pub fn register_procedures(procedures: &mut Procedures) {
     setting::SET.register(procedures);
     setting::GET.register(procedures);
     setting::TAG.register(procedures);
+    setting::SET_ACL.register(procedures);
     upload::PART_INFOS.register(procedures);
     lifecycle::CLAIM.register(procedures);
     lifecycle::EXPIRE.register(procedures);

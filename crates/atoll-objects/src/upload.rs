@@ -59,6 +59,7 @@ struct NewPart {
 impl Objects {
     pub async fn create_upload(&self, request: CreateUpload) -> Result<CreatedUpload, CreateUploadError> {
         let CreateUpload { bucket, key, headers, checksum, encryption } = request;
+        self.knows_headers(&headers).await?;
         let no_such = || CreateUploadError::NoSuchBucket(bucket.clone());
         let deadline = self.deadline();
         let info = self.bucket(&bucket, deadline).await?.ok_or_else(no_such)?;

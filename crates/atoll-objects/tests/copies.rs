@@ -415,6 +415,7 @@ async fn a_silent_node_holds_up_neither_reads_nor_copies() {
         conditions: Default::default(),
         encryption: None,
         headers: None,
+        acl: None,
         idempotency: None,
     };
     let copied = world.at(1).copy(copy).await;

@@ -171,6 +171,7 @@ async fn copies_are_encrypted_as_they_are_asked_for_whatever_their_source_is() {
                     conditions: Default::default(),
                     encryption: encryption.clone(),
                     headers: None,
+                    acl: None,
                     idempotency: None,
                 };
                 objects.copy(copy).await.unwrap();

@@ -278,6 +278,7 @@ async fn a_copy_has_the_bytes_of_one_version_and_outlives_its_source() {
             conditions: WriteConditions { if_none_match: Some(ETagCondition::Any), ..Default::default() },
             encryption: None,
             headers: None,
+            acl: None,
             idempotency: None,
         };
         let chunks = world.all_chunks().await.len();
@@ -398,6 +399,7 @@ async fn a_multipart_upload_becomes_one_object() {
         conditions: Default::default(),
         encryption: None,
         headers: None,
+        acl: None,
         idempotency: None,
     };
     objects.copy(copy).await.unwrap();

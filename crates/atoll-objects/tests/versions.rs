@@ -4,6 +4,7 @@
 mod world;
 
 use atoll_objects::*;
+use atoll_types::Acl;
 use bytes::Bytes;
 use world::*;
 
@@ -94,4 +95,55 @@ async fn before_the_last_member_is_upgraded_an_object_is_its_own_null_version() 
     world.at(1).set_versioning(&name, Versioning::Enabled).await.unwrap();
     let id = put_version(&world, &bytes).await;
     assert_eq!(version(&world, 3, id).await.unwrap(), bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn owners_and_acls_are_kept_once_every_member_can_read_them_and_are_not_copied() {
+    let world = three_with_bucket().await;
+    world.cluster_version.send_replace(ACLS_SINCE - 1);
+    let (at, bytes) = (world.at(1), Bytes::from("eve's"));
+    let headers = ObjectHeaders { acl: Some(Acl::private("eve")), ..ObjectHeaders::default() };
+    let owned = || PutObject { headers: headers.clone(), ..put_request("photos", "k", &bytes) };
+    let refused = at.put(owned()).await;
+    assert!(matches!(
+        refused,
+        Err(PutObjectError::Unavailable(Unavailable::Upgrading { needs: ACLS_SINCE, .. }))
+    ));
+    let upload = CreateUpload {
+        bucket: bucket("photos"),
+        key: key("k"),
+        headers: headers.clone(),
+        checksum: None,
+        encryption: None,
+    };
+    let refused = at.create_upload(upload).await;
+    assert!(matches!(refused, Err(CreateUploadError::Unavailable(Unavailable::Upgrading { .. }))));
+    put(at, "photos", "k", &bytes).await.unwrap();
+    let info = at.info(get_request("photos", "k")).await.unwrap();
+    let set = at.set_acl(&bucket("photos"), &key("k"), None, &info, Acl::private("bob")).await;
+    assert!(matches!(set, Err(GetObjectError::Unavailable(Unavailable::Upgrading { .. }))));
+
+    world.cluster_version.send_replace(ACLS_SINCE);
+    at.put(owned()).await.unwrap();
+    let late = at.set_acl(&bucket("photos"), &key("k"), None, &info, Acl::private("bob")).await;
+    assert!(matches!(late, Err(GetObjectError::Unavailable(Unavailable::Unsettled))), "it is another object");
+    let copy = CopyObject {
+        source_bucket: bucket("photos"),
+        source_key: key("k"),
+        source_version: None,
+        source_conditions: Default::default(),
+        source_customer_key: None,
+        bucket: bucket("photos"),
+        key: key("copy"),
+        conditions: Default::default(),
+        encryption: None,
+        headers: None,
+        acl: None,
+        idempotency: None,
+    };
+    at.copy(copy.clone()).await.unwrap();
+    let acl = async |at| world.at(2).info(get_request("photos", at)).await.unwrap().headers.acl;
+    assert_eq!((acl("k").await, acl("copy").await), (headers.acl.clone(), None));
+    at.copy(CopyObject { headers: Some(headers), acl: Some(Acl::private("bob")), ..copy }).await.unwrap();
+    assert_eq!(acl("copy").await, Some(Acl::private("bob")));
 }

@@ -4,6 +4,7 @@
 //! Everyone depends on this crate, so it holds nouns only: no behaviour that a
 //! second crate might want differently, no I/O, no clock, no randomness.
 
+mod acl;
 mod format;
 pub mod fuzzing;
 mod hash;
@@ -13,6 +14,7 @@ mod role;
 mod size;
 mod time;
 
+pub use acl::{Acl, AclGrant, Grantee, Permission};
 pub use format::{Format, FormatError};
 pub use hash::{ChunkHash, Slot};
 pub use ids::{

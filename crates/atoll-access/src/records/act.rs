@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use atoll_disk::StoreError;
 use atoll_records::{Command, ReadView, Verdict, WriteView};
-use atoll_types::Format;
+use atoll_types::{AclGrant, Format, Grantee};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    BucketId, BucketRules, KeyRecord, PolicyRecord, PublicAccessBlock, ROOT_USER, TokenRecord, UserRecord,
-    conversion::convert, decode, log, names,
+    BucketId, BucketRules, KeyRecord, Ownership, PolicyRecord, PublicAccessBlock, ROOT_USER, TokenRecord,
+    UserRecord, conversion::convert, decode, log, names,
 };
 use crate::{Rights, Secret, TokenHash, UserRights};
 
@@ -84,6 +84,15 @@ pub(crate) enum Act {
     ForgetBucket {
         bucket: BucketId,
     },
+    /// Sets what is given of the two.
+    PutAcl {
+        bucket: BucketId,
+        /// The bucket owner's canonical id.
+        owner: String,
+        ownership: Option<Ownership>,
+        /// The outer `None` leaves it; the inner is private.
+        acl: Option<Option<Vec<AclGrant>>>,
+    },
 }
 
 impl Format for Act {
@@ -109,6 +118,13 @@ pub enum Refused {
     /// Ours: a newer program asked for what this one does not know.
     #[error("this program does not know that")]
     Unknown,
+    /// Its ownership controls are, or would be, `BucketOwnerEnforced`.
+    #[error("the bucket's ACLs are disabled")]
+    AclsDisabled,
+    #[error("the bucket's ACL grants something to others")]
+    AclGrantsOthers,
+    #[error("public ACLs are blocked")]
+    PublicAclBlocked,
 }
 
 /// The reason in an aborted command's output.
@@ -237,6 +253,23 @@ fn perform(view: &mut dyn WriteView, act: Act) -> Result<(), Fault> {
             change_rules(view, bucket, |rules| rules.public_access_block = block)?;
         }
         Act::ForgetBucket { bucket } => log::delete(view, &names::bucket(bucket))?,
+        Act::PutAcl { bucket, owner, ownership, acl } => {
+            let mut rules = rules(view, bucket)?;
+            let blocked = rules.public_access_block.is_some_and(|block| block.block_public_acls);
+            let public = |grants: &Vec<AclGrant>| grants.iter().any(|grant| grant.grantee.is_public());
+            if blocked && acl.iter().flatten().any(public) {
+                return Err(Refused::PublicAclBlocked.into());
+            }
+            rules.ownership = ownership.unwrap_or(rules.ownership);
+            let sets_grants = matches!(acl, Some(Some(_)));
+            rules.acl = acl.unwrap_or(rules.acl);
+            let others = |grant: &AclGrant| !matches!(&grant.grantee, Grantee::User(id) if *id == owner);
+            if !rules.ownership.has_acls() && rules.acl.iter().flatten().any(others) {
+                let why = if sets_grants { Refused::AclsDisabled } else { Refused::AclGrantsOthers };
+                return Err(why.into());
+            }
+            put_rules(view, &names::bucket(bucket), &rules)?;
+        }
     }
     Ok(())
 }
@@ -267,13 +300,13 @@ fn change_rules(
     bucket: BucketId,
     change: impl FnOnce(&mut BucketRules),
 ) -> Result<(), Fault> {
-    let name = names::bucket(bucket);
-    let mut rules = match view.get(&name)? {
-        Some(bytes) => decode(&bytes)?,
-        None => BucketRules::default(),
-    };
+    let mut rules = rules(view, bucket)?;
     change(&mut rules);
-    Ok(put_rules(view, &name, &rules)?)
+    Ok(put_rules(view, &names::bucket(bucket), &rules)?)
+}
+
+fn rules(view: &dyn ReadView, bucket: BucketId) -> Result<BucketRules, StoreError> {
+    view.get(&names::bucket(bucket))?.map_or_else(|| Ok(BucketRules::default()), |bytes| decode(&bytes))
 }
 
 fn put_rules(view: &mut dyn WriteView, name: &[u8], rules: &BucketRules) -> Result<(), StoreError> {
@@ -313,6 +346,8 @@ fn named<T: Format + DeserializeOwned>(
 
 #[cfg(test)]
 mod tests {
+    use atoll_types::Permission;
+
     use super::*;
     use crate::records::fake::Shard;
 
@@ -397,6 +432,30 @@ mod tests {
         assert!(matches!(shard.try_act(policy("id of another")), Err(Refused::NoSuchUser { .. })));
         shard.act(Act::PutPolicy { bucket: 1, policy: None });
         assert_eq!(rules(&shard, 1), None);
+    }
+
+    #[test]
+    fn a_bucket_s_acl_is_set_while_acls_are_enabled_and_kept_from_being_forgotten() {
+        let mut shard = Shard::converted();
+        let grant = |grantee| AclGrant { grantee, permission: Permission::Read };
+        let put = |ownership, acl| Act::PutAcl { bucket: 1, owner: "ann".into(), ownership, acl };
+        let public = Some(Some(vec![grant(Grantee::AllUsers)]));
+        assert_eq!(shard.try_act(put(None, public.clone())), Err(Refused::AclsDisabled));
+        let enforced = Some(Ownership::BucketOwnerEnforced);
+        assert_eq!(shard.try_act(put(enforced, public.clone())), Err(Refused::AclsDisabled));
+        shard.act(put(None, Some(None)));
+        shard.act(put(Some(Ownership::ObjectWriter), public.clone()));
+        assert_eq!(rules(&shard, 1).unwrap().acl, public.clone().flatten());
+        assert_eq!(shard.try_act(put(enforced, None)), Err(Refused::AclGrantsOthers));
+        let block_public_acls = true;
+        let block = Some(PublicAccessBlock { block_public_acls, ..Default::default() });
+        shard.act(Act::PutPublicAccessBlock { bucket: 1, block });
+        assert_eq!(shard.try_act(put(None, public)), Err(Refused::PublicAclBlocked));
+        shard.act(put(None, Some(Some(vec![grant(Grantee::User("id".into()))]))));
+        shard.act(put(None, Some(None)));
+        shard.act(put(enforced, None));
+        shard.act(Act::PutPublicAccessBlock { bucket: 1, block: None });
+        assert_eq!(rules(&shard, 1), None, "nothing is left of it");
     }
 
     #[test]

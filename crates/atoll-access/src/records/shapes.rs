@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_types::{Format, FormatError, WallTime};
+use atoll_types::{AclGrant, Format, FormatError, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::first;
@@ -76,16 +76,82 @@ pub struct BucketRules {
     pub policy: Option<PolicyRecord>,
     /// `None`: nobody has set one.
     pub public_access_block: Option<PublicAccessBlock>,
+    pub ownership: Ownership,
+    /// `None` is private. Says nothing while ACLs are disabled.
+    pub acl: Option<Vec<AclGrant>>,
 }
 
-impl Format for BucketRules {
+/// Version 1 knew neither ownership nor ACLs.
+#[derive(Serialize, Deserialize)]
+struct FirstRules {
+    grants: BTreeMap<String, Rights>,
+    policy: Option<PolicyRecord>,
+    public_access_block: Option<PublicAccessBlock>,
+}
+
+impl Format for FirstRules {
     const NAME: &'static str = "bucket rules";
     const VERSION: u8 = 1;
+}
+
+/// What version 1 can say is written in it still (rule 18).
+impl Format for BucketRules {
+    const NAME: &'static str = "bucket rules";
+    const VERSION: u8 = 2;
+
+    fn encode(&self) -> Vec<u8> {
+        if !self.has_acls() {
+            let (grants, policy) = (self.grants.clone(), self.policy.clone());
+            return FirstRules { grants, policy, public_access_block: self.public_access_block }.encode();
+        }
+        postcard::to_extend(self, vec![Self::VERSION]).expect("derived types always encode")
+    }
+
+    fn decode_older(version: u8, rest: &[u8]) -> Result<Self, FormatError> {
+        let FirstRules { grants, policy, public_access_block } =
+            FirstRules::decode(&[&[version], rest].concat())?;
+        Ok(Self { grants, policy, public_access_block, ..Self::default() })
+    }
+}
+
+/// S3's object ownership: whose an object is that another than the bucket's owner writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ownership {
+    /// The bucket owner's, and ACLs are disabled.
+    #[default]
+    BucketOwnerEnforced,
+    /// The bucket owner's if its writer gives that all control, as the canned ACL says it.
+    BucketOwnerPreferred,
+    /// Its writer's.
+    ObjectWriter,
+}
+
+impl Ownership {
+    pub const ALL: [Ownership; 3] =
+        [Ownership::BucketOwnerEnforced, Ownership::BucketOwnerPreferred, Ownership::ObjectWriter];
+
+    /// S3's name for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ownership::BucketOwnerEnforced => "BucketOwnerEnforced",
+            Ownership::BucketOwnerPreferred => "BucketOwnerPreferred",
+            Ownership::ObjectWriter => "ObjectWriter",
+        }
+    }
+
+    pub fn has_acls(self) -> bool {
+        self != Ownership::BucketOwnerEnforced
+    }
 }
 
 impl BucketRules {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Says something of ACLs, which programs before them can't read.
+    pub fn has_acls(&self) -> bool {
+        self.ownership.has_acls() || self.acl.is_some()
     }
 }
 
@@ -109,4 +175,23 @@ pub struct PublicAccessBlock {
     pub block_public_policy: bool,
     /// Under such a policy let only the bucket's owner in.
     pub restrict_public_buckets: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_without_acls_are_written_and_read_as_before_there_were_any() {
+        let block = Some(PublicAccessBlock { ignore_public_acls: true, ..Default::default() });
+        let grants = BTreeMap::from([("id".to_owned(), Rights::READ)]);
+        let former = FirstRules { grants: grants.clone(), policy: None, public_access_block: block }.encode();
+        let mut rules = BucketRules { grants, public_access_block: block, ..BucketRules::default() };
+        assert_eq!(rules.encode(), former);
+        assert_eq!(BucketRules::decode(&former).as_ref(), Ok(&rules));
+        rules.ownership = Ownership::ObjectWriter;
+        rules.acl = Some(vec![AclGrant::full_control("id".into())]);
+        assert_eq!(rules.encode()[0], 2);
+        assert_eq!(BucketRules::decode(&rules.encode()), Ok(rules));
+    }
 }

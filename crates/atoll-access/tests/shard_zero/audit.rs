@@ -22,7 +22,7 @@ impl Facts for Whence {
 async fn anonymous(access: &Access, key: &str) {
     let bucket = Some(BucketOf { id: 1, name: "bucket", owner: "somebody" });
     let (principal, facts) = (&Principal::Anonymous, &Whence("192.0.2.1"));
-    let request = Request { principal, action: "s3:GetObject", bucket, key: Some(key), facts };
+    let request = Request { principal, action: "s3:GetObject", bucket, key: Some(key), facts, object: None };
     let decision = access.decide(&request).await.unwrap();
     assert!(matches!(decision, Decision::Denied { .. }));
 }
@@ -30,7 +30,16 @@ async fn anonymous(access: &Access, key: &str) {
 async fn operator(access: &Access) -> Result<Decision, atoll_access::AccessError> {
     let principal = &Principal::Operator { name: "node a".into() };
     let action = "admin:POST /v1/users";
-    access.decide(&Request { principal, action, bucket: None, key: None, facts: &Whence("192.0.2.2") }).await
+    access
+        .decide(&Request {
+            principal,
+            action,
+            bucket: None,
+            key: None,
+            facts: &Whence("192.0.2.2"),
+            object: None,
+        })
+        .await
 }
 
 async fn whole(access: &Access) -> (Vec<LinkedBatch>, Verified) {

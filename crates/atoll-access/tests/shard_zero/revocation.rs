@@ -1,9 +1,20 @@
 //! Rule 16: what a node that is not the keeper of the keys answers, while the network is
 //! whole and while it is cut.
 
-use atoll_access::{AccessError, NewUser, Rights, STALENESS_MAX};
+use atoll_access::{
+    AccessError, BucketOf, Facts, NewUser, Ownership, Principal, Request, Rights, STALENESS_MAX,
+};
+use atoll_types::{AclGrant, Grantee, Permission};
 
 use crate::pair::{KEEPER, MARGIN, OTHER, PATIENCE, Pair};
+
+struct NoFacts;
+
+impl Facts for NoFacts {
+    fn values(&self, _key: &str) -> Option<Vec<String>> {
+        None
+    }
+}
 
 #[test]
 fn a_revocation_holds_on_every_node_within_the_promised_time() {
@@ -31,11 +42,27 @@ fn whatever_is_taken_away_is_gone_on_every_node_within_the_promised_time() {
             runtime.sleep(STALENESS_MAX).await;
             assert!(other.rules(7).await.unwrap().grants.contains_key(&ann.canonical_id));
 
+            let bucket = BucketOf { id: 8, name: "acls", owner: "ann" };
+            let everyone = AclGrant { grantee: Grantee::AllUsers, permission: Permission::Read };
+            let public = Some(Some(vec![everyone]));
+            keeper.put_acl(bucket, Some(Ownership::ObjectWriter), public, deadline).await.unwrap();
+            let list = async || {
+                let principal = &Principal::Anonymous;
+                let (bucket, facts) = (Some(bucket), &NoFacts);
+                let list =
+                    Request { principal, action: "s3:ListBucket", bucket, key: None, facts, object: None };
+                other.decide(&list).await.unwrap().is_allowed()
+            };
+            runtime.sleep(STALENESS_MAX).await;
+            assert!(list().await);
+
+            keeper.put_acl(bucket, None, Some(None), deadline).await.unwrap();
             keeper.change_key(&key, Rights::WRITE, false, deadline).await.unwrap();
             keeper.change_grant(7, "ann", Rights::READ, false, deadline).await.unwrap();
             runtime.sleep(STALENESS_MAX).await;
             assert!(!other.lookup(&key).await.unwrap().unwrap().rights.has(Rights::WRITE));
             assert!(other.rules(7).await.unwrap().is_empty());
+            assert!(!list().await);
 
             keeper.delete_user("ann", at.now() + PATIENCE).await.unwrap();
             runtime.sleep(STALENESS_MAX).await;

@@ -160,8 +160,14 @@ async fn sign_in(State(doors): State<Doors>, request: Request, next: Next) -> Re
                 Err(answer) => return answer,
             };
             let about = Some(about.as_str()).filter(|about| !about.is_empty());
-            let asked =
-                Asked { principal: &principal, action: &action, bucket: None, key: about, facts: &from };
+            let asked = Asked {
+                principal: &principal,
+                action: &action,
+                bucket: None,
+                key: about,
+                facts: &from,
+                object: None,
+            };
             match doors.access.decide(&asked).await {
                 Ok(Decision::Allowed { .. }) => next.run(request).await,
                 Ok(Decision::Denied { rule }) => {

@@ -57,6 +57,7 @@ const OPERATIONS: &[Operation] = &[
     plain("PutBucketAcl", "s3:PutBucketAcl"),
     plain("GetBucketOwnershipControls", "s3:GetBucketOwnershipControls"),
     plain("PutBucketOwnershipControls", "s3:PutBucketOwnershipControls"),
+    plain("DeleteBucketOwnershipControls", "s3:PutBucketOwnershipControls"),
     plain("GetBucketPolicy", "s3:GetBucketPolicy"),
     plain("PutBucketPolicy", "s3:PutBucketPolicy"),
     plain("DeleteBucketPolicy", "s3:DeleteBucketPolicy"),

@@ -15,6 +15,7 @@ use s3s::{
 };
 
 use super::{
+    acl,
     actions::{OTHER, Operation},
     caller::{Caller, access_denied},
     context::RequestContext,
@@ -75,6 +76,7 @@ impl S3Access for Doorkeeper {
                 Principal::User { .. } | Principal::Operator { .. } => not_implemented("This operation"),
             });
         };
+        acl::refuse_where_not_taken(operation.name, cx.headers())?;
         let bucket = match cx.s3_path() {
             S3Path::Root => None,
             S3Path::Bucket { .. } if operation.name == "CreateBucket" => None,
@@ -90,8 +92,8 @@ impl S3Access for Doorkeeper {
         let source = match cx.headers().get("x-amz-copy-source") {
             None => None,
             Some(source) => {
-                let (bucket, key, versioned) = source_of(source)?;
-                Some((self.bucket(&bucket).await?, key, versioned))
+                let (bucket, key, version) = source_of(source)?;
+                Some((self.bucket(&bucket).await?, key, version))
             }
         };
         expected("x-amz-source-expected-bucket-owner", source.as_ref().map(|(bucket, ..)| &**bucket))?;
@@ -109,7 +111,7 @@ impl S3Access for Doorkeeper {
             now: self.access.wall_now(),
         };
         RequestContext::of(cx.extensions_mut()).set_decided();
-        let caller = Caller::new(self.access.clone(), principal, bucket, facts);
+        let caller = Caller::new(self.access.clone(), principal, bucket, facts, self.objects.clone());
         // The keys of a DeleteObjects and of a form are in its body: they are decided as they
         // are read.
         if !["DeleteObjects", "PostObject"].contains(&operation.name) {
@@ -119,9 +121,8 @@ impl S3Access for Doorkeeper {
             };
             caller.must(action, key.as_deref()).await?;
         }
-        if let Some((bucket, key, versioned)) = &source {
-            let action = if *versioned { "s3:GetObjectVersion" } else { "s3:GetObject" };
-            caller.must_in(Some(bucket), action, Some(key)).await?;
+        if let Some((bucket, key, version)) = &source {
+            caller.must_read_source(bucket, key, version.as_deref()).await?;
         }
         if cx.headers().contains_key("x-amz-tagging") {
             caller.must("s3:PutObjectTagging", key.as_deref()).await?;
@@ -131,13 +132,13 @@ impl S3Access for Doorkeeper {
     }
 }
 
-/// Bucket, key, and whether a version is named.
-fn source_of(header: &http::HeaderValue) -> S3Result<(String, String, bool)> {
+/// Bucket, key, and the version if one is named.
+fn source_of(header: &http::HeaderValue) -> S3Result<(String, String, Option<String>)> {
     let malformed = || s3_error!(InvalidArgument, "Invalid copy source");
     let text = header.to_str().map_err(|_| malformed())?;
     match CopySource::parse(text).map_err(|_| malformed())? {
         CopySource::Bucket { bucket, key, version_id } => {
-            Ok((bucket.into(), key.into(), version_id.is_some()))
+            Ok((bucket.into(), key.into(), version_id.map(Into::into)))
         }
         CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
             Err(not_implemented("Copying from an access point"))

@@ -1,5 +1,4 @@
-//! Buckets: create, delete, head, list, location, and what is said of one that nothing
-//! was set on.
+//! Buckets: create, delete, head, list, location.
 
 use atoll_access::Access;
 use atoll_objects::BucketId;
@@ -7,9 +6,8 @@ use s3s::{
     S3Request, S3Response, S3Result,
     dto::{
         Bucket, BucketLocationConstraint, CreateBucketInput, CreateBucketOutput, DeleteBucketInput,
-        DeleteBucketOutput, GetBucketAclInput, GetBucketAclOutput, GetBucketLocationInput,
-        GetBucketLocationOutput, GetObjectAclInput, GetObjectAclOutput, Grant, Grantee, HeadBucketInput,
-        HeadBucketOutput, ListBucketsInput, ListBucketsOutput, Owner, Permission, Type,
+        DeleteBucketOutput, GetBucketLocationInput, GetBucketLocationOutput, HeadBucketInput,
+        HeadBucketOutput, ListBucketsInput, ListBucketsOutput,
     },
     s3_error,
 };
@@ -26,7 +24,12 @@ impl S3Operations {
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         let name = headers::bucket(&req.input.bucket)?;
         let caller = Caller::of(&req.extensions)?;
-        self.objects.create_bucket(&name, caller.canonical_id()?).await.map_err(IntoS3::into_s3)?;
+        let owner = caller.canonical_id()?;
+        let first = self.first_acl(&req, owner).await?;
+        let bucket = self.objects.create_bucket(&name, owner).await.map_err(IntoS3::into_s3)?;
+        if let Some(first) = first {
+            self.put_first_acl(&bucket, first).await?;
+        }
         Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
     }
 
@@ -105,44 +108,6 @@ impl S3Operations {
             prefix: input.prefix,
         };
         Ok(S3Response::new(output))
-    }
-
-    pub(crate) async fn bucket_acl(
-        &self,
-        req: S3Request<GetBucketAclInput>,
-    ) -> S3Result<S3Response<GetBucketAclOutput>> {
-        self.must_exist(&req.input.bucket).await?;
-        let owner = Caller::of(&req.extensions)?.owner().await?;
-        let output = GetBucketAclOutput { grants: Some(vec![full_control(&owner)]), owner: Some(owner) };
-        Ok(S3Response::new(output))
-    }
-
-    pub(crate) async fn object_acl(
-        &self,
-        req: S3Request<GetObjectAclInput>,
-    ) -> S3Result<S3Response<GetObjectAclOutput>> {
-        self.info(&req.input.bucket, req.input.key, req.input.version_id.as_deref()).await?;
-        let owner = Caller::of(&req.extensions)?.owner().await?;
-        let output = GetObjectAclOutput {
-            grants: Some(vec![full_control(&owner)]),
-            owner: Some(owner),
-            request_charged: None,
-        };
-        Ok(S3Response::new(output))
-    }
-}
-
-/// The private ACL: all there is.
-fn full_control(owner: &Owner) -> Grant {
-    Grant {
-        grantee: Some(Grantee {
-            display_name: owner.display_name.clone(),
-            email_address: None,
-            id: owner.id.clone(),
-            type_: Type::from_static(Type::CANONICAL_USER),
-            uri: None,
-        }),
-        permission: Some(Permission::from_static(Permission::FULL_CONTROL)),
     }
 }
 

@@ -11,6 +11,7 @@ use s3s::{
 
 use super::{
     S3Operations,
+    caller::Caller,
     checksum::{self, ChecksumFields, set_checksums},
     encryption::{Asked, say_encryption, source_key as source_key_of},
     error::{self, IntoS3, not_implemented},
@@ -24,6 +25,8 @@ impl S3Operations {
         req: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
         let (asked, source_customer_key) = (Asked::of(&req)?, source_key_of(&req)?);
+        let caller = Caller::of(&req.extensions)?;
+        let acl = caller.acl_of_new(&req.headers, &req.input.key).await?;
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let input = req.input;
         let Source { bucket: source_bucket, key: source_key, version: mut source_version } =
@@ -42,7 +45,7 @@ impl S3Operations {
                 "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes."
             ));
         }
-        let mut source_conditions = headers::copy_source_conditions(&req.headers);
+        let mut source_conditions = caller.pinned(headers::copy_source_conditions(&req.headers));
         let given = GivenHeaders {
             content_type: input.content_type,
             content_encoding: input.content_encoding,
@@ -53,6 +56,7 @@ impl S3Operations {
             website_redirect_location: input.website_redirect_location,
             metadata: input.metadata,
             tagging: input.tagging,
+            acl: None,
         };
         let mixed = replace_headers != replace_tags
             || (!replace_headers && given.website_redirect_location.is_some());
@@ -100,6 +104,7 @@ impl S3Operations {
             conditions: headers::write_conditions(&req.headers),
             encryption: asked.encryption(),
             headers,
+            acl,
             idempotency,
         };
         let result = self.objects.copy(copy).await;

@@ -34,6 +34,11 @@ impl RequestFacts {
         parameters(self.uri.query()?).find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
+    /// The version that the request names.
+    pub(crate) fn version(&self) -> Option<String> {
+        self.parameter("versionId").filter(|version| !version.is_empty())
+    }
+
     fn is_presigned(&self) -> bool {
         self.parameter("X-Amz-Signature").is_some()
     }

@@ -23,7 +23,7 @@ use super::{
     encryption::{self, Asked},
     error::{self, not_implemented},
     form_fields::FormFields,
-    headers,
+    grants, headers,
     tags::NewTags,
     unsupported,
     versions::version_text,
@@ -52,13 +52,15 @@ impl S3Operations {
         if fields.contains_key("signature") || fields.contains_key("awsaccesskeyid") {
             return Err(unsupported::sig_v2());
         }
-        let caller = Caller::of(&req.extensions)?;
+        let acl_headers = acl_of(fields)?;
+        let caller = Caller::of(&req.extensions)?.with_acl_headers(&acl_headers);
         let input = req.input;
-        refuse(&input, fields)?;
+        refuse(&input)?;
         caller.must("s3:PutObject", Some(&input.key)).await?;
         if fields.contains_key("tagging") {
             caller.must("s3:PutObjectTagging", Some(&input.key)).await?;
         }
+        let acl = caller.acl_of_new(&acl_headers, &input.key).await?;
         let given = headers_of(&input);
         let asked = Asked::in_headers(&given, &req.extensions)?;
         let checksum = RequestChecksum::of(&given, None)?;
@@ -78,6 +80,7 @@ impl S3Operations {
             website_redirect_location: input.website_redirect_location,
             metadata: input.metadata,
             tagging: None,
+            acl,
         };
         let mut object_headers = object_headers.into_object_headers()?;
         object_headers.tags = tags(fields.get("tagging").map(String::as_str))?;
@@ -123,12 +126,8 @@ fn is_url(text: &str) -> bool {
 }
 
 /// What a put refuses by its headers, a form has in its fields.
-fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
+fn refuse(input: &PostObjectInput) -> S3Result<()> {
     let by_kms = input.ssekms_key_id.is_some() || input.ssekms_encryption_context.is_some();
-    let granted = input.grant_full_control.is_some()
-        || input.grant_read.is_some()
-        || input.grant_read_acp.is_some()
-        || input.grant_write_acp.is_some();
     let locked = input.object_lock_mode.is_some()
         || input.object_lock_legal_hold_status.is_some()
         || input.object_lock_retain_until_date.is_some();
@@ -137,10 +136,6 @@ fn refuse(input: &PostObjectInput, fields: &FormFields) -> S3Result<()> {
     }
     if locked {
         return Err(not_implemented("Object lock"));
-    }
-    let mut canned = ["acl", "x-amz-acl"].into_iter().filter_map(|name| fields.get(name));
-    if granted || canned.any(|canned| !acl::PRIVATE.contains(&canned.as_str())) {
-        return Err(acl::not_supported());
     }
     if input.storage_class.as_ref().is_some_and(|class| class.as_str() != "STANDARD") {
         return Err(not_implemented("A storage class other than STANDARD"));
@@ -176,6 +171,25 @@ fn headers_of(input: &PostObjectInput) -> HeaderMap {
         }
     }
     headers
+}
+
+/// The fields that are an ACL, as the headers of a put say it.
+fn acl_of(fields: &FormFields) -> S3Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields {
+        let name = if name == "acl" { grants::CANNED } else { name };
+        if acl::is_acl_header(name) {
+            let invalid = |_| s3_error!(InvalidArgument, "The field {name} is no ACL");
+            let value = HeaderValue::from_str(value).map_err(invalid)?;
+            let name = HeaderName::from_bytes(name.as_bytes());
+            let name = name.map_err(|_| s3_error!(InvalidArgument, "There is no such grant"))?;
+            // Said twice, it has to be said alike: a policy's conditions are about one value.
+            if headers.insert(name, value.clone()).is_some_and(|before| before != value) {
+                return Err(s3_error!(InvalidArgument, "Two fields name different ACLs"));
+            }
+        }
+    }
+    Ok(headers)
 }
 
 /// In a form, tags are XML.

@@ -51,6 +51,7 @@ impl S3Operations {
         };
         let got = visible(&caller, got).await?;
         let info = got.info;
+        caller.confirm(&info).await?;
         let bytes = got.range.end - got.range.start;
         let whole = bytes == info.size;
         let mut output = GetObjectOutput {
@@ -99,6 +100,7 @@ impl S3Operations {
         request.customer_key = asked.customer_key();
         let range = request.range;
         let info = visible(&caller, self.objects.head(request).await).await?;
+        caller.confirm(&info).await?;
         let range = match range {
             None => None,
             Some(range) => Some(range.resolve(&info).ok_or(GetObjectError::InvalidRange { size: info.size }))

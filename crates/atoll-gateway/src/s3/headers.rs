@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use atoll_objects::{
     BucketName, ByteRange, ETagCondition, ObjectHeaders, ObjectKey, ReadConditions, WriteConditions,
 };
-use atoll_types::{TransactionId, WallTime};
+use atoll_types::{Acl, TransactionId, WallTime};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use s3s::{
     S3Result,
@@ -13,7 +13,7 @@ use s3s::{
     s3_error,
 };
 
-use super::{error::IntoS3, tags::NewTags};
+use super::{error::IntoS3, grants::acl_headers, tags::NewTags};
 
 pub(crate) fn bucket(name: &str) -> S3Result<BucketName> {
     BucketName::new(name).map_err(IntoS3::into_s3)
@@ -137,6 +137,7 @@ pub(crate) struct GivenHeaders {
     pub(crate) website_redirect_location: Option<String>,
     pub(crate) metadata: Option<dto::Metadata>,
     pub(crate) tagging: Option<String>,
+    pub(crate) acl: Option<Acl>,
 }
 
 impl GivenHeaders {
@@ -160,6 +161,7 @@ impl GivenHeaders {
             website_redirect_location: self.website_redirect_location,
             user,
             tags: self.tagging.as_deref().map(parse_tags).transpose()?.unwrap_or_default(),
+            acl: self.acl,
         })
     }
 }
@@ -223,8 +225,8 @@ pub(crate) fn idempotency(
     for header in CONTENT_HEADERS {
         add(headers.get(header).map(HeaderValue::as_bytes).unwrap_or_default());
     }
-    // Only where they are: an id that was made before there was encryption stays what it was.
-    for header in ENCRYPTION_HEADERS {
+    // Only where they are: an id that was made before there were any stays what it was.
+    for header in ENCRYPTION_HEADERS.into_iter().chain(acl_headers()) {
         if let Some(value) = headers.get(header) {
             add(header.as_bytes());
             add(value.as_bytes());

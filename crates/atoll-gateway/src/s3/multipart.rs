@@ -55,6 +55,7 @@ impl S3Operations {
         req: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         let asked = Asked::of(&req)?;
+        let acl = Caller::of(&req.extensions)?.acl_of_new(&req.headers, &req.input.key).await?;
         let input = req.input;
         let algorithm = input.checksum_algorithm.as_ref().map(|name| checksum::parse_name(name.as_str()));
         let algorithm = algorithm.transpose()?;
@@ -70,6 +71,7 @@ impl S3Operations {
             website_redirect_location: input.website_redirect_location,
             metadata: input.metadata,
             tagging: input.tagging,
+            acl,
         };
         let create = CreateUpload {
             bucket: headers::bucket(&input.bucket)?,
@@ -135,7 +137,7 @@ impl S3Operations {
             key: source.key,
             version: source.version,
             range: range.transpose()?,
-            conditions: headers::copy_source_conditions(&req.headers),
+            conditions: Caller::of(&req.extensions)?.pinned(headers::copy_source_conditions(&req.headers)),
             customer_key: source_customer_key,
         };
         let part = UploadPartCopy {

@@ -35,10 +35,11 @@ operations! {
     delete_public_access_block(DeletePublicAccessBlockInput) -> DeletePublicAccessBlockOutput = delete_access_block;
     get_bucket_acl(GetBucketAclInput) -> GetBucketAclOutput = bucket_acl;
     get_object_acl(GetObjectAclInput) -> GetObjectAclOutput = object_acl;
-    put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = put_bucket_acl_private;
-    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = put_object_acl_private;
+    put_bucket_acl(PutBucketAclInput) -> PutBucketAclOutput = put_bucket_acl_to;
+    put_object_acl(PutObjectAclInput) -> PutObjectAclOutput = put_object_acl_to;
     get_bucket_ownership_controls(GetBucketOwnershipControlsInput) -> GetBucketOwnershipControlsOutput = ownership;
     put_bucket_ownership_controls(PutBucketOwnershipControlsInput) -> PutBucketOwnershipControlsOutput = set_ownership;
+    delete_bucket_ownership_controls(DeleteBucketOwnershipControlsInput) -> DeleteBucketOwnershipControlsOutput = delete_ownership;
     get_object_tagging(GetObjectTaggingInput) -> GetObjectTaggingOutput = object_tags;
     put_object_tagging(PutObjectTaggingInput) -> PutObjectTaggingOutput = put_object_tags;
     delete_object_tagging(DeleteObjectTaggingInput) -> DeleteObjectTaggingOutput = delete_object_tags;

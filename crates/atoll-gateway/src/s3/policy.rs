@@ -1,6 +1,6 @@
 //! Bucket policies and the public access block. What they mean is `atoll-access`'s.
 
-use atoll_access::{BucketOf, ChangeError, PublicAccessBlock, PutPolicyError};
+use atoll_access::{BucketOf, ChangeError, PublicAccessBlock, PutPolicyError, Refused};
 use atoll_objects::BucketInfo;
 use s3s::{
     S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
@@ -14,12 +14,15 @@ use s3s::{
     s3_error,
 };
 
-use super::{S3Operations, error::IntoS3, headers};
+use super::{S3Operations, acl, error::IntoS3, headers};
 
 impl IntoS3 for ChangeError {
     fn into_s3(self) -> S3Error {
         match self {
             ChangeError::Access(error) => error.into_s3(),
+            ChangeError::Refused(Refused::AclsDisabled) => acl::not_supported(),
+            ChangeError::Refused(Refused::AclGrantsOthers) => acl::enforced(),
+            ChangeError::Refused(Refused::PublicAclBlocked) => acl::public_blocked(),
             // A user that was deleted a moment ago.
             ChangeError::Refused(refused) => s3_error!(OperationAborted, "{refused}"),
             ChangeError::Invalid { reason } => s3_error!(InvalidArgument, "{reason}"),
@@ -48,7 +51,7 @@ fn no_policy() -> S3Error {
 }
 
 impl S3Operations {
-    async fn whole_bucket(&self, name: &str) -> S3Result<std::sync::Arc<BucketInfo>> {
+    pub(crate) async fn whole_bucket(&self, name: &str) -> S3Result<std::sync::Arc<BucketInfo>> {
         self.objects.head_bucket(&headers::bucket(name)?).await.map_err(IntoS3::into_s3)
     }
 

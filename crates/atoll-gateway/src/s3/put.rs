@@ -11,6 +11,7 @@ use s3s::{
 
 use super::{
     S3Operations,
+    caller::Caller,
     checksum::{ChecksumFields, RequestChecksum, content_md5, set_checksums},
     context::RequestContext,
     encryption::{Asked, say_encryption},
@@ -25,6 +26,7 @@ impl S3Operations {
     pub(crate) async fn put(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         let context = RequestContext::of(&req.extensions);
         let asked = Asked::of(&req)?;
+        let acl = Caller::of(&req.extensions)?.acl_of_new(&req.headers, &req.input.key).await?;
         let access_key = req.credentials.as_ref().map(|credentials| credentials.access_key.as_str());
         let input = req.input;
         let idempotency =
@@ -41,6 +43,7 @@ impl S3Operations {
             website_redirect_location: input.website_redirect_location,
             metadata: input.metadata,
             tagging: input.tagging,
+            acl,
         };
         let put = PutObject {
             bucket: headers::bucket(&input.bucket)?,

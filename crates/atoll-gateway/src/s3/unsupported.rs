@@ -4,7 +4,7 @@
 use http::{HeaderMap, Uri};
 use s3s::{S3Result, s3_error};
 
-use super::{acl, error::not_implemented};
+use super::error::not_implemented;
 
 /// Headers that begin with these ask for what is not here.
 const PREFIXES: [(&str, &str); 3] = [
@@ -22,18 +22,13 @@ const NAMES: [(&str, &str); 4] = [
 ];
 
 /// Headers that may only say what is so anyway.
-const ONLY: [(&str, &[&str], &str); 4] = [
+const ONLY: [(&str, &[&str], &str); 3] = [
     (
         "x-amz-server-side-encryption-bucket-key-enabled",
         &["false", "False"],
         "Server-side encryption with KMS keys",
     ),
     ("x-amz-bucket-object-lock-enabled", &["false", "False"], "Object lock"),
-    (
-        "x-amz-object-ownership",
-        &["BucketOwnerEnforced"],
-        "An object ownership other than BucketOwnerEnforced",
-    ),
     ("x-amz-storage-class", &["STANDARD"], "A storage class other than STANDARD"),
 ];
 
@@ -59,10 +54,6 @@ pub(crate) fn refuse(headers: &HeaderMap, uri: &Uri) -> S3Result<()> {
         // Nearly all headers end here.
         if !name.starts_with("x-amz-") {
             continue;
-        }
-        let is_private = || acl::PRIVATE.iter().any(|private| value == private);
-        if name.starts_with("x-amz-grant-") || (name == "x-amz-acl" && !is_private()) {
-            return Err(acl::not_supported());
         }
         let prefix = PREFIXES.iter().find(|row| name.starts_with(row.0)).map(|row| row.1);
         let exact = NAMES.iter().find(|row| name == row.0).map(|row| row.1);
@@ -105,9 +96,6 @@ mod tests {
         let bucket_key = "x-amz-server-side-encryption-bucket-key-enabled";
         assert_eq!(check(&[(bucket_key, "true")], "/b/k"), not_implemented);
         assert_eq!(check(&[("x-amz-object-lock-mode", "COMPLIANCE")], "/b/k"), not_implemented);
-        let no_acls = Err("AccessControlListNotSupported".to_owned());
-        assert_eq!(check(&[("x-amz-acl", "public-read")], "/b/k"), no_acls);
-        assert_eq!(check(&[("x-amz-grant-read", "id=1")], "/b/k"), no_acls);
         assert_eq!(check(&[("x-amz-storage-class", "GLACIER")], "/b/k"), not_implemented);
         assert_eq!(check(&[("x-amz-acl", "private"), ("x-amz-storage-class", "STANDARD")], "/b/k"), Ok(()));
         assert_eq!(check(&[("x-amz-meta-a", "b"), ("host", "x")], "/b/k"), Ok(()));

@@ -1,5 +1,6 @@
 //! Both doors over real HTTP on loopback, on one node in this process.
 
+mod acls;
 mod admin;
 mod attacks;
 mod client;

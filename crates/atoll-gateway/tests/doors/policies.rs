@@ -8,7 +8,7 @@ use crate::{
     world::Door,
 };
 
-async fn user(door: &Door, name: &str) -> Client {
+pub async fn user(door: &Door, name: &str) -> Client {
     let new = NewUser { name: name.into(), ..NewUser::default() };
     door.access.create_user(new, door.access.deadline()).await.unwrap();
     let (key, secret) = door.access.create_key(name, Rights::ALL, door.access.deadline()).await.unwrap();
@@ -28,12 +28,12 @@ async fn put(client: &Client, policy: &str) -> Answer {
     client.put("/bucket?policy=", policy.as_bytes()).await
 }
 
-async fn anonymous(client: &Client, target: &str) -> Answer {
+pub async fn anonymous(client: &Client, target: &str) -> Answer {
     client.send_as_it_is(Request::new("GET", target, b"").header("host", "x")).await
 }
 
 /// A change holds within the promised time.
-async fn until(door: &Door, what: &str, mut ask: impl AsyncFnMut() -> bool) {
+pub async fn until(door: &Door, what: &str, mut ask: impl AsyncFnMut() -> bool) {
     let deadline = door.runtime.now() + STALENESS_MAX;
     while !ask().await {
         assert!(door.runtime.now() < deadline, "{what}");

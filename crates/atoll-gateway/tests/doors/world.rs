@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use atoll_access::{Access, Secret, audit::Auditor};
 use atoll_disk::{ChunkSettings, ChunkStore, LogSettings, MemoryDisk, MemoryStore, SharedLog};
 use atoll_gateway::s3::{S3Gateway, S3Metrics, S3Parts, serve_s3};
-use atoll_objects::{LayoutLink, Objects, ObjectsParts, ObjectsSettings, ReportError, VERSIONS_SINCE};
+use atoll_objects::{ACLS_SINCE, LayoutLink, Objects, ObjectsParts, ObjectsSettings, ReportError};
 use atoll_placement::{Layout, LayoutNode, LayoutSettings, NodeState};
 use atoll_records::{Procedures, Records, RecordsParts, ReplicaAddress, ShardMap, ShardReplicas};
 use atoll_runtime::{AbortOnDrop, Runtime, watch};
@@ -120,7 +120,7 @@ impl Door {
             chunks,
             layout: layout.subscribe(),
             link: Arc::new(NoMoves),
-            cluster_version: watch::channel(VERSIONS_SINCE).1,
+            cluster_version: watch::channel(ACLS_SINCE).1,
             root_key: None,
             settings: ObjectsSettings { patience: PATIENCE, ..ObjectsSettings::default() },
         });

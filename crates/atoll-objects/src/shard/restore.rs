@@ -133,6 +133,12 @@ impl BucketRecord {
         }
     }
 
+    /// Whether it has an ACL, which programs before ACLs can't read.
+    pub fn has_acl(&self) -> bool {
+        self.tag == keys::VERSION
+            && VersionRecord::decode(&self.value).is_ok_and(|version| version.headers.acl.is_some())
+    }
+
     /// Whether its manifest, if it has one, adds up: asked before a command takes it.
     pub fn is_sound(&self) -> bool {
         match self.tag {

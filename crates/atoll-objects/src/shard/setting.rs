@@ -1,9 +1,10 @@
-//! What is set on a bucket besides its versioning, and the tags of its objects.
+//! What is set on a bucket besides its versioning, and what changes of its objects in place:
+//! their tags and ACLs.
 
 use std::collections::BTreeMap;
 
 use atoll_records::{ReadView, WriteView};
-use atoll_types::WallTime;
+use atoll_types::{Acl, Revision, WallTime};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -20,6 +21,7 @@ use crate::{
 pub const SET: CommandName<Set, ()> = CommandName::new("objects/bucket-set/1", set);
 pub const GET: QueryName<Get, Option<BucketSetting>> = QueryName::new("objects/bucket-setting/1", get);
 pub const TAG: CommandName<Tag, Tagged> = CommandName::new("objects/tag/1", tag);
+pub const SET_ACL: CommandName<SetAcl, Tagged> = CommandName::new("objects/acl/1", set_acl);
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Set {
@@ -63,16 +65,61 @@ pub struct Tag {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tagged {
-    Done { version: Option<VersionId> },
+    Done {
+        version: Option<VersionId>,
+    },
     NoSuchKey,
     NoSuchVersion,
-    Marker { version: VersionId, modified: WallTime },
+    Marker {
+        version: VersionId,
+        modified: WallTime,
+    },
+    /// Of an ACL: it is not what was looked at any more.
+    Changed,
 }
 
 fn tag(view: &mut dyn WriteView, input: Tag) -> Result<Tagged, Fault> {
-    let (bucket, key) = (input.bucket, input.key.as_bytes());
+    let Tag { bucket, key, version, tags } = input;
+    change(view, bucket, &key, version, |_, record| {
+        record.headers.tags = tags;
+        true
+    })
+}
+
+/// Replaces the ACL of a version, which stays what it was otherwise.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SetAcl {
+    pub bucket: BucketId,
+    pub key: ObjectKey,
+    pub version: Option<VersionId>,
+    /// What was looked at to decide whether the caller may: of anything else it was not decided.
+    pub revision: Revision,
+    pub before: Option<Acl>,
+    pub acl: Acl,
+}
+
+fn set_acl(view: &mut dyn WriteView, input: SetAcl) -> Result<Tagged, Fault> {
+    let SetAcl { bucket, key, version, revision, before, acl } = input;
+    change(view, bucket, &key, version, |found, record| {
+        let same = found == revision && record.headers.acl == before;
+        if same {
+            record.headers.acl = Some(acl);
+        }
+        same
+    })
+}
+
+/// Changes in place what does not make another version.
+fn change(
+    view: &mut dyn WriteView,
+    bucket: BucketId,
+    key: &ObjectKey,
+    version: Option<VersionId>,
+    change: impl FnOnce(Revision, &mut VersionRecord) -> bool,
+) -> Result<Tagged, Fault> {
+    let key = key.as_bytes();
     let versioning = open_bucket(view, bucket, key)?.versioning;
-    let found = match input.version {
+    let found = match version {
         Some(id) => match find(view, bucket, key, id)? {
             None => return Ok(Tagged::NoSuchVersion),
             found => found,
@@ -87,16 +134,18 @@ fn tag(view: &mut dyn WriteView, input: Tag) -> Result<Tagged, Fault> {
         },
     };
     let Some((revision, mut record)) = found else { return Ok(Tagged::NoSuchKey) };
-    let version = record.id(revision);
+    let id = record.id(revision);
     if record.delete_marker {
-        return Ok(match input.version {
-            Some(_) => Tagged::Marker { version, modified: record.modified },
+        return Ok(match version {
+            Some(_) => Tagged::Marker { version: id, modified: record.modified },
             None => Tagged::NoSuchKey,
         });
     }
-    record.headers.tags = input.tags;
+    if !change(revision, &mut record) {
+        return Ok(Tagged::Changed);
+    }
     write(view, &keys::at_revision(keys::VERSION, bucket, key, revision), &record);
-    Ok(Tagged::Done { version: (versioning != Versioning::Unset).then_some(version) })
+    Ok(Tagged::Done { version: (versioning != Versioning::Unset).then_some(id) })
 }
 
 #[cfg(test)]
@@ -136,6 +185,29 @@ mod tests {
         assert_eq!((two.headers.tags, two.modified), (tags("two"), second.modified));
         let other = Some(VersionId::At(first.revision));
         assert_eq!(set_tags(&mut shard, other, "x"), Tagged::NoSuchVersion);
+    }
+
+    #[test]
+    fn an_acl_is_replaced_only_where_it_is_still_what_was_looked_at() {
+        let mut shard = FakeShard::new();
+        let first = shard.put(b"k", inline("one")).unwrap();
+        let set = |shard: &mut FakeShard, revision, before: Option<&str>, owner: &str| {
+            let (key, before, acl) = (key(b"k"), before.map(Acl::private), Acl::private(owner));
+            let set = SetAcl { bucket: BUCKET, key, version: None, revision, before, acl };
+            shard.execute(&SET_ACL, set).unwrap()
+        };
+        let done = Tagged::Done { version: None };
+        assert_eq!(set(&mut shard, first.revision, Some("ann"), "bob"), Tagged::Changed);
+        assert_eq!(set(&mut shard, first.revision, None, "ann"), done);
+        assert_eq!(set(&mut shard, first.revision, None, "bob"), Tagged::Changed);
+        assert_eq!(set(&mut shard, first.revision, Some("ann"), "bob"), done);
+        assert_eq!(set_tags(&mut shard, None, "t"), done, "tags leave it alone");
+        let version_key = keys::at_revision(keys::VERSION, BUCKET, b"k", first.revision);
+        let record: VersionRecord = read(&shard, &version_key).unwrap().unwrap();
+        assert_eq!((record.headers.acl, record.headers.tags), (Some(Acl::private("bob")), tags("t")));
+        let second = shard.put(b"k", inline("two")).unwrap();
+        assert_eq!(set(&mut shard, first.revision, Some("bob"), "eve"), Tagged::Changed);
+        assert_eq!(set(&mut shard, second.revision, None, "eve"), done, "a new object has none");
     }
 
     #[test]

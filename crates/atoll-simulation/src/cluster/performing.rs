@@ -260,6 +260,7 @@ impl RunningNode {
             encryption: None,
             // Those of the source may be another value's with the same bytes.
             headers: Some(headers(value)),
+            acl: None,
             idempotency: id.map(transaction_id),
         };
         match self.node.objects().copy(request).await {

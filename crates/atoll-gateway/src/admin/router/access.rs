@@ -54,6 +54,9 @@ impl From<ChangeError> for AdminError {
                     Refused::EmailTaken { .. } => (AdminErrorKind::Conflict, "email_taken", None),
                     Refused::KeyExists { .. } => (AdminErrorKind::Conflict, "key_exists", None),
                     Refused::RootStays => (AdminErrorKind::Conflict, "root_stays", None),
+                    Refused::AclsDisabled | Refused::AclGrantsOthers | Refused::PublicAclBlocked => {
+                        (AdminErrorKind::Conflict, "acl_refused", None)
+                    }
                     Refused::Unknown => (AdminErrorKind::Internal, "unknown_act", None),
                 };
                 let error = AdminError::new(kind, code, message);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_access::{BucketRules, UserRecord};
+use atoll_access::{BucketOf, BucketRules, UserRecord};
 use atoll_objects::{
     BucketId, BucketName, Entries, Entry, OpenedBucket, RestoreError, Restoring, Versioning,
 };
@@ -183,7 +183,11 @@ pub async fn finish_restore(
     let rules = request.rules.as_deref().map(record::<BucketRules>).transpose()?;
     let bucket = doors.objects.restored_bucket(&name).await?;
     if let Some(rules) = rules {
-        doors.access.restore_rules(bucket.id.0, rules, doors.access.deadline()).await?;
+        if rules.has_acls() {
+            doors.objects.knows_acls().await?;
+        }
+        let of = BucketOf { id: bucket.id.0, name: bucket.name.as_str(), owner: &bucket.owner };
+        doors.access.restore_rules(of, rules, doors.access.deadline()).await?;
     }
     let (newest, encrypted) = (Revision(request.newest_revision), request.encrypted);
     let as_it_was = OpenedBucket { bucket: BucketId(0), versioning, newest, encrypted };
