@@ -322,7 +322,7 @@ assert s3.list_objects_v2(Bucket='bucket')['KeyCount'] == 1
 }
 
 #[test]
-fn acls_say_private_and_nothing_else_can_be_said() {
+fn acls_say_private_until_ownership_controls_let_them_say_more() {
     let cluster = Cluster::start(1);
     let endpoint = &cluster.nodes[0].s3;
     boto3(
@@ -333,7 +333,6 @@ s3.put_object(Bucket='bucket', Key='k', Body=b'x', ACL='bucket-owner-full-contro
 owned = s3.get_bucket_ownership_controls(Bucket='bucket')['OwnershipControls']
 assert owned == {'Rules': [{'ObjectOwnership': 'BucketOwnerEnforced'}]}
 s3.put_bucket_ownership_controls(Bucket='bucket', OwnershipControls=owned)
-assert code_of(lambda: s3.put_bucket_ownership_controls(Bucket='bucket', OwnershipControls={'Rules': [{'ObjectOwnership': 'ObjectWriter'}]})) == 'NotImplemented'
 acl = s3.get_object_acl(Bucket='bucket', Key='k')
 assert [grant['Permission'] for grant in acl['Grants']] == ['FULL_CONTROL']
 s3.put_object_acl(Bucket='bucket', Key='k', AccessControlPolicy={'Grants': acl['Grants'], 'Owner': acl['Owner']})
@@ -349,6 +348,72 @@ assert s3.get_object(Bucket='bucket', Key='k')['Body'].read() == b'x'
         &[],
     );
     assert!(aws(endpoint, &["s3api", "get-bucket-acl", "--bucket", "bucket"]).contains("FULL_CONTROL"));
+    cluster.nodes[0].json(&["user", "create", "bob", "--email", "bob@example.org"]);
+    let key = cluster.nodes[0].json(&["key", "create", "--user", "bob"]);
+    let text = |name: &str| key[name].as_str().unwrap().to_owned();
+    boto3(
+        endpoint,
+        r#"
+import urllib.request, urllib.error
+bob = boto3.client('s3', endpoint_url=endpoint, aws_access_key_id=sys.argv[1], aws_secret_access_key=sys.argv[2])
+bobs = sys.argv[3]
+everyone = 'http://acs.amazonaws.com/groups/global/AllUsers'
+def anonymous(path):
+    try:
+        return urllib.request.urlopen(f'{endpoint}/{path}').read()
+    except urllib.error.HTTPError as error:
+        return error.code
+def grants(acl): return [(g['Grantee'].get('ID', g['Grantee'].get('URI')), g['Permission']) for g in acl['Grants']]
+assert code_of(lambda: s3.create_bucket(Bucket='shared', ACL='public-read')) == 'InvalidBucketAclWithObjectOwnership'
+s3.create_bucket(Bucket='shared', ObjectOwnership='ObjectWriter', GrantWrite=f'id="{bobs}"')
+mine = s3.get_bucket_acl(Bucket='shared')['Owner']['ID']
+assert grants(s3.get_bucket_acl(Bucket='shared')) == [(bobs, 'WRITE')]
+s3.put_object(Bucket='shared', Key='open', Body=b'x', ACL='public-read')
+s3.put_object(Bucket='shared', Key='shut', Body=b'x')
+assert (anonymous('shared/open'), anonymous('shared/shut'), anonymous('shared')) == (b'x', 403, 403)
+assert grants(s3.get_object_acl(Bucket='shared', Key='open')) == [(mine, 'FULL_CONTROL'), (everyone, 'READ')]
+bob.put_object(Bucket='shared', Key='bobs', Body=b'y')
+assert bob.get_object_acl(Bucket='shared', Key='bobs')['Owner']['ID'] == bobs
+assert code_of(lambda: bob.list_objects_v2(Bucket='shared')) == code_of(lambda: bob.get_object(Bucket='shared', Key='shut')) == 'AccessDenied'
+s3.put_object_acl(Bucket='shared', Key='shut', GrantRead='emailAddress="bob@example.org"')
+assert bob.get_object(Bucket='shared', Key='shut')['Body'].read() == b'x'
+acl = s3.get_object_acl(Bucket='shared', Key='shut')
+s3.put_object_acl(Bucket='shared', Key='open', AccessControlPolicy={'Owner': acl['Owner'], 'Grants': acl['Grants']})
+assert grants(s3.get_object_acl(Bucket='shared', Key='open')) == [(bobs, 'READ')] and anonymous('shared/open') == 403
+s3.put_bucket_acl(Bucket='shared', ACL='public-read')
+assert b'<Key>bobs</Key>' in anonymous('shared') and anonymous('shared/none') == 404
+# A form says it in a field, which a policy's conditions are about, too.
+def send(fields):
+    form = client(endpoint, signature_version='s3v4').generate_presigned_post('shared', 'form', Fields=fields, Conditions=[{k: v} for k, v in fields.items()])
+    fields = [*form['fields'].items(), ('file', 'from a form')]
+    body = ''.join(f'--x\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n' for k, v in fields) + '--x--\r\n'
+    request = urllib.request.Request(form['url'], method='POST', data=body.encode(), headers={'Content-Type': 'multipart/form-data; boundary=x'})
+    try:
+        return urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as error:
+        return error.code
+assert send({'acl': 'public-read'}) == 204 and anonymous('shared/form') == b'from a form'
+assert send({'x-amz-grant-read': f'id={bobs}'}) == 204 and anonymous('shared/form') == 403
+assert bob.get_object(Bucket='shared', Key='form')['Body'].read() == b'from a form'
+assert send({'acl': 'open'}) == 400
+s3.put_bucket_policy(Bucket='shared', Policy=json.dumps({'Version': '2012-10-17', 'Statement': [{'Effect': 'Deny', 'Principal': '*',
+    'Action': 's3:PutObject', 'Resource': 'arn:aws:s3:::shared/*', 'Condition': {'StringEquals': {'s3:x-amz-acl': 'public-read'}}}]}))
+until = time.monotonic() + 5
+while send({'acl': 'public-read'}) != 403:
+    assert time.monotonic() < until
+assert send({'acl': 'private'}) == 204
+url = client(endpoint, signature_version='s3v4').generate_presigned_url('put_object', Params={'Bucket': 'shared', 'Key': 'url', 'ACL': 'authenticated-read'})
+urllib.request.urlopen(urllib.request.Request(url, method='PUT', data=b'z', headers={'x-amz-acl': 'authenticated-read'}))
+assert bob.get_object(Bucket='shared', Key='url')['Body'].read() == b'z' and anonymous('shared/url') == 403
+"#,
+        &[&text("access_key"), &text("secret_key"), &text("canonical_id")],
+    );
+    let acl = ["s3api", "put-object-acl", "--bucket", "shared", "--key", "url", "--acl", "public-read"];
+    aws(endpoint, &acl);
+    let said = aws(endpoint, &["s3api", "get-object-acl", "--bucket", "shared", "--key", "url"]);
+    assert!(said.contains("AllUsers"), "{said}");
+    let trail = cluster.nodes[0].json(&["audit", "list"]).to_string();
+    assert!(trail.contains("s3:PutObjectAcl"), "{trail}");
 }
 
 #[test]
