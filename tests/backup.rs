@@ -44,6 +44,9 @@ s3.put_bucket_tagging(Bucket='photos', Tagging={'TagSet': [{'Key': 'team', 'Valu
 s3.put_bucket_cors(Bucket='photos', CORSConfiguration={'CORSRules': [{'AllowedOrigins': ['*'], 'AllowedMethods': ['GET']}]})
 s3.put_bucket_lifecycle_configuration(Bucket='photos', LifecycleConfiguration={'Rules': [
     {'ID': 'old', 'Status': 'Enabled', 'Filter': {'Prefix': 'tmp/'}, 'Expiration': {'Days': 30}}]})
+s3.put_bucket_ownership_controls(Bucket='photos', OwnershipControls={'Rules': [{'ObjectOwnership': 'ObjectWriter'}]})
+s3.put_bucket_acl(Bucket='photos', ACL='authenticated-read')
+s3.put_object_acl(Bucket='photos', Key='parts', ACL='public-read')
 s3.put_bucket_policy(Bucket='photos', Policy=json.dumps({'Version': '2012-10-17', 'Statement': [
     {'Effect': 'Allow', 'Principal': {'AWS': 'arn:aws:iam:::user/ann'}, 'Action': 's3:GetObject', 'Resource': 'arn:aws:s3:::photos/*'}]}))
 "#;
@@ -67,11 +70,14 @@ for bucket in sys.argv[1:]:
                     named = dict(Bucket=bucket, Key=item['Key'], VersionId=item['VersionId'])
                     got = s3.get_object(**named)
                     entry += [hashlib.sha256(got['Body'].read()).hexdigest(), got['ETag'], got['ContentType'],
-                        got.get('CacheControl'), got['Metadata'], s3.get_object_tagging(**named)['TagSet']]
+                        got.get('CacheControl'), got['Metadata'], s3.get_object_tagging(**named)['TagSet'],
+                        optional(lambda: s3.get_object_acl(**named), 'Owner', 'Grants')]
                 versions.append(entry)
     dump[bucket] = [versions,
         [item['Key'] for item in s3.list_objects_v2(Bucket=bucket).get('Contents', [])],
         s3.get_bucket_versioning(Bucket=bucket).get('Status'),
+        optional(lambda: s3.get_bucket_acl(Bucket=bucket), 'Owner', 'Grants'),
+        optional(lambda: s3.get_bucket_ownership_controls(Bucket=bucket), 'OwnershipControls'),
         optional(lambda: s3.get_bucket_tagging(Bucket=bucket), 'TagSet'),
         optional(lambda: s3.get_bucket_cors(Bucket=bucket), 'CORSRules'),
         optional(lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket), 'Rules'),
@@ -272,6 +278,20 @@ for page in s3.get_paginator('list_object_versions').paginate(Bucket='photos'):
     assert!(new.atoll(&["kv", "put", "config/a", "changed"]).status.success());
     let back = new.json(&["restore", "--at", "0s"]);
     assert_eq!((&back["users"], &back["keys_and_values"]), (&0.into(), &2.into()));
+    // As policies and grants are, its ACLs are left to whoever brings it back.
+    boto3(
+        &new.s3,
+        r#"
+name = 'restored-photos'
+owned = s3.get_bucket_ownership_controls(Bucket=name)['OwnershipControls']['Rules']
+assert owned == [{'ObjectOwnership': 'BucketOwnerEnforced'}]
+assert len(s3.get_object_acl(Bucket=name, Key='parts')['Grants']) == len(s3.get_bucket_acl(Bucket=name)['Grants']) == 1
+s3.put_bucket_ownership_controls(Bucket=name, OwnershipControls={'Rules': [{'ObjectOwnership': 'ObjectWriter'}]})
+s3.put_bucket_acl(Bucket=name, ACL='authenticated-read')
+assert len(s3.get_object_acl(Bucket=name, Key='parts')['Grants']) == 2
+"#,
+        &[],
+    );
     let restored = dump(new, &["restored-photos"]).replace("restored-photos", "photos");
     let mut wanted: Value = serde_json::from_str(&taken).unwrap();
     // Its policy speaks of the bucket's old name.
