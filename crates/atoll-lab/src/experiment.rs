@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use atoll_overlay::{Id, LookupId, Notification, Overlay};
-use atoll_types::Instant;
+use atoll_overlay::{AuthorKey, Content, Id, LookupId, Notification, Overlay};
+use atoll_types::{Instant, WallTime};
 use rand::Rng;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
@@ -21,6 +21,8 @@ use crate::{
 const LOOKUP_EVERY: Duration = Duration::from_millis(10);
 /// While a network grows, nodes join this far apart.
 pub(crate) const JOIN_EVERY: Duration = Duration::from_millis(20);
+/// When a network's time begins: any day.
+pub(crate) const WALL: WallTime = WallTime::from_millis(1_800_000_000_000);
 
 /// How a network comes to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,11 +111,49 @@ pub(crate) fn network_over<R: Recipe>(
     world
 }
 
+/// The same with content; each node signs with the key that `author` has for it.
+pub(crate) fn content_network<R: Recipe>(
+    recipe: &R,
+    nodes: usize,
+    seed: u64,
+    setup: Setup,
+    author: impl Fn(SimulatedContact) -> AuthorKey,
+) -> World<R::WithContent> {
+    let mut world = World::new(seed, Links::default());
+    let with_clock = |mut node: R::WithContent| {
+        node.set_clock(Instant::ORIGIN, WALL);
+        node
+    };
+    match setup {
+        Setup::Converged => world.set_up(nodes, |contact, ring, round_trip| {
+            let core = recipe.converged(contact, ring, round_trip);
+            with_clock(recipe.with_content(core, author(contact)))
+        }),
+        Setup::Grown => grow_network_of(recipe, &mut world, nodes, 1, |contact| {
+            with_clock(recipe.newcomer(contact, author(contact)))
+        }),
+    }
+    world
+}
+
 /// Lets so many nodes join, each through so many others that it knows, and come to rest.
 pub(crate) fn grow_network<R: Recipe>(recipe: &R, world: &mut World<R::Core>, nodes: usize, known: usize) {
+    grow_network_of(recipe, world, nodes, known, |contact| recipe.outside(contact));
+}
+
+/// The same with nodes that are made otherwise.
+fn grow_network_of<R: Recipe, O>(
+    recipe: &R,
+    world: &mut World<O>,
+    nodes: usize,
+    known: usize,
+    make: impl Fn(SimulatedContact) -> O,
+) where
+    O: Overlay<Contact = SimulatedContact, Message: Serialize>,
+{
     for _ in 0..nodes {
         let before = recipe.appointed().len();
-        world.join_through(known, |contact| recipe.outside(contact));
+        world.join_through(known, &make);
         let appointed = recipe.appointed();
         if appointed.len() != before {
             let all: Vec<SimulatedContact> = world.living().map(|(contact, _)| contact).collect();
@@ -124,6 +164,16 @@ pub(crate) fn grow_network<R: Recipe>(recipe: &R, world: &mut World<R::Core>, no
         world.run(JOIN_EVERY);
     }
     world.run(recipe.rest());
+    world.take_reports();
+}
+
+/// Stops all upkeep, and lets what is under way end.
+pub(crate) fn hold_still<O>(world: &mut World<O>)
+where
+    O: Overlay<Contact = SimulatedContact, Message: Serialize>,
+{
+    world.freeze();
+    world.run_until_quiet();
     world.take_reports();
 }
 

@@ -90,7 +90,7 @@ parameters! {
 pub(crate) trait Recipe {
     type Core: Overlay<Contact = SimulatedContact, Message: Serialize> + Clone;
     /// The same with content: [`Dht`] over it, or the core itself if it keeps content by itself.
-    type WithContent: Content<Contact = SimulatedContact, Message: Serialize>;
+    type WithContent: Content<Contact = SimulatedContact, Message: Serialize> + Clone;
 
     /// `core` is part of an overlay; what it publishes is signed by `author`, if that is not
     /// settled yet by the core.

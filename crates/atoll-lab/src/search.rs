@@ -17,11 +17,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use atoll_overlay::{AuthorKey, Contact, Content, SearchStyle, Unstructured, UnstructuredConfig};
 use atoll_types::Instant;
 
-pub(crate) use self::network::WALL;
 use self::network::{Searched, Upkeep, search_all, upkeep};
 use crate::{
     columns::{Column, Row},
-    experiment::{Progress, Report},
+    experiment::{Progress, Report, Setup, WALL, content_network, hold_still},
     kinds::{Kind, Recipe, Settings, Task},
     page::Plot,
     parameters::{Share, Within, parameters, words},
@@ -78,6 +77,9 @@ parameters! {
         pub publish_every_s: Within<1, 1_000_000> = Within(3_600),
         /// Upkeep is measured for so long. In half an hour what is provided is renewed once.
         pub upkeep_s: Within<1, 1_000_000> = Within(1_800),
+        /// Whether networks with an index grow by joining, or are set up as if they had come to rest.
+        /// A random graph is as it is drawn.
+        pub setup: Setup = Setup::Grown,
         + pub settings: Settings,
     }
 }
@@ -154,26 +156,13 @@ impl Task for SearchKind<'_, '_> {
 
     fn run<R: Recipe>(self, recipe: &R) -> Vec<Row> {
         let SearchKind { seed, nodes, parameters, row, progress } = self;
-        let network = || {
-            let mut world = World::new(seed, Links::default());
-            world.set_up(nodes, |contact, ring, round_trip| {
-                let core = recipe.converged(contact, ring, round_trip);
-                let mut node = recipe.with_content(core, author_of(contact));
-                node.set_clock(Instant::ORIGIN, WALL);
-                node
-            });
-            world
-        };
-        let upkeep = upkeep(network(), Duration::from_secs(parameters.upkeep_s.0 as u64));
+        let mut network = content_network(recipe, nodes, seed, parameters.setup, author_of);
+        let upkeep = upkeep(network.clone(), Duration::from_secs(parameters.upkeep_s.0 as u64));
         progress.add(nodes as f64);
-        let frozen = || {
-            let mut world = network();
-            world.freeze();
-            world
-        };
+        hold_still(&mut network);
         let mut rows = Vec::new();
         for &Share(holder_share) in &parameters.holder_shares {
-            let searched = search_all(vec![frozen()], seed, parameters, holder_share);
+            let searched = search_all(vec![network.clone()], seed, parameters, holder_share);
             let row = row.clone().with(Column::HolderShare, holder_share);
             rows.extend(rows_of(&row, &searched, upkeep, parameters));
             progress.add(nodes as f64);

@@ -17,6 +17,7 @@
 
 mod contact;
 mod places;
+mod remake;
 mod wire;
 
 use std::{

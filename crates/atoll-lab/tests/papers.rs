@@ -335,6 +335,7 @@ fn kademlia_on_eight_paths_finds_its_way_among_a_fifth_of_liars() {
             paths: vec![Within(8)],
             lookups: 500,
             methods: Vec::new(),
+            setup: Setup::Converged,
             ..LieParameters::default()
         };
         let mut report = lie(seed, parameters, &mut |_| ());

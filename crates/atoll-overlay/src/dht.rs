@@ -110,7 +110,7 @@ type DhtOut<O> = Out<<O as Overlay>::Contact, Message<O>>;
 type Message<O> = DhtMessage<<O as Overlay>::Contact, <O as Overlay>::Message>;
 
 /// A core that locates, and content over it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Dht<O: Overlay> {
     config: Arc<DhtConfig>,
     author: AuthorKey,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     columns::{Column, Row},
-    experiment::{JOIN_EVERY, micros, percentile, share},
+    experiment::{JOIN_EVERY, WALL, micros, percentile, share},
     kinds::{ContentRecipe, ContentTask},
     parameters::Within,
     sessions::Sessions,
@@ -36,8 +36,6 @@ pub(super) struct Life<'a> {
     pub(super) row: Row,
 }
 
-/// Any day.
-const WALL: WallTime = WallTime::from_millis(1_800_000_000_000);
 /// Between one publication and the next: some hundred in a few minutes.
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 /// After the last one: retries have ended.

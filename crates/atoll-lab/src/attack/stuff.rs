@@ -10,10 +10,9 @@ use rand::Rng;
 use super::AttackParameters;
 use crate::{
     columns::{Column, Row},
-    experiment::share,
+    experiment::{WALL, share},
     kinds::{Recipe, Task},
     lie::Keeper,
-    search::WALL,
     world::{Links, World, stream},
 };
 

@@ -13,10 +13,9 @@ use rand::Rng;
 use super::AttackParameters;
 use crate::{
     columns::{Column, Row},
-    experiment::{JOIN_EVERY, share},
+    experiment::{JOIN_EVERY, WALL, share},
     kinds::{Recipe, Task},
     lie::Keeper,
-    search::WALL,
     world::{Links, SimulatedContact, World, ring, stream},
 };
 

@@ -14,9 +14,8 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    experiment::JOIN_EVERY,
+    experiment::{JOIN_EVERY, WALL},
     kinds::ContentRecipe,
-    search::WALL,
     world::{Core, Links, OutOf, SimulatedContact, World, message_bytes, stream},
 };
 

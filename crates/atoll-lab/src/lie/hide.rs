@@ -10,10 +10,9 @@ use rand::{Rng, rngs::StdRng};
 use super::liar::is_of_share;
 use crate::{
     columns::{Column, Row},
-    experiment::share,
+    experiment::{Progress, Setup, content_network, hold_still, share},
     kinds::{ContentMessageOf, Recipe, Task},
-    search::WALL,
-    world::{Core, Links, OutOf, SimulatedContact, World, stream},
+    world::{Core, OutOf, SimulatedContact, World, stream},
 };
 
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -27,13 +26,16 @@ pub(super) enum Hiding {
     FirstAppointed(usize),
 }
 
-/// Stores values at honest nodes, and reads them at others.
-pub(super) struct Hide {
+/// Stores values at honest nodes, and reads them at others, in one network of which now these and
+/// now those hide.
+pub(super) struct Hide<'a, 'b> {
     pub(super) seed: u64,
     pub(super) nodes: usize,
+    pub(super) setup: Setup,
     pub(super) values: usize,
-    pub(super) hiding: Hiding,
-    pub(super) row: Row,
+    /// With the beginning of a row each.
+    pub(super) hiding: Vec<(Hiding, Row)>,
+    pub(super) progress: &'a mut Progress<'b>,
 }
 
 /// A node with content, that is honest or not.
@@ -95,56 +97,68 @@ impl<R: Recipe> Core for Keeper<'_, R> {
     }
 }
 
-impl Task for Hide {
-    type Output = Row;
+impl Task for Hide<'_, '_> {
+    type Output = Vec<Row>;
 
-    fn run<R: Recipe>(self, recipe: &R) -> Row {
-        let Hide { seed, nodes, values, hiding, row } = self;
-        let hides = |contact| match hiding {
-            Hiding::Share(share) => is_of_share(contact, share),
-            Hiding::FirstAppointed(count) => recipe.appointed().iter().take(count).any(|one| *one == contact),
-        };
+    fn run<R: Recipe>(self, recipe: &R) -> Vec<Row> {
+        let Hide { seed, nodes, setup, values, hiding, progress } = self;
         // One for all: who signs makes no difference to what is hidden, and keys are dear.
         let author = AuthorKey::from_seed([1; 32]);
-        let mut world: World<Keeper<'_, R>> = World::new(seed, Links::default());
-        world.set_up(nodes, |contact, ring, round_trip| {
-            let core = recipe.converged(contact, ring, round_trip);
-            let mut core = recipe.with_content(core, author.clone());
-            core.set_clock(Instant::ORIGIN, WALL);
-            core.freeze();
-            Keeper { hides: hides(contact), ..Keeper::honest(core, recipe) }
+        let mut honest = content_network(recipe, nodes, seed, setup, |_| author.clone());
+        hold_still(&mut honest);
+        let rows = hiding.into_iter().map(|(hiding, row)| {
+            progress.add(nodes as f64);
+            hidden(recipe, honest.clone(), seed, values, hiding, row)
         });
-        let honest: Vec<SimulatedContact> =
-            world.living().filter(|(_, node)| !node.hides).map(|(contact, _)| contact).collect();
-        if honest.is_empty() {
-            return row;
-        }
-        let mut rng = stream(seed, "values");
-        let draw = |rng: &mut StdRng| honest[rng.random_range(0..honest.len())];
-        let keys: Vec<Id> = (0..values).map(|_| Id::from_halves(rng.random(), rng.random())).collect();
-        for key in &keys {
-            let author = draw(&mut rng);
-            let stored = world.with(author, |node, now, rng, out| {
-                node.core.store(now, rng, *key, b"value".to_vec(), LIFETIME, out)
-            });
-            stored.expect("few are its own");
-            world.run_until_quiet();
-        }
-        world.take_reports();
-        let mut missed = 0;
-        for key in &keys {
-            let reader = draw(&mut rng);
-            let read = world.with(reader, |node, now, rng, out| node.core.fetch(now, rng, *key, out));
-            read.expect("it has one read at a time");
-            world.run_until_quiet();
-            let found = world.take_reports().into_iter().any(|reported| match reported.notification {
-                Notification::OperationFinished(finished) => {
-                    matches!(finished.outcome, Ok(Answer::Values(values)) if !values.is_empty())
-                }
-                _ => false,
-            });
-            missed += usize::from(!found);
-        }
-        row.with_some(Column::ValuesMissedShare, share(missed as f64, values))
+        rows.collect()
     }
+}
+
+/// What those who read do not find.
+fn hidden<R: Recipe>(
+    recipe: &R,
+    honest: World<R::WithContent>,
+    seed: u64,
+    values: usize,
+    hiding: Hiding,
+    row: Row,
+) -> Row {
+    let hides = |contact| match hiding {
+        Hiding::Share(share) => is_of_share(contact, share),
+        Hiding::FirstAppointed(count) => recipe.appointed().iter().take(count).any(|one| *one == contact),
+    };
+    let mut world =
+        honest.remake(|contact, core| Keeper { hides: hides(contact), ..Keeper::honest(core, recipe) });
+    let honest: Vec<SimulatedContact> =
+        world.living().filter(|(_, node)| !node.hides).map(|(contact, _)| contact).collect();
+    if honest.is_empty() {
+        return row;
+    }
+    let mut rng = stream(seed, "values");
+    let draw = |rng: &mut StdRng| honest[rng.random_range(0..honest.len())];
+    let keys: Vec<Id> = (0..values).map(|_| Id::from_halves(rng.random(), rng.random())).collect();
+    for key in &keys {
+        let author = draw(&mut rng);
+        let stored = world.with(author, |node, now, rng, out| {
+            node.core.store(now, rng, *key, b"value".to_vec(), LIFETIME, out)
+        });
+        stored.expect("few are its own");
+        world.run_until_quiet();
+    }
+    world.take_reports();
+    let mut missed = 0;
+    for key in &keys {
+        let reader = draw(&mut rng);
+        let read = world.with(reader, |node, now, rng, out| node.core.fetch(now, rng, *key, out));
+        read.expect("it has one read at a time");
+        world.run_until_quiet();
+        let found = world.take_reports().into_iter().any(|reported| match reported.notification {
+            Notification::OperationFinished(finished) => {
+                matches!(finished.outcome, Ok(Answer::Values(values)) if !values.is_empty())
+            }
+            _ => false,
+        });
+        missed += usize::from(!found);
+    }
+    row.with_some(Column::ValuesMissedShare, share(missed as f64, values))
 }

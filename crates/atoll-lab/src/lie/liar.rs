@@ -25,7 +25,7 @@ pub(super) fn is_of_share(contact: SimulatedContact, share: f64) -> bool {
 
 /// A kind whose nodes are honest or lie.
 pub(super) struct WithLiars<'a, R> {
-    honest: &'a R,
+    pub(super) honest: &'a R,
     share: f64,
     /// They know each other, as if by another way than the overlay.
     liars: Rc<RefCell<Ring>>,
@@ -40,7 +40,8 @@ impl<'a, R: Recipe> WithLiars<'a, R> {
         is_of_share(contact, self.share)
     }
 
-    fn node(&self, core: R::Core) -> Node<'a, R> {
+    /// Made of an honest one.
+    pub(super) fn node(&self, core: R::Core) -> Node<'a, R> {
         let me = *core.contact();
         let liars = self.is_liar(me).then(|| {
             let mut liars = self.liars.borrow_mut();

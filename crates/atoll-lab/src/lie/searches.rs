@@ -19,8 +19,8 @@ use rand::{
 use super::LieParameters;
 use crate::{
     columns::{Column, Row},
-    experiment::share,
-    search::{SearchMethod, SearchParameters, WALL, author_of},
+    experiment::{WALL, share},
+    search::{SearchMethod, SearchParameters, author_of},
     spread::{Graph, random_graph},
     world::{Core, Links, OutOf, SimulatedContact, World, stream},
 };

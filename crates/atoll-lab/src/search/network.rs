@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use atoll_overlay::{Answer, Content, Id, Notification, Offered};
-use atoll_types::WallTime;
 use rand::{Rng, seq::index};
 use serde::Serialize;
 
@@ -14,8 +13,6 @@ use crate::{
     world::{SimulatedContact, Traffic, World, stream},
 };
 
-/// Any day.
-pub(crate) const WALL: WallTime = WallTime::from_millis(1_800_000_000_000);
 /// Until what was published is where it belongs.
 const SETTLES_IN: Duration = Duration::from_secs(60);
 

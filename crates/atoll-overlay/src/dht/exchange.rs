@@ -12,7 +12,7 @@ use super::{
 use crate::{Contact, Entry, Id, Overlay};
 
 /// A question that was sent to one node.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Call<C> {
     request: u32,
     pub(super) to: C,
@@ -35,7 +35,7 @@ pub(super) enum Purpose {
 /// What proves that a node asked before it sent: a keyed hash of its identifier (BEP 5's and
 /// S/Kademlia's write tokens). The wire proves who speaks anyway; where a driver's does not,
 /// nobody can be made to keep things in somebody else's name.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Tokens {
     secret: [u8; 32],
     former: [u8; 32],

@@ -34,7 +34,7 @@ const BEYOND_MAX: usize = 9;
 /// and the third may be the one that is down.
 const READ_QUORUM: usize = 2;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Operation<C> {
     number: u32,
     what: What,
@@ -53,7 +53,7 @@ pub(super) enum What {
     Search,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Part<C> {
     number: u32,
     /// None: upkeep's.
@@ -75,14 +75,14 @@ pub(super) struct Part<C> {
 }
 
 /// A node that was asked on the way of a lookup.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Sought<C> {
     contact: C,
     /// What it answered: the token to give it a copy with, and whether it had something.
     answer: Option<(u64, bool)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Job {
     /// All of one key, and together at most `KEEP_BYTES_MAX`.
     Store(Vec<Entry>),
@@ -92,7 +92,7 @@ pub(super) enum Job {
     },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Asked<C> {
     pub(super) contact: C,
     pub(super) state: State,

@@ -26,7 +26,7 @@ const SETTLES_IN: Duration = Duration::from_millis(200);
 const GOES_ON_AFTER: Duration = Duration::from_millis(100);
 
 /// How far the look at all keys is.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Round {
     /// When it goes on; never while this node is outside.
     at: Option<Instant>,
