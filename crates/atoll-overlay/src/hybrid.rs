@@ -47,6 +47,7 @@ use rand::{Rng, RngCore};
 
 use self::{
     calls::{Call, Purpose},
+    centre::word_of,
     leaf::{Election, Seek},
     lookup::Lookup,
     message::NAMED_MAX,
@@ -155,6 +156,29 @@ enum Role<C> {
     Super(Box<Seat<C>>),
 }
 
+/// A filter of contacts, by a bit of 512 each. Whom it may have and has not only counts as no
+/// stranger, and there are more strangers.
+#[derive(Debug, Clone, Default)]
+struct Spoken([u64; 8]);
+
+impl Spoken {
+    fn place<C: Contact>(contact: &C) -> (usize, u64) {
+        // Spread by Fibonacci hashing: nine bits of 64.
+        let place = word_of(contact.id()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55;
+        (place as usize / 64, 1 << (place % 64))
+    }
+
+    fn add<C: Contact>(&mut self, contact: &C) {
+        let (word, bit) = Self::place(contact);
+        self.0[word] |= bit;
+    }
+
+    fn may_have<C: Contact>(&self, contact: &C) -> bool {
+        let (word, bit) = Self::place(contact);
+        self.0[word] & bit != 0
+    }
+}
+
 /// One node's side of a hybrid.
 #[derive(Debug, Clone)]
 pub struct Hybrid<C> {
@@ -175,6 +199,8 @@ pub struct Hybrid<C> {
     demoted_at: Option<Instant>,
     /// When it last found that a super-peer had failed.
     failed_at: Option<Instant>,
+    /// When the fallback is refreshed once more, after all super-peers were gone.
+    refresh_again_at: Option<Instant>,
     /// Who was to invite it to become one, and since when.
     chosen: Option<(C, Instant)>,
     /// Of a leaf: who keeps it as theirs; at most `attachments`, sorted by distance.
@@ -186,6 +212,8 @@ pub struct Hybrid<C> {
     seek: Option<Box<Seek<C>>>,
     election: Election,
     is_reached: bool,
+    /// Those that it has sent something to, as long as nobody else has reached it.
+    spoken_to: Option<Box<Spoken>>,
     /// Of its own questions to super-peers lately: all, and those answered at the first attempt.
     asked: (u16, u16),
     /// At most `LOOKUPS_MAX`.
@@ -222,6 +250,7 @@ impl<C: Contact> Hybrid<C> {
             joined_at: Instant::ORIGIN,
             demoted_at: None,
             failed_at: None,
+            refresh_again_at: None,
             chosen: None,
             attached: Vec::new(),
             spares: Vec::new(),
@@ -229,6 +258,7 @@ impl<C: Contact> Hybrid<C> {
             seek: None,
             election: Election::default(),
             is_reached: false,
+            spoken_to: None,
             asked: (0, 0),
             lookups: Vec::new(),
             calls: Vec::new(),
@@ -324,13 +354,16 @@ impl<C: Contact> Hybrid<C> {
 
     /// Who reaches this node without having been spoken to: nobody has opened a way for it.
     fn notice_stranger(&mut self, from: &C) {
-        if !self.is_reached
-            && !self.attached.contains(from)
-            && !self.known.contains(from)
-            && !self.calls.iter().any(|call| call.to == *from)
-            && self.kademlia.contacts().binary_search(from).is_err()
-        {
+        if !self.is_reached && self.spoken_to.as_ref().is_none_or(|spoken| !spoken.may_have(from)) {
             self.is_reached = true;
+            self.spoken_to = None;
+        }
+    }
+
+    fn note_spoken_to(&mut self, out: &HybridOut<C>) {
+        if !self.is_reached && !out.sends.is_empty() {
+            let spoken = self.spoken_to.get_or_insert_default();
+            out.sends.iter().for_each(|(to, _)| spoken.add(to));
         }
     }
 }
@@ -359,6 +392,7 @@ impl<C: Contact> Overlay for Hybrid<C> {
         }
         let known = self.known.clone();
         self.with_kademlia(now, rng, out, |kademlia, rng, out| kademlia.join(now, rng, &known, out));
+        self.note_spoken_to(out);
     }
 
     fn leave(&mut self, now: Instant, out: &mut HybridOut<C>) {
@@ -379,6 +413,7 @@ impl<C: Contact> Overlay for Hybrid<C> {
         self.seek = None;
         self.election = Election::default();
         self.has_fallback = None;
+        self.refresh_again_at = None;
         self.moved();
     }
 
@@ -395,7 +430,9 @@ impl<C: Contact> Overlay for Hybrid<C> {
         if self.lookups.len() >= LOOKUPS_MAX {
             return Err(LocateError::TooManyLookups { limit: LOOKUPS_MAX });
         }
-        Ok(LookupId(self.look_up(now, rng, key, out)))
+        let lookup = LookupId(self.look_up(now, rng, key, out));
+        self.note_spoken_to(out);
+        Ok(lookup)
     }
 
     /// Of a leaf its own super-peers, of which none is nearer than the responsible one; without
@@ -439,6 +476,7 @@ impl<C: Contact> Overlay for Hybrid<C> {
         } else if self.is_orphan() {
             self.begin_seek(now, others.to_vec(), out);
         }
+        self.note_spoken_to(out);
     }
 
     fn tables(&self) -> Vec<Table<C>> {
@@ -513,20 +551,31 @@ impl<C: Contact> Overlay for Hybrid<C> {
             HybridMessage::Page { request, reports } => self.page(now, from, request, reports, out),
             HybridMessage::NotSuper { request } => self.is_no_super(now, from, request, out),
         }
+        self.note_spoken_to(out);
     }
 
     fn handle_timeout(&mut self, now: Instant, rng: &mut dyn RngCore, out: &mut HybridOut<C>) {
         self.with_kademlia(now, rng, out, |kademlia, rng, out| kademlia.handle_timeout(now, rng, out));
         self.handle_deadlines(now, rng, out);
         if self.phase != Phase::Outside && !self.frozen {
+            if self.refresh_again_at.is_some_and(|at| at <= now) {
+                self.refresh_again_at = None;
+                // Who is still nearly alone may have been forgotten by all others.
+                match self.seat().is_some_and(|seat| seat.centre.len() < SUPERS_MIN) {
+                    true => self.refresh_fallback(now),
+                    false => self.kademlia.refresh_all(now),
+                }
+            }
             self.keep_up_as_leaf(now, rng, out);
             self.keep_up_as_super(now, rng, out);
         }
+        self.note_spoken_to(out);
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
         let has_upkeep = self.phase != Phase::Outside && !self.frozen;
-        let upkeep = [self.leaf_upkeep_at(), self.seat_upkeep_at()].into_iter().flatten();
+        let upkeep =
+            [self.leaf_upkeep_at(), self.seat_upkeep_at(), self.refresh_again_at].into_iter().flatten();
         let calls = self.calls.iter().map(|call| call.deadline);
         calls.chain(self.kademlia.poll_timeout()).chain(upkeep.filter(|_| has_upkeep)).min()
     }
@@ -559,6 +608,7 @@ impl<C: Contact> Overlay for Hybrid<C> {
             + seat
             + contacts * size_of::<C>()
             + self.seek.as_ref().map_or(0, |seek| seek.bytes())
+            + self.spoken_to.as_ref().map_or(0, |_| size_of::<Spoken>())
             + self.calls.iter().map(Call::bytes).sum::<usize>()
             + self.lookups.iter().map(Lookup::bytes).sum::<usize>()
     }

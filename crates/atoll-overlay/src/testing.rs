@@ -32,6 +32,10 @@ pub(crate) struct Net<O: Overlay> {
     pub(crate) nodes: BTreeMap<u8, O>,
     /// They get nothing, and do nothing.
     pub(crate) dead: BTreeSet<u8>,
+    /// They get something only from those to whom they have sent something.
+    pub(crate) closed: BTreeSet<u8>,
+    /// From whom to whom something was sent, if the first is closed.
+    opened: BTreeSet<(u8, u8)>,
     /// Of what is on its way, so much is lost.
     pub(crate) loss: f64,
     pub(crate) wire: VecDeque<(At, At, O::Message)>,
@@ -49,6 +53,8 @@ impl<O: Overlay<Contact = At>> Net<O> {
             rng: StdRng::seed_from_u64(7),
             nodes: BTreeMap::new(),
             dead: BTreeSet::new(),
+            closed: BTreeSet::new(),
+            opened: BTreeSet::new(),
             loss: 0.0,
             wire: VecDeque::new(),
             sent: Vec::new(),
@@ -94,6 +100,9 @@ impl<O: Overlay<Contact = At>> Net<O> {
         let result = act(node, self.now, &mut self.rng, &mut out);
         for (to, message) in out.sends {
             self.sent.push((place, to.0, message.clone()));
+            if self.closed.contains(&place) {
+                self.opened.insert((place, to.0));
+            }
             self.wire.push_back((At(place), to, message));
         }
         for notification in out.notifications {
@@ -116,7 +125,8 @@ impl<O: Overlay<Contact = At>> Net<O> {
         while let Some((from, to, message)) = self.wire.pop_front() {
             self.now = self.now + Duration::from_micros(1);
             let is_lost = self.loss > 0.0 && self.rng.random_bool(self.loss);
-            if self.nodes.contains_key(&to.0) && !self.dead.contains(&to.0) && !is_lost {
+            let is_shut = self.closed.contains(&to.0) && !self.opened.contains(&(to.0, from.0));
+            if self.nodes.contains_key(&to.0) && !self.dead.contains(&to.0) && !is_lost && !is_shut {
                 self.hear(to.0, from.0, message);
             }
         }

@@ -104,6 +104,7 @@ impl Recipe for HybridRecipe {
 #[cfg(test)]
 mod tests {
     use atoll_overlay::Contact;
+    use rand::seq::SliceRandom;
 
     use super::*;
     use crate::{
@@ -112,6 +113,7 @@ mod tests {
         kinds::Kind,
         lookup::{LookupParameters, lookup},
         parameters::NodeCount,
+        world::stream,
     };
 
     /// How many super-peers a network has, and how many leaves each.
@@ -201,5 +203,27 @@ mod tests {
         let risen = loads(&world).len();
         assert!((10..200).contains(&risen), "{risen} super-peers after ten minutes");
         assert_eq!(failed(&world), 0.0);
+    }
+
+    /// Leaves promote themselves wherever one finds no super-peer, and what they make becomes one. Not
+    /// for every seed: who knows nobody that lives, and is known by nobody that does, is left over.
+    #[test]
+    fn ten_minutes_after_four_fifths_failed_a_hybrid_is_one_again() {
+        for (seed, setup) in [(1, Setup::Converged), (2, Setup::Grown)] {
+            let recipe = HybridRecipe::new(&Settings::default());
+            let mut world = network(&recipe, 1_000, seed, setup);
+            let mut all: Vec<SimulatedContact> = world.living().map(|(contact, _)| contact).collect();
+            all.shuffle(&mut stream(seed, "failures"));
+            all[..800].iter().for_each(|contact| world.fail(*contact));
+            world.run(Duration::from_secs(600));
+            let supers: Vec<SimulatedContact> =
+                crate::experiment::keepers(&world).into_iter().map(|(_, contact)| contact).collect();
+            for (contact, core) in world.living().filter(|(_, core)| core.is_super()) {
+                assert_eq!(core.super_peers(), supers, "as {contact:?} sees it");
+            }
+            world.freeze();
+            let row = crate::experiment::measure(&recipe, &mut world, seed, 1_000, Row::default());
+            assert_eq!(row.number(Column::LookupsFailedShare), Some(0.0), "{setup:?}");
+        }
     }
 }

@@ -27,7 +27,7 @@ const ELECTION_SPREAD: f64 = 2.0;
 const ELECTION_WAIT_MAX: f64 = 2.0;
 const UPTIME_HALVES_WAIT: Duration = Duration::from_secs(600);
 /// And for so many whom no stranger has reached: others go first.
-const UNREACHED_WAIT: f64 = 4.0;
+const UNREACHED_WAIT: f64 = ELECTION_SPREAD + ELECTION_WAIT_MAX;
 /// Of two super-peers that fail within so many `keep_every` the second tells that more may have
 /// failed, all three of some key among them, though this node has others.
 const TOGETHER_PERIODS: u32 = 3;
@@ -299,6 +299,13 @@ impl<C: Contact> Hybrid<C> {
         }
     }
 
+    /// Many of those whom it knows are gone as well. Once more a little later: who is found to be
+    /// gone makes room for somebody in reserve, who has not been asked yet and may know nobody else.
+    pub(super) fn refresh_fallback(&mut self, now: Instant) {
+        self.kademlia.refresh_all(now);
+        self.refresh_again_at = Some(now + self.config.compare_every * 2);
+    }
+
     pub(super) fn leaf_upkeep_at(&self) -> Option<Instant> {
         if self.is_super() {
             return None;
@@ -325,6 +332,7 @@ impl<C: Contact> Hybrid<C> {
             Election::Look => {
                 self.election = Election::Idle;
                 self.seek_anew(now, rng, out);
+                self.refresh_fallback(now);
             }
             Election::Draw => {
                 self.joined(now, out);
@@ -342,8 +350,11 @@ impl<C: Contact> Hybrid<C> {
     pub(super) fn election_wait(&self, now: Instant, rng: &mut dyn RngCore) -> Duration {
         let uptime = now.saturating_since(self.joined_at).as_secs_f64();
         let newness = 1.0 / (1.0 + uptime / UPTIME_HALVES_WAIT.as_secs_f64());
-        let unreached = if self.is_reached { 0.0 } else { UNREACHED_WAIT };
-        let periods = ELECTION_SPREAD * rng.random_range(0.0..1.0) + ELECTION_WAIT_MAX * newness + unreached;
-        self.config.upkeep_every.mul_f64(periods)
+        let periods = ELECTION_SPREAD * rng.random_range(0.0..1.0) + ELECTION_WAIT_MAX * newness;
+        // Others may find out that their super-peers are gone a `keep_every` later.
+        let HybridConfig { upkeep_every, keep_every, .. } = *self.config;
+        let unreached =
+            if self.is_reached { Duration::ZERO } else { upkeep_every.mul_f64(UNREACHED_WAIT) + keep_every };
+        upkeep_every.mul_f64(periods) + unreached
     }
 }

@@ -29,6 +29,9 @@ const PROMOTE_AFTER: f64 = 0.5;
 /// Who became a super-peer stays one for so long at least, and who was one is not asked again
 /// for as long, so that what a crowd brings and takes along changes nobody's role twice.
 const ROLE_MIN: Duration = Duration::from_secs(600);
+/// After super-peers failed it waits for so many `keep_every` for leaves that have been reached, before
+/// it has another one promoted: they come when they have found out.
+const COME_BACK_PERIODS: u32 = 2;
 /// When it has too few leaves, a super-peer steps down with this chance at each upkeep, so that
 /// neighbours do not go together.
 const STEP_DOWN_CHANCE: f64 = 0.1;
@@ -114,14 +117,23 @@ impl<C: Contact> Seat<C> {
         self.leaves.binary_search_by(|leaf| leaf.contact.cmp(contact)).is_ok()
     }
 
-    /// The fittest: reached by strangers, prompt, and the longest here.
-    pub(super) fn candidate(&mut self) -> Option<C> {
+    /// The fittest: prompt, and the longest here, of those whom strangers reach. One of the others only
+    /// if there is none of these, and that `may_be_unreached`. All are asked once before one is again.
+    pub(super) fn candidate(&mut self, may_be_unreached: bool) -> Option<C> {
+        let is_any_reached = self.leaves.iter().any(|leaf| leaf.standing.is_reached);
+        if !is_any_reached && !may_be_unreached {
+            return None;
+        }
+        let mut eligible: Vec<&mut Leaf<C>> =
+            self.leaves.iter_mut().filter(|leaf| leaf.standing.is_reached == is_any_reached).collect();
+        if eligible.iter().all(|leaf| leaf.is_passed_over) {
+            eligible.iter_mut().for_each(|leaf| leaf.is_passed_over = false);
+        }
         let fitness = |leaf: &&mut Leaf<C>| {
-            let Standing { is_reached, prompt_percent } = leaf.standing;
-            let is_prompt = prompt_percent >= PROMPT_PERCENT_MIN;
-            (!leaf.is_passed_over, is_reached && is_prompt, std::cmp::Reverse(leaf.since))
+            let is_prompt = leaf.standing.prompt_percent >= PROMPT_PERCENT_MIN;
+            (!leaf.is_passed_over, is_prompt, std::cmp::Reverse(leaf.since))
         };
-        let leaf = self.leaves.iter_mut().max_by_key(fitness)?;
+        let leaf = eligible.into_iter().max_by_key(fitness)?;
         leaf.is_passed_over = true;
         Some(leaf.contact.clone())
     }
@@ -619,8 +631,11 @@ impl<C: Contact> Hybrid<C> {
         if seat.tell_at.is_some_and(|at| at <= now) {
             self.tell(now, out);
         }
-        let (upkeep, compare) =
-            (Self::about(self.config.upkeep_every, rng), Self::about(self.config.compare_every, rng));
+        let HybridConfig { upkeep_every, compare_every, .. } = *self.config;
+        let upkeep = Self::about(upkeep_every, rng);
+        // So few may be a part that was cut off.
+        let are_few = self.seat().is_some_and(|seat| seat.centre.len() < SUPERS_MIN);
+        let compare = Self::about(if are_few { upkeep_every } else { compare_every }, rng);
         let me = self.me.id();
         let silent_for = self.config.keep_every * SILENT_PERIODS;
         let Some(seat) = self.seat_mut() else { return };
@@ -651,14 +666,15 @@ impl<C: Contact> Hybrid<C> {
 
     /// Has a leaf promoted, or steps down.
     fn balance(&mut self, now: Instant, rng: &mut dyn RngCore, out: &mut HybridOut<C>) {
-        let HybridConfig { leaves_high, leaves_low, upkeep_every, .. } = *self.config;
+        let HybridConfig { leaves_high, leaves_low, upkeep_every, keep_every, .. } = *self.config;
         let (me, role_since) = (self.me.clone(), self.role_since);
+        let is_settled = self.failed_at.is_none_or(|at| at + keep_every * COME_BACK_PERIODS <= now);
         let Some(seat) = self.seat_mut() else { return };
         let (load, supers) = (seat.leaves.len(), seat.centre.len());
         let is_high = load > leaves_high && supers < SUPERS_MAX;
         if (is_high || supers < SUPERS_MIN) && seat.promote_after <= now {
             seat.promote_after = now + upkeep_every.mul_f64(PROMOTE_AFTER);
-            let Some(candidate) = seat.candidate() else { return };
+            let Some(candidate) = seat.candidate(is_settled) else { return };
             let strangers = seat.centre.all().filter(|contact| **contact != me);
             match strangers.choose(rng).cloned() {
                 Some(stranger) => {

@@ -50,6 +50,15 @@ impl<C: Contact> Kademlia<C> {
         refresh.into_iter().chain([self.place_at]).min()
     }
 
+    /// Many may be gone: looks its own place up soon, and somebody in each bucket's range. Those who
+    /// are asked know this node then, even if it knew nobody else who lives.
+    pub(crate) fn refresh_all(&mut self, now: Instant) {
+        if self.phase == Phase::Member {
+            self.place_at = now;
+            (0..self.tables.buckets_len()).for_each(|bucket| self.tables.set_refresh(bucket, now));
+        }
+    }
+
     /// Section 2.3: a node that joins looks itself up, and then refreshes all buckets farther
     /// away than its nearest neighbour. By then others have it in their buckets.
     pub(super) fn found_my_place(&mut self, now: Instant, answered: bool, out: &mut KademliaOut<C>) {

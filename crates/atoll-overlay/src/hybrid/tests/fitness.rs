@@ -16,12 +16,52 @@ fn of_those_who_are_reached_and_prompt_the_longest_there_is_asked_first() {
     ] {
         seat.add_leaf(Instant::ORIGIN + Duration::from_secs(since), At(place), standing);
     }
-    let order: Vec<At> = (0..6).filter_map(|_| seat.candidate()).collect();
-    // Who was asked before is asked again when all have been.
-    assert_eq!(order, [40, 30, 10, 20, 50, 40].map(At));
+    let order: Vec<At> = (0..6).filter_map(|_| seat.candidate(true)).collect();
+    // Who was asked before is asked again when all who are reached have been.
+    assert_eq!(order, [40, 30, 20, 50, 40, 30].map(At));
     // What counts is what a leaf said last.
     seat.add_leaf(Instant::ORIGIN + MINUTE, At(10), standing(true, 100));
-    assert_eq!(seat.candidate(), Some(At(10)));
+    assert_eq!(seat.candidate(true), Some(At(10)));
+}
+
+#[test]
+fn while_others_may_come_back_nobody_is_asked_whom_no_stranger_reached() {
+    let mut seat = Seat::new(Instant::ORIGIN, Centre::new(At(1), 0));
+    for place in [10, 20] {
+        seat.add_leaf(Instant::ORIGIN, At(place), Standing { is_reached: false, prompt_percent: 100 });
+    }
+    assert_eq!(seat.candidate(false), None);
+    assert!(seat.candidate(true).is_some());
+    seat.add_leaf(Instant::ORIGIN, At(30), Standing { is_reached: true, prompt_percent: 0 });
+    assert_eq!([false, true, true].map(|unreached| seat.candidate(unreached)), [Some(At(30)); 3]);
+}
+
+/// Sixteen nodes, of which ten get nothing from those to whom they have not spoken; long enough for
+/// all to have refreshed what they know of each other.
+#[test]
+fn whom_no_stranger_reaches_is_no_super_peer_while_others_live() {
+    let mut net = Net::new();
+    let all = places(16);
+    let open: BTreeSet<u8> = all.iter().copied().step_by(3).collect();
+    net.closed = all.iter().copied().filter(|place| !open.contains(place)).collect();
+    for (index, place) in all.iter().enumerate() {
+        net.join(node(At(*place)), &all[..index.min(1)]);
+        net.run(Duration::from_secs(5));
+    }
+    net.run(180 * MINUTE);
+    let is_reached = |net: &Town, place: &u8| net.nodes[place].is_reached;
+    assert!(net.closed.iter().all(|place| !is_reached(&net, place)), "only strangers count");
+    let gone = supers(&net);
+    let reached = open.iter().filter(|place| !gone.contains(place) && is_reached(&net, place)).count();
+    assert!(reached >= SUPERS_MIN, "{reached} of those who are left");
+    net.dead = gone;
+    net.run(30 * MINUTE);
+    let risen = supers(&net);
+    assert!(risen.len() >= SUPERS_MIN && risen.is_subset(&open), "{risen:?}");
+    // When none of them lives any more it is better than nobody.
+    net.dead.extend(open);
+    net.run(30 * MINUTE);
+    assert!(!supers(&net).is_empty());
 }
 
 /// The sixth to the thirtieth of a hundred and twenty, who are there longer than most.
