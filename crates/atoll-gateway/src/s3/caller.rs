@@ -10,7 +10,7 @@ use atoll_objects::{
 use http::{Extensions, HeaderMap};
 use s3s::{S3Error, S3Result, dto::Owner, s3_error};
 
-use super::{acl::is_acl_header, error::IntoS3, facts::RequestFacts};
+use super::{error::IntoS3, facts::RequestFacts};
 
 #[derive(Clone)]
 pub(crate) struct Caller(Arc<Inner>);
@@ -94,13 +94,13 @@ impl Caller {
         Self(Arc::new(Inner { access, principal, bucket, facts, objects, by_object, source_etag }))
     }
 
-    /// The same caller, whose request says of ACLs what these headers say: a form's.
-    pub(crate) fn with_acl_headers(&self, headers: &HeaderMap) -> Self {
+    /// The same caller, whose request says what these headers say in place of its own: a form's
+    /// fields.
+    pub(crate) fn with_amz_headers(&self, headers: &HeaderMap) -> Self {
         let inner = &*self.0;
         let mut facts = inner.facts.clone();
-        let names: Vec<_> =
-            facts.headers.keys().filter(|name| is_acl_header(name.as_str())).cloned().collect();
-        for name in names {
+        let names = facts.headers.keys().filter(|name| name.as_str().starts_with("x-amz-"));
+        for name in names.cloned().collect::<Vec<_>>() {
             facts.headers.remove(name);
         }
         facts.headers.extend(headers.clone());

@@ -3,7 +3,7 @@
 //! `s3s` reads the form, checks its signature, and has the file in memory before it is stored:
 //! so a file in a form has a limit of its own, and few are read at a time.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use atoll_objects::{PutBody, PutObject, PutObjectError};
 use futures_util::StreamExt;
@@ -53,7 +53,9 @@ impl S3Operations {
             return Err(unsupported::sig_v2());
         }
         let acl_headers = acl_of(fields)?;
-        let caller = Caller::of(&req.extensions)?.with_acl_headers(&acl_headers);
+        let tags = tags(fields.get("tagging").map(String::as_str))?;
+        let said = said_by(fields, &acl_headers, &tags);
+        let caller = Caller::of(&req.extensions)?.with_amz_headers(&said);
         let input = req.input;
         refuse(&input)?;
         caller.must("s3:PutObject", Some(&input.key)).await?;
@@ -83,7 +85,7 @@ impl S3Operations {
             acl,
         };
         let mut object_headers = object_headers.into_object_headers()?;
-        object_headers.tags = tags(fields.get("tagging").map(String::as_str))?;
+        object_headers.tags = tags;
         let put = PutObject {
             bucket: headers::bucket(&input.bucket)?,
             key: headers::key(input.key)?,
@@ -192,8 +194,27 @@ fn acl_of(fields: &FormFields) -> S3Result<HeaderMap> {
     Ok(headers)
 }
 
+/// What a put of the same says in its headers, for a bucket policy's conditions.
+fn said_by(fields: &FormFields, acl: &HeaderMap, tags: &BTreeMap<String, String>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in fields.iter().filter(|(name, _)| name.starts_with("x-amz-")) {
+        // What can't be a header's name is nobody's to ask for.
+        if let Ok(name) = HeaderName::from_bytes(name.as_bytes()) {
+            let value = HeaderValue::from_str(value).unwrap_or(HeaderValue::from_static("?"));
+            headers.insert(name, value);
+        }
+    }
+    headers.extend(acl.clone());
+    if !tags.is_empty() {
+        let tags = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(tags).finish();
+        let tags = HeaderValue::try_from(tags).expect("what is percent-encoded is ASCII");
+        headers.insert("x-amz-tagging", tags);
+    }
+    headers
+}
+
 /// In a form, tags are XML.
-fn tags(text: Option<&str>) -> S3Result<std::collections::BTreeMap<String, String>> {
+fn tags(text: Option<&str>) -> S3Result<BTreeMap<String, String>> {
     let Some(text) = text else { return Ok(Default::default()) };
     let parsed = Tagging::deserialize(&mut Deserializer::new(text.as_bytes()));
     let Tagging { tag_set } =

@@ -4,7 +4,7 @@ use atoll_access::{NewUser, Rights, STALENESS_MAX};
 use serde_json::{Value, json};
 
 use crate::{
-    client::{Answer, Client, Request},
+    client::{Answer, Client, Connection, FORM_END, Request, form_head},
     world::Door,
 };
 
@@ -181,4 +181,35 @@ async fn a_later_bucket_of_the_same_name_inherits_nothing() {
     assert_eq!(client.put("/bucket", b"").await.status, 200);
     assert_eq!(bob.get("/bucket?list-type=2").await.code(), "AccessDenied");
     assert_eq!(client.get("/bucket?policy=").await.code(), "NoSuchBucketPolicy");
+}
+
+/// What a put says in its headers a form says in its fields.
+#[tokio::test]
+async fn conditions_look_at_a_form_s_fields_as_at_a_put_s_headers() {
+    let (door, client) = Door::with_bucket("bucket").await;
+    let denied_if = |key: &str, value: &str| {
+        statement("Deny", json!("*"), json!("s3:PutObject"), json!({ "StringEquals": { key: value } }))
+    };
+    let rules = policy(&[
+        statement("Allow", json!("*"), json!(["s3:PutObject", "s3:PutObjectTagging"]), json!({})),
+        denied_if("s3:RequestObjectTag/team", "red"),
+        denied_if("s3:x-amz-storage-class", "STANDARD"),
+    ]);
+    assert_eq!(put(&client, &rules).await.status, 204);
+    let tagging = |team: &str| {
+        format!("<Tagging><TagSet><Tag><Key>team</Key><Value>{team}</Value></Tag></TagSet></Tagging>")
+    };
+    let post = async |field: (&str, &str)| {
+        let mut connection = Connection::open(door.address).await;
+        connection.begin_form("bucket", &form_head(&[("key", "k"), field]), 4).await;
+        connection.send_bytes(&[b"file", FORM_END].concat()).await;
+        let answer = connection.answer("POST").await;
+        (answer.status, answer.code())
+    };
+    let (red, blue) = (tagging("red"), tagging("blue"));
+    let denied = (403, "AccessDenied".to_owned());
+    until(&door, "the policy holds", async || post(("tagging", &blue)).await.0 == 204).await;
+    assert_eq!(post(("tagging", &red)).await, denied);
+    assert_eq!(post(("x-amz-storage-class", "STANDARD")).await, denied);
+    assert_eq!(post(("x-amz-meta-a", "b")).await.0, 204);
 }
