@@ -47,12 +47,6 @@ struct PlaceOfPart {
     number: u16,
     /// What the upload was created with.
     checksum: Option<ChecksumAlgorithm>,
-    seal: Option<Seal>,
-}
-
-/// A part that only lacks its commit; sealed already, but for its checksum.
-struct NewPart {
-    ingested: Ingested,
     sealing: Option<PartSealing>,
 }
 
@@ -97,8 +91,8 @@ impl Objects {
 
     pub async fn upload_part(&self, request: UploadPart) -> Result<UploadedPart, UploadPartError> {
         let UploadPart { bucket, key, upload, number, customer_key, body } = request;
-        let to = self.place_of_part(&bucket, key, upload, number).await?;
-        self.take_part_in(to, customer_key, body).await
+        let to = self.place_of_part(&bucket, key, upload, number, customer_key.as_ref()).await?;
+        self.take_part_in(to, body).await
     }
 
     /// A part whose bytes come from another object, and which version of that. A whole object
@@ -110,7 +104,7 @@ impl Objects {
         request: UploadPartCopy,
     ) -> Result<(UploadedPart, Option<VersionId>), UploadPartError> {
         let UploadPartCopy { source, bucket, key, upload, number, customer_key, digest } = request;
-        let to = self.place_of_part(&bucket, key, upload, number).await?;
+        let to = self.place_of_part(&bucket, key, upload, number, customer_key.as_ref()).await?;
         let shard = to.info.shard_of(to.key.as_bytes());
         // Before the source is read, so that a sweep in between is noticed at the commit.
         let epoch = self.recent_epoch(shard).await.map_err(|error| UploadPartError::Put(error.into()))?;
@@ -128,7 +122,7 @@ impl Objects {
         let version = opened.info.version;
         let algorithm = to.checksum.unwrap_or(ChecksumAlgorithm::Crc64Nvme);
         let Opened { bucket: from, got, key: object_key, info } = opened;
-        let in_the_clear = object_key.is_none() && to.seal.is_none();
+        let in_the_clear = object_key.is_none() && to.sealing.is_none();
         let checksum = info.checksum.filter(|kept| kept.algorithm == algorithm && kept.parts == 0);
         let has_checksum = to.checksum.is_none() || checksum.is_some();
         let as_it_lies = in_the_clear
@@ -141,7 +135,7 @@ impl Objects {
             let adopted = self.adopt(&from, &source.key, got, epoch).await;
             let adopted = adopted.map_err(|error| UploadPartError::Source(error.into()))?;
             let ingested = Ingested { checksum, ..adopted };
-            let part = self.commit_part(to, NewPart { ingested, sealing: None }).await?;
+            let part = self.commit_part(to, ingested).await?;
             return Ok((UploadedPart { part, encryption: None }, version));
         }
         let length = range.end - range.start;
@@ -150,45 +144,42 @@ impl Objects {
         let mut body = PutBody::new(stream.map(|piece| piece.map_err(Into::into)).boxed());
         body.length = Some(length);
         body.digests.push(digest(algorithm));
-        let part = self.take_part_in(to, customer_key, body).await?;
+        let part = self.take_part_in(to, body).await?;
         Ok((part, version))
     }
 
-    async fn take_part_in(
-        &self,
-        to: PlaceOfPart,
-        customer_key: Option<CustomerKey>,
-        body: PutBody,
-    ) -> Result<UploadedPart, UploadPartError> {
-        let encryption = to.seal.as_ref().map(Seal::kind);
-        let opened = self.open_seal(to.seal.as_ref(), customer_key.as_ref(), &to.key);
-        let opened = opened.map_err(|error| UploadPartError::Put(PutObjectError::Encryption(error)))?;
-        let sealing = opened.zip(to.seal.clone()).map(|(key, seal)| {
-            let salt = PartSalt::draw(&mut self.inner.runtime.rng());
-            PartSealing { sealing: Sealing { seal, key }, salt }
-        });
-        let stream = sealing.as_ref().map(|part| part.sealing.key.part_stream(to.number, &part.salt));
+    async fn take_part_in(&self, to: PlaceOfPart, body: PutBody) -> Result<UploadedPart, UploadPartError> {
+        let encryption = to.sealing.as_ref().map(|part| part.sealing.seal.kind());
+        let stream = to.sealing.as_ref().map(|part| part.sealing.key.part_stream(to.number, &part.salt));
         let shard = to.info.shard_of(to.key.as_bytes());
         let ingested = self.ingest(shard, body, false, stream).await.map_err(UploadPartError::Put)?;
-        let part = self.commit_part(to, NewPart { ingested, sealing }).await?;
+        let part = self.commit_part(to, ingested).await?;
         Ok(UploadedPart { part, encryption })
     }
 
-    /// Where a part is to go: a client should hear of a wrong number or upload id before it has
-    /// sent 5 GiB.
+    /// Where a part is to go, and how it is sealed there: a client should hear of a wrong number,
+    /// upload id or key before it has sent 5 GiB.
     async fn place_of_part(
         &self,
         bucket: &BucketName,
         key: ObjectKey,
         upload: UploadId,
         number: u16,
+        customer_key: Option<&CustomerKey>,
     ) -> Result<PlaceOfPart, UploadPartError> {
         if !(1..=PARTS_MAX).contains(&number) {
             return Err(UploadPartError::InvalidPartNumber { max: PARTS_MAX });
         }
         match self.list_parts_in(bucket, &key, upload, 0, 0).await {
             Ok((info, PartPage { checksum, .. }, seal)) => {
-                Ok(PlaceOfPart { info, key, upload, number, checksum, seal })
+                let opened = self.open_seal(seal.as_ref(), customer_key, &key);
+                let opened =
+                    opened.map_err(|error| UploadPartError::Put(PutObjectError::Encryption(error)))?;
+                let sealing = opened.zip(seal).map(|(key, seal)| {
+                    let salt = PartSalt::draw(&mut self.inner.runtime.rng());
+                    PartSealing { sealing: Sealing { seal, key }, salt }
+                });
+                Ok(PlaceOfPart { info, key, upload, number, checksum, sealing })
             }
             Err(UploadError::NoSuchUpload) => Err(UploadPartError::NoSuchUpload),
             Err(UploadError::NoSuchBucket(name)) => {
@@ -201,9 +192,13 @@ impl Objects {
         }
     }
 
-    async fn commit_part(&self, to: PlaceOfPart, new: NewPart) -> Result<PartInfo, UploadPartError> {
-        let PlaceOfPart { info, key, upload, number, .. } = to;
-        let NewPart { mut ingested, sealing } = new;
+    /// `ingested` is sealed already, but for its checksum.
+    async fn commit_part(
+        &self,
+        to: PlaceOfPart,
+        mut ingested: Ingested,
+    ) -> Result<PartInfo, UploadPartError> {
+        let PlaceOfPart { info, key, upload, number, sealing, .. } = to;
         let etag = ETag { md5: etag_md5(sealing.as_ref().map(|part| &part.sealing), ingested.md5), parts: 0 };
         let checksum = match (&sealing, &ingested.checksum) {
             (Some(part), Some(checksum)) => Some(part.sealing.key.seal_checksum(self, checksum)),

@@ -423,6 +423,10 @@ async fn a_part_may_be_another_object_or_a_range_of_it_and_an_upload_may_be_abor
     let copy = async |upload, source| {
         let (bucket, key, digest) = (bucket("photos"), key("multi"), |_| sum_digest(None));
         let copy = UploadPartCopy { source, bucket, key, upload, number: 1, customer_key: None, digest };
+        let with_key = UploadPartCopy { customer_key: Some(CustomerKey::new([1; 32])), ..copy.clone() };
+        let useless = PutObjectError::Encryption(EncryptionError::CustomerKeyUseless);
+        let refused = objects.upload_part_copy(with_key).await.unwrap_err();
+        assert_eq!(refused.to_string(), UploadPartError::Put(useless).to_string(), "it is not ignored");
         objects.upload_part_copy(copy).await.unwrap().0.part
     };
     let whole = get_request("photos", "source");

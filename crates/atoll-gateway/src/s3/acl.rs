@@ -81,6 +81,12 @@ fn kept(grants: Vec<AclGrant>, owner: &str) -> Option<Vec<AclGrant>> {
     (grants != Acl::private(owner).grants).then_some(grants)
 }
 
+/// An object's ACL as it counts.
+fn counting(info: &ObjectInfo, bucket: &BucketInfo, ownership: Ownership) -> Acl {
+    let acl = info.headers.acl.clone().filter(|_| ownership.has_acls());
+    acl.unwrap_or_else(|| Acl::private(&*bucket.owner))
+}
+
 /// What a bucket is made with besides its name.
 pub(crate) struct FirstAcl {
     ownership: Ownership,
@@ -222,12 +228,6 @@ impl S3Operations {
         Ok(S3Response::new(PutBucketAclOutput::default()))
     }
 
-    /// The object's ACL as it counts.
-    fn counting(&self, info: &ObjectInfo, bucket: &BucketInfo, ownership: Ownership) -> Acl {
-        let acl = info.headers.acl.clone().filter(|_| ownership.has_acls());
-        acl.unwrap_or_else(|| Acl::private(&*bucket.owner))
-    }
-
     pub(crate) async fn object_acl(
         &self,
         req: S3Request<GetObjectAclInput>,
@@ -236,7 +236,7 @@ impl S3Operations {
         let info = self.info(&req.input.bucket, req.input.key, req.input.version_id.as_deref()).await?;
         caller.confirm(&info).await?;
         let ownership = caller.ownership(None).await?;
-        let acl = self.counting(&info, caller.bucket()?, ownership);
+        let acl = counting(&info, caller.bucket()?, ownership);
         let grants = caller.shown(&acl.grants).await?;
         let owner = caller.owner_called(acl.owner).await?;
         Ok(S3Response::new(GetObjectAclOutput {
@@ -257,7 +257,7 @@ impl S3Operations {
         caller.confirm(&info).await?;
         let bucket = caller.bucket()?;
         let known = caller.ownership(None).await?;
-        let owner = self.counting(&info, bucket, known).owner;
+        let owner = counting(&info, bucket, known).owner;
         let asked = asked(&req.headers, input.access_control_policy, &owner)?;
         if caller.ownership(Some(&asked)).await?.has_acls() {
             let owner = info.headers.acl.as_ref().map_or(&bucket.owner, |acl| &acl.owner).clone();
